@@ -1,0 +1,1 @@
+"""The meter: answer sets, judges, metrics, and their record."""

@@ -1,0 +1,61 @@
+"""A run's folder: claimed by one configuration, and holding its record."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fade.errors import BadInput
+from fade.files import content_hash, read_json, write_json, write_text
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", "torchmetrics")
+
+
+class Record:
+    """Claims `folder` for `config` (YAML text). Raises BadInput where the folder belongs to another configuration."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder, self.identity = folder, content_hash(config)
+        claim = folder / "run.json"
+        if claim.is_file():
+            if read_json(claim)["identity"] != self.identity:
+                raise BadInput(
+                    f"{folder} holds a run with another configuration (see its config.yaml); choose another out=FOLDER"
+                )
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise BadInput(f"{folder} is not empty and is no run of this tool; choose another out=FOLDER")
+        else:
+            write_text(folder / "config.yaml", config)
+            write_json(claim, {"identity": self.identity})
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """results.json, once the run is complete."""
+        path = self.folder / "results.json"
+        return read_json(path) if path.is_file() else None
+
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Write results.json, with where it came from."""
+        whole = {**results, "identity": self.identity, **provenance()}
+        write_json(self.folder / "results.json", whole)
+        return whole
+
+
+def provenance() -> dict[str, Any]:
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"versions": versions, "git_commit": commit}
+
+
+def peak_memory_mb() -> float:
+    """Of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,331 @@
+"""What unlearning produces: a sparse low-rank change of a U-Net that can be attached, muted, merged and removed.
+
+The change of a layer's weight is ΔW = s · M ⊙ (B A) with PEFT's factors A (r, in), B (out, r), s = alpha / r, and a 0/1
+mask M (out, in). Where M is a rectangle u vᵀ this is the ordinary LoRA (diag(u) B)(A diag(v)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import LoraVariant
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from fade.errors import BadInput
+from fade.files import read_json, read_tensors, tensors_hash, whole, write_json, write_tensors
+
+Masks = dict[str, Tensor]  # layer name -> bool (out, in)
+FORMAT = 1
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass
+class Kept:
+    """A mask, and its rows and columns where it is a rectangle (then `mask` is not needed to apply it)."""
+
+    mask: Tensor  # (out, in) bool
+    rows: Tensor  # (out,) bool: has any kept weight
+    cols: Tensor  # (in,) bool
+    rectangle: bool
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Kept:
+        rows, cols = mask.any(1), mask.any(0)
+        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()))
+
+
+class _Masked(LoraVariant):
+    """PEFT's hook for the arithmetic of a masked layer."""
+
+    @staticmethod
+    def init(module: MaskedLinear, adapter_name: str, **_: Any) -> None:
+        shape = module.get_base_layer().weight.shape
+        module.kept[adapter_name] = Kept.of(torch.ones(shape, dtype=torch.bool, device=module.get_base_layer().weight.device))
+
+    @staticmethod
+    def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        kept = module.kept[active_adapter]
+        if active_adapter in module.muted or not kept.rows.any():
+            return result
+        x = module.lora_dropout[active_adapter](x)
+        if not kept.rectangle:
+            return result + linear(x, module.change(active_adapter))
+        a, b = module.factors(active_adapter)
+        return result + linear(linear(x, a), b) * module.scaling[active_adapter]
+
+
+class MaskedLinear(LoraLinear):
+    """PEFT's LoRA layer with a mask for each adapter; an adapter in `muted` contributes nothing."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, **settings: Any) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.muted: set[str] = set()
+        super().__init__(base_layer, adapter_name, **settings)
+
+    def resolve_lora_variant(self, **_: Any) -> LoraVariant:
+        return _Masked()
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
+        kept = self.kept[name]
+        return self.lora_A[name].weight * kept.cols, self.lora_B[name].weight * kept.rows[:, None]
+
+    def change(self, name: str) -> Tensor:
+        """ΔW (out, in)."""
+        a, b = self.factors(name)
+        return (b @ a) * self.kept[name].mask * self.scaling[name]
+
+
+class Adapter:
+    """One adapter on one U-Net. Trained in place, then saved; `off` gives the teacher, `detach` the untouched model."""
+
+    def __init__(self, unet: UNet2DConditionModel, name: str, layers: dict[str, MaskedLinear], rank: int, alpha: float) -> None:
+        self.unet, self.name, self.layers, self.rank, self.alpha = unet, name, layers, rank, alpha
+        self.teacher_passes = 0
+        self._overwritten: dict[str, Tensor] = {}
+
+    @classmethod
+    def attach(
+        cls,
+        unet: UNet2DConditionModel,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        targets: list[str] | tuple[str, ...] = ATTENTION,
+        name: str = "fade",
+    ) -> Adapter:
+        """Put a change of zero on every linear layer whose name ends in one of `targets`; what was attached stays on.
+
+        Raises BadInput where nothing matches, the rank is below 1, or a layer already holds a stock LoRA (a mask on top
+        of it would be ignored silently).
+        """
+        if rank < 1:
+            raise BadInput(f"adapter.rank is {rank}; it must be 1 or more")
+        earlier = list(getattr(unet, "peft_config", {}))
+        found = [n for n, m in unet.named_modules() if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))]
+        if not found:
+            raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
+        for layer in found:
+            module = unet.get_submodule(layer)
+            if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
+                raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
+        config._register_custom_module({nn.Linear: MaskedLinear})
+        unet.add_adapter(config, adapter_name=name)
+        unet.set_adapter([*earlier, name])
+        layers = {n: unet.get_submodule(n) for n in found}
+        for layer in layers.values():
+            for key, parameter in layer.named_parameters():
+                parameter.requires_grad_(key.split(".")[-2] == name)
+        return cls(unet, name, layers, rank, alpha)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [w for layer in self.layers.values() for w in (layer.lora_A[self.name].weight, layer.lora_B[self.name].weight)]
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The frozen base weights (out, in) under the adapter, by layer name."""
+        return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
+
+    # masks
+
+    def set_masks(self, masks: Masks) -> None:
+        """Confine the change of each layer to its mask; the keys must be the adapter's layers."""
+        if masks.keys() != self.layers.keys():
+            raise BadInput(f"masks for {len(masks)} layers, the adapter has {len(self.layers)}: they must be the same layers")
+        for name, layer in self.layers.items():
+            layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
+
+    def masks(self) -> Masks:
+        return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
+
+    def density(self) -> float:
+        """Kept fraction of all candidate weights."""
+        masks = self.masks().values()
+        return sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+
+    # switching
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, the U-Net is the teacher: this adapter contributes nothing, earlier ones stay on."""
+        self.teacher_passes += 1
+        for layer in self.layers.values():
+            layer.muted.add(self.name)
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.muted.discard(self.name)
+
+    @property
+    def scale(self) -> float:
+        return next(iter(self.layers.values())).scaling[self.name] * self.rank / self.alpha
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        for layer in self.layers.values():
+            layer.scaling[self.name] = value * self.alpha / self.rank
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add ΔW to the base weights, keeping what is overwritten; generation then costs what the base costs."""
+        if self._overwritten:
+            raise BadInput(f"adapter {self.name!r} is merged already")
+        for name, layer in self.layers.items():
+            weight = layer.get_base_layer().weight
+            self._overwritten[name] = weight.clone()
+            weight += layer.change(self.name).to(weight.dtype)
+            layer.muted.add(self.name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the overwritten values back, bit for bit."""
+        for name, original in self._overwritten.items():
+            self.layers[name].get_base_layer().weight.copy_(original)
+            self.layers[name].muted.discard(self.name)
+        self._overwritten = {}
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        self.merge()
+        try:
+            yield
+        finally:
+            self.unmerge()
+
+    def detach(self) -> None:
+        """Remove the adapter; the base weights are again what they were, bit for bit."""
+        self.unmerge()
+        if list(self.unet.peft_config) == [self.name]:
+            self.unet.unload_lora()
+            return
+        self.unet.delete_adapters(self.name)
+        for layer in self.layers.values():
+            layer.kept.pop(self.name)
+
+    # files
+
+    def state(self) -> dict[str, Tensor]:
+        """A and B of every layer, whole, with their masks: what a checkpoint needs."""
+        tensors = {}
+        for name, layer in self.layers.items():
+            tensors[f"{name}.A"] = layer.lora_A[self.name].weight.detach()
+            tensors[f"{name}.B"] = layer.lora_B[self.name].weight.detach()
+            tensors[f"{name}.mask"] = layer.kept[self.name].mask
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.set_masks({name: tensors[f"{name}.mask"] for name in self.layers})
+        for name, layer in self.layers.items():
+            layer.lora_A[self.name].weight.copy_(tensors[f"{name}.A"])
+            layer.lora_B[self.name].weight.copy_(tensors[f"{name}.B"])
+
+    def compact(self) -> dict[str, Tensor]:
+        """Only what the change needs: kept columns of A, kept rows of B, their places, and a bit mask if no rectangle."""
+        tensors = {}
+        for name, layer in self.layers.items():
+            kept = layer.kept[self.name]
+            if not kept.rows.any():
+                continue
+            tensors[f"{name}.A"] = layer.lora_A[self.name].weight[:, kept.cols]
+            tensors[f"{name}.B"] = layer.lora_B[self.name].weight[kept.rows]
+            if not kept.rows.all():
+                tensors[f"{name}.rows"] = kept.rows.nonzero()[:, 0].to(torch.int16)
+            if not kept.cols.all():
+                tensors[f"{name}.cols"] = kept.cols.nonzero()[:, 0].to(torch.int16)
+            if not kept.rectangle:
+                inner = kept.mask[kept.rows][:, kept.cols].cpu().numpy()
+                tensors[f"{name}.bits"] = torch.from_numpy(np.packbits(inner))
+        return tensors
+
+    def sha256(self) -> str:
+        return tensors_hash(self.compact())
+
+    def save(self, folder: Path, card: dict[str, Any]) -> None:
+        """Write `adapter.safetensors` and `adapter.json` (the card and what is needed to attach it again)."""
+        shapes = {n: list(layer.get_base_layer().weight.shape) for n, layer in self.layers.items()}
+        about = {"format": FORMAT, "rank": self.rank, "alpha": self.alpha, "layers": shapes, "sha256": self.sha256()}
+        with whole(folder) as temporary:
+            write_tensors(temporary / "adapter.safetensors", self.compact(), {"format": str(FORMAT), "sha256": self.sha256()})
+            write_json(temporary / "adapter.json", {**about, **card})
+
+    @staticmethod
+    def card(folder: Path | str) -> dict[str, Any]:
+        """adapter.json. Raises BadInput where it is missing or newer than this version."""
+        path = Path(folder) / "adapter.json"
+        if not path.is_file():
+            raise BadInput(f"no adapter at {folder}: adapter.json is missing")
+        about = read_json(path)
+        if about["format"] > FORMAT:
+            raise BadInput(f"{folder} has format {about['format']}; this version reads up to {FORMAT}: upgrade fade")
+        return about
+
+    @classmethod
+    @torch.no_grad()
+    def load(cls, unet: UNet2DConditionModel, folder: Path | str, name: str = "fade") -> Adapter:
+        """Attach a saved adapter. Raises BadInput, before anything is attached, where files or shapes do not fit."""
+        folder, about = Path(folder), cls.card(folder)
+        modules = dict(unet.named_modules())
+        for layer, shape in about["layers"].items():
+            weight = getattr(modules.get(layer), "weight", None)
+            if weight is None or list(weight.shape) != shape:
+                raise BadInput(
+                    f"{folder} changes {layer} {shape}, which this U-Net does not have; it was made for another model"
+                )
+        tensors, _ = read_tensors(folder / "adapter.safetensors")
+        if tensors_hash(tensors) != about["sha256"]:
+            raise BadInput(f"{folder / 'adapter.safetensors'} is not the file that adapter.json describes (its hash differs)")
+        adapter = cls.attach(unet, about["rank"], about["alpha"], targets=list(about["layers"]), name=name)
+        adapter._expand(tensors)
+        return adapter
+
+    def _expand(self, tensors: dict[str, Tensor]) -> None:
+        masks = {}
+        for name, layer in self.layers.items():
+            a, b = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
+            a.zero_()
+            b.zero_()
+            mask = torch.zeros(b.shape[0], a.shape[1], dtype=torch.bool)
+            if f"{name}.A" in tensors:
+                rows = tensors.get(f"{name}.rows", torch.arange(b.shape[0])).long()
+                cols = tensors.get(f"{name}.cols", torch.arange(a.shape[1])).long()
+                a[:, cols] = tensors[f"{name}.A"].to(a)
+                b[rows] = tensors[f"{name}.B"].to(b)
+                inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
+                if f"{name}.bits" in tensors:
+                    bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
+                    inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
+                mask[rows[:, None], cols] = inner
+            masks[name] = mask
+        self.set_masks(masks)
+
+    def export(self, folder: Path) -> None:
+        """Write an ordinary LoRA that stock `pipe.load_lora_weights(folder)` reads. Raises BadInput for other masks."""
+        layers = {n: layer for n, layer in self.layers.items() if layer.kept[self.name].rows.any()}
+        odd = [n for n, layer in layers.items() if not layer.kept[self.name].rectangle]
+        if odd:
+            raise BadInput(f"{len(odd)} masks are no rectangles (first: {odd[0]}): this adapter is no low-rank matrix, do not "
+                           "hand it out as a LoRA; sparsity=neuron, module or dense can be exported")  # fmt: skip
+        tensors = {}
+        for name, layer in layers.items():
+            a, b = layer.factors(self.name)
+            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (
+                a.detach().contiguous(),
+                b.detach().contiguous(),
+            )
+        metadata = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(layers)).to_dict()
+        with whole(folder) as temporary:
+            StableDiffusionPipeline.save_lora_weights(
+                temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=metadata, safe_serialization=True
+            )

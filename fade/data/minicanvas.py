@@ -1,0 +1,72 @@
+"""MiniCanvas, the embedded default: a grid of nine styles and eight objects that the project draws itself.
+
+python -m fade.data.minicanvas FOLDER --per-cell 20      writes it in UnlearnCanvas's layout {style}/{object}/{n}.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from fade.data.dataset import Dataset, Item
+from fade.data.minicanvas_draw import OBJECTS, STYLES, paint
+from fade.errors import BadInput
+from fade.files import whole
+
+SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes that the others never see
+
+
+class MiniCanvas(Dataset):
+    """UnlearnCanvas in small; `photo` plays Seed_Images. `train`, `judge`, `test`: images a cell in each split."""
+
+    name = "minicanvas"
+
+    def __init__(self, template: str, partials: dict[str, str], train: int, judge: int, test: int, seed: int = 0) -> None:
+        domains = {"style": list(STYLES), "object": list(OBJECTS)}
+        super().__init__(domains, template, {"style": "photo"}, partials)
+        self.counts = {"train": train, "judge": judge, "test": test}
+        self.seed = seed
+
+    def items(self, split: str) -> list[Item]:
+        seed = self.seed * len(SEEDS) + SEEDS[split]
+        return [
+            Item((cell["style"], cell["object"]), seed * 100_000 + k)
+            for cell in self.cells()
+            for k in range(self.counts[split])
+        ]
+
+    def image(self, item: Item, size: int) -> Image.Image:
+        seed, index = divmod(item.index, 100_000)
+        return paint(*item.concepts, index, seed, size)
+
+
+def write(folder: Path, per_cell: int, size: int, seed: int) -> None:
+    """Write {style}/{object}/{1..per_cell}.jpg, the whole folder or nothing."""
+    if folder.exists():
+        raise BadInput(f"{folder} exists already; name a new folder")
+    with whole(folder) as temporary:
+        for style in STYLES:
+            for name in OBJECTS:
+                (temporary / style / name).mkdir(parents=True)
+                for k in range(per_cell):
+                    paint(style, name, k, seed, size).save(temporary / style / name / f"{k + 1}.jpg", quality=95)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write MiniCanvas to disk in UnlearnCanvas's layout.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-cell", type=int, default=20)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        write(given.folder, given.per_cell, given.size, given.seed)
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"wrote {len(STYLES) * len(OBJECTS) * given.per_cell} images to {given.folder}")
+
+
+if __name__ == "__main__":
+    main()

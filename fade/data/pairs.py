@@ -1,0 +1,137 @@
+"""Forget and retain examples of one request, with latents and text embeddings computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Generator, Tensor
+
+from fade.data.dataset import Dataset, Item
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
+from fade.prompts import Cell, find_domain, swapped
+
+
+class Example(TypedDict):
+    """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption."""
+
+    latents: Tensor
+    prompt: Tensor
+    surrogate: Tensor
+
+
+class Batch(TypedDict):
+    forget: Example
+    retain: Example
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be forgotten: `target` of `domain`, overwritten by `surrogate`."""
+
+    target: str
+    surrogate: str
+    domain: str
+
+    @classmethod
+    def check(cls, dataset: Dataset, target: str, surrogate: str | None) -> Request:
+        """Resolve names. Raises BadInput for unknown ones and for a surrogate equal to its target."""
+        domain = find_domain(target, dataset.domains)
+        surrogate = surrogate or dataset.surrogate(target, domain)
+        if surrogate == target:
+            raise BadInput(f"surrogate and target are both {target!r}; name another concept as the surrogate")
+        if find_domain(surrogate, dataset.domains, "surrogate") != domain:
+            raise BadInput(f"surrogate {surrogate!r} is no {domain}; the target {target!r} is one: name a {domain}")
+        return cls(target, surrogate, domain)
+
+    def concerns(self, cell: Cell) -> bool:
+        return cell[self.domain] == self.target
+
+    def overwritten(self, cell: Cell) -> Cell:
+        """The cell with the surrogate in place of the target; cells that do not show the target stay as they are."""
+        return swapped(cell, self.domain, self.surrogate) if self.concerns(cell) else cell
+
+
+class Pairs:
+    """Draws batches of one request. `forget`, `retain`: images of either side, spread evenly over their cells.
+
+    `cache`: folder for latents, one file a cell, keyed by the images and the autoencoder.
+    """
+
+    def __init__(self, dataset: Dataset, request: Request, forget: int, retain: int, batch: int, cache: Path) -> None:
+        self.dataset, self.request, self.batch, self.cache = dataset, request, batch, cache
+        self.wanted = {"forget": forget, "retain": retain}
+        self.latents: dict[str, Tensor] = {}
+        self.cells: dict[str, Tensor] = {}  # index into the tables of embeddings
+        self.own = self.overwritten = torch.empty(0)
+
+    def choose(self) -> dict[str, list[Item]]:
+        """The images of either side. Raises BadInput where a cell has none."""
+        by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
+        for item in self.dataset.items("train"):
+            by_cell[item.concepts].append(item)
+        empty = [key for key, items in by_cell.items() if not items]
+        if empty:
+            raise BadInput(f"{self.dataset.name}: no training image of {'/'.join(empty[0])} ({len(empty)} empty cells in all)")
+        sides: dict[str, list[list[Item]]] = {"forget": [], "retain": []}
+        for cell in self.dataset.cells():
+            side = "forget" if self.request.concerns(cell) else "retain"
+            sides[side].append(by_cell[tuple(cell.values())])
+        chosen = {}
+        for side, groups in sides.items():
+            share = -(-self.wanted[side] // len(groups))
+            short = min(groups, key=len)
+            if side == "forget" and len(short) < share:
+                raise BadInput(
+                    f"{self.dataset.name}: {'/'.join(short[0].concepts)} has {len(short)} training images, pairs.forget="
+                    f"{self.wanted[side]} needs {share} of it; lower pairs.forget or add images"
+                )
+            chosen[side] = [item for group in groups for item in group[:share]]
+        return chosen
+
+    def prepare(self, model: Diffusion) -> None:
+        """Encode images and captions."""
+        cells = self.dataset.cells()
+        place = {tuple(cell.values()): i for i, cell in enumerate(cells)}
+        autoencoder = tensors_hash(model.vae.state_dict())
+        for side, items in self.choose().items():
+            groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
+            self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
+            self.cells[side] = torch.tensor([place[item.concepts] for item in items])
+        self.own = model.embed([self.dataset.caption(cell) for cell in cells])
+        self.overwritten = model.embed([self.dataset.caption(self.request.overwritten(cell)) for cell in cells])
+
+    def _encoded(self, model: Diffusion, items: list[Item], autoencoder: str) -> Tensor:
+        """Latents (N, C, h, w) of one cell's images, from the cache where they are there."""
+        key = content_hash([autoencoder, self.dataset.fingerprint(items, model.size)])
+        path = self.cache / "latents" / f"{key}.safetensors"
+        if not path.is_file():
+            images = self.dataset.images(items, model.size)
+            write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in images.split(32)])})
+        return read_tensors(path)[0]["latents"].to(model.device)
+
+    def draw(self, generator: Generator) -> Batch:
+        """A random batch: `batch` examples of either side."""
+        return Batch(forget=self._draw("forget", generator), retain=self._draw("retain", generator))
+
+    def _draw(self, side: str, generator: Generator) -> Example:
+        index = torch.randint(0, len(self.latents[side]), (self.batch,), generator=generator)
+        return self._example(side, index)
+
+    def _example(self, side: str, index: Tensor) -> Example:
+        cell = self.cells[side][index]
+        return Example(latents=self.latents[side][index], prompt=self.own[cell], surrogate=self.overwritten[cell])
+
+    def sweep(self, batch: int, generator: Generator) -> list[Batch]:
+        """One pass over the forget images in random order, each batch beside as many random retain images."""
+        order = torch.randperm(len(self.latents["forget"]), generator=generator)
+        batches = []
+        for index in order.split(batch):
+            other = torch.randint(0, len(self.latents["retain"]), (len(index),), generator=generator)
+            batches.append(Batch(forget=self._example("forget", index), retain=self._example("retain", other)))
+        return batches

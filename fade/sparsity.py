@@ -1,0 +1,107 @@
+"""Saliency -> masks, each with the kept fraction p: dense, module, neuron, weight, random."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from fade.adapters import Masks
+from fade.errors import BadInput
+from fade.saliency import Saliency
+
+
+class Sparsity(ABC):
+    """A rule that keeps the fraction p of the candidate weights. Raises BadInput for p outside (0, 1]."""
+
+    kind: str
+
+    def __init__(self, p: float) -> None:
+        if not 0 < p <= 1:
+            raise BadInput(f"sparsity.p is {p}; the kept fraction must lie in (0, 1]")
+        self.p = p
+
+    @abstractmethod
+    def __call__(self, saliency: Saliency) -> Masks:
+        """Boolean masks with the keys and shapes of the saliency."""
+
+
+class Dense(Sparsity):
+    """Everything: an ordinary LoRA on the candidate layers."""
+
+    kind = "dense"
+
+    def __init__(self, p: float = 1.0) -> None:
+        if p != 1:
+            raise BadInput(f"sparsity=dense keeps everything, so sparsity.p must be 1, not {p}; choose another sparsity")
+        super().__init__(p)
+
+    def __call__(self, saliency: Saliency) -> Masks:
+        return {name: torch.ones_like(s, dtype=torch.bool) for name, s in saliency.items()}
+
+
+class Module(Sparsity):
+    """Whole layers: the top int(N·p), at least one, by mean saliency (FADE's per-module LoRA, candidates only)."""
+
+    kind = "module"
+
+    def __call__(self, saliency: Saliency) -> Masks:
+        kept = set(sorted(saliency, key=lambda n: -saliency[n].mean().item())[: max(1, int(len(saliency) * self.p))])
+        return {name: torch.full_like(s, name in kept, dtype=torch.bool) for name, s in saliency.items()}
+
+
+class Weight(Sparsity):
+    """Single weights above one global threshold, the top-p quantile over all candidates (FADE's weight masks).
+
+    Differs from the authors' code: ties at the threshold are cut by position, so exactly round(p·N) weights are kept.
+    """
+
+    kind = "weight"
+
+    def __call__(self, saliency: Saliency) -> Masks:
+        values = torch.cat([s.flatten() for s in saliency.values()])
+        kept = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        kept[values.topk(max(1, round(self.p * len(values)))).indices] = True
+        parts = kept.split([s.numel() for s in saliency.values()])
+        return {name: part.view_as(s) for (name, s), part in zip(saliency.items(), parts, strict=True)}
+
+
+class Neuron(Sparsity):
+    """This project's own: in each layer the top √p output neurons times the top √p input features, M = u vᵀ.
+
+    The kept rectangle is the fraction p of every layer, and the masked adapter is an ordinary LoRA of the same rank.
+    """
+
+    kind = "neuron"
+
+    def __call__(self, saliency: Saliency) -> Masks:
+        return {name: torch.outer(self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
+
+    def _top(self, scores: Tensor) -> Tensor:
+        kept = torch.zeros_like(scores, dtype=torch.bool)
+        kept[scores.topk(max(1, round(math.sqrt(self.p) * len(scores)))).indices] = True
+        return kept
+
+
+class Random(Sparsity):
+    """The control: the same shape of mask as `like` (neuron or weight), the same p, from random scores."""
+
+    kind = "random"
+
+    def __init__(self, p: float, seed: int, like: str = "neuron") -> None:
+        super().__init__(p)
+        if like not in ("neuron", "weight"):
+            raise BadInput(f"sparsity.like is {like!r}; a random mask can be like neuron or weight")
+        self.shape: Sparsity = Neuron(p) if like == "neuron" else Weight(p)
+        self.seed = seed
+
+    def __call__(self, saliency: Saliency) -> Masks:
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.shape({name: torch.rand(s.shape, generator=generator) for name, s in saliency.items()})
+
+
+def density(masks: Masks) -> float:
+    """The kept fraction that the masks really have."""
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())

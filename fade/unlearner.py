@@ -1,0 +1,158 @@
+"""The LightningModule that runs both stages of every method: locate, then minimise the weighted sum of its terms."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fade.adapters import Adapter
+from fade.checkpoint import SafeCheckpoint
+from fade.data.pairs import Pairs
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.files import read_tensors, write_tensors
+from fade.methods import Method
+from fade.saliency import Saliency
+from fade.sparsity import Sparsity
+
+log = logging.getLogger(__name__)
+OptimizerOf = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Unlearner(L.LightningModule):
+    """Trains `adapter` so that `model` forgets the request of `pairs`.
+
+    weights: one for each of the method's terms. warmup: steps of linear warm-up; then the rate falls along a cosine
+    where `cosine` is set. Step i draws everything from (seed, i), so a resumed run ends as an undisturbed one.
+    """
+
+    def __init__(
+        self,
+        model: Diffusion,
+        adapter: Adapter,
+        pairs: Pairs,
+        method: Method,
+        sparsity: Sparsity,
+        weights: dict[str, float],
+        optimizer: OptimizerOf,
+        saliency_file: Path,
+        locate_batch: int = 16,
+        warmup: int = 0,
+        cosine: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        missing = [term for term in method.terms if term not in weights]
+        if missing:
+            raise BadInput(f"no weight for the loss term {missing[0]!r}; add weights.{missing[0]}=NUMBER")
+        self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
+        self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
+        self.locate_batch, self.warmup, self.cosine, self.seed = locate_batch, warmup, cosine, seed
+        self.strict_loading = False
+        self.located = False
+        self.locate_s = self.distil_s = 0.0
+        self._mark = time.monotonic()
+
+    # stage one
+
+    def on_fit_start(self) -> None:
+        began = time.monotonic()
+        self.pairs.prepare(self.model)
+        if not self.located:
+            with self.trainer.precision_plugin.forward_context():
+                saliency = self.saliency()
+            self.adapter.set_masks(self.sparsity(saliency))
+            self.located = True
+        self.locate_s += time.monotonic() - began
+        log.info("located: %.2f %% of %d candidate weights kept (%s)", 100 * self.adapter.density(),
+                 sum(w.numel() for w in self.adapter.weights().values()), self.sparsity.kind)  # fmt: skip
+
+    def saliency(self) -> Saliency:
+        """Stage one, or its file where that is written already."""
+        if self.saliency_file.is_file():
+            return read_tensors(self.saliency_file)[0]
+        torch.manual_seed(self.seed)
+        batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))
+        found = self.method.locate(self.model, self.adapter, batches)
+        write_tensors(self.saliency_file, found)
+        return found
+
+    # stage two
+
+    def on_train_start(self) -> None:
+        self._mark = time.monotonic()
+
+    def training_step(self, _: Tensor, __: int) -> Tensor:
+        step = self.trainer.fit_loop.total_batch_idx
+        torch.manual_seed(self.seed * 1_000_003 + step + 1)
+        batch = self.pairs.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1))
+        losses = self.method.losses(self.model, self.adapter, batch)
+        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        self.log("loss/total", total, prog_bar=True)
+        self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return total
+
+    def train_dataloader(self) -> DataLoader:
+        """Counts steps; `training_step` draws by the step's number, which Lightning restores on resume."""
+        steps = max(self.trainer.max_steps, 1) * self.trainer.accumulate_grad_batches
+        return DataLoader(range(steps), batch_size=None)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.adapter.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / (self.warmup + 1))
+        if not self.cosine:
+            return warm
+        return warm * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / max(1, self.trainer.max_steps)))))
+
+    # checkpoints hold the adapter alone
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return self.adapter.state()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        self.adapter.load_state(state_dict)
+        self.located = True
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.distil_s += time.monotonic() - self._mark
+        self._mark = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        passes = self.adapter.teacher_passes
+        checkpoint["cost"] = {"locate_s": self.locate_s, "distil_s": self.distil_s, "teacher_passes": passes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.locate_s, self.distil_s = checkpoint["cost"]["locate_s"], checkpoint["cost"]["distil_s"]
+        self.adapter.teacher_passes = checkpoint["cost"]["teacher_passes"]
+
+
+def checkpoints(folder: Path, every: int) -> list[Callback]:
+    """One rolling checkpoint, every `every` steps."""
+    return [ModelCheckpoint(folder, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False)]
+
+
+def fit(
+    unlearner: Unlearner, make_trainer: Callable[..., L.Trainer], folder: Path, every: int, loggers: list[Any]
+) -> L.Trainer:
+    """Train, going on from the checkpoint in `folder` where there is one."""
+    trainer = make_trainer(
+        callbacks=checkpoints(folder, every), plugins=[SafeCheckpoint()], logger=loggers or False, default_root_dir=folder
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
+    return trainer

@@ -1,0 +1,102 @@
+"""The one entry point, and the only file that knows Hydra: compose, then unlearn, measure and record (or pretrain)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, and one line is made of them below
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import fade
+from benchmarks.benchmark import Benchmark
+from benchmarks.record import Record
+from benchmarks.report import run_table
+from benchmarks.study import study
+from fade.adapters import Adapter
+from fade.data.pairs import Pairs, Request
+from fade.errors import BadInput
+from fade.files import content_hash
+from fade.judges import Judge
+from fade.unlearner import Unlearner, fit
+
+OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
+WHERE = ("out", "outputs", "cache", "logger")  # where a run goes is no part of what it is
+
+
+def pretrain(cfg: DictConfig) -> None:
+    dataset = instantiate(cfg.dataset.source, _convert_="all")
+    recipe = instantiate(cfg.pretrain, dataset=dataset, out=Path(cfg.out or f"pretrained/{cfg.dataset.name}"), _convert_="all")
+    print(recipe.run())
+
+
+def unlearn(cfg: DictConfig) -> None:
+    """One run. Its folder is the record: a step whose file is there is not done again."""
+    dataset = instantiate(cfg.dataset.source, _convert_="all")
+    request = Request.check(dataset, cfg.target, cfg.surrogate)
+    sparsity, method = instantiate(cfg.sparsity), instantiate(cfg.method)
+    judges = {domain: Judge.load(folder) for domain, folder in cfg.dataset.judges.items()}
+    benchmark = Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache))
+    for forget, surrogate in benchmark.check_captions(request):
+        print(f"  {forget}  ->  {surrogate}")
+    chosen = HydraConfig.get().runtime.choices["method"]
+    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
+    name = f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}-{content_hash(config)[:8]}"
+    record = Record(Path(cfg.out or Path(cfg.outputs) / name), config)
+    results = record.results
+    if results is None:
+        model = instantiate(cfg.model)
+
+        def attach() -> Adapter:
+            L.seed_everything(cfg.seed, verbose=False)
+            return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
+
+        def learn(adapter: Adapter) -> Unlearner:
+            pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache))
+            unlearner = Unlearner(
+                model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
+                record.folder / "saliency.safetensors", **cfg.optimizer.schedule, seed=cfg.seed,
+            )  # fmt: skip
+            loggers = [instantiate(logger)(save_dir=record.folder) for logger in cfg.logger.values()]
+            fit(unlearner, instantiate(cfg.trainer), record.folder / "checkpoints", cfg.checkpoint_every, loggers)
+            return unlearner
+
+        seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
+        about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
+        results = study(record, model, benchmark, request, attach, learn, sparsity, about)
+    print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    tasks = {"unlearn": unlearn, "pretrain": pretrain}
+    if cfg.task not in tasks:
+        raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(tasks)}")
+    tasks[cfg.task](cfg)
+
+
+def complain(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        complain(f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2)
+    except BadInput as error:
+        complain(str(error), 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        complain(f"the disk is full ({error.filename}); free some space and run the same command again", 1)

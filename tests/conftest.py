@@ -1,0 +1,69 @@
+"""Real tiny models, random weights: what every test runs on. No network, one thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+
+from fade.adapters import Adapter
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
+from fade.pretrain import make_pipeline, make_text_encoder, make_tokenizer, make_unet
+
+torch.set_num_threads(1)
+TEMPLATE = "A {object} image in {style} style."
+
+
+@pytest.fixture
+def dataset() -> MiniCanvas:
+    return MiniCanvas(template=TEMPLATE, partials={}, train=3, judge=3, test=3)
+
+
+@pytest.fixture
+def model() -> Diffusion:
+    """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
+    torch.manual_seed(0)
+    settings = {"text_width": 32, "text_layers": 1, "max_length": 16, "widths": [16, 32], "layers": 1}
+    tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16), latent_channels=4, norm_num_groups=4, sample_size=32,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    unet = make_unet(settings, 4, 8)
+    return Diffusion(make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0)
+
+
+@pytest.fixture
+def adapter(model: Diffusion) -> Adapter:
+    return Adapter.attach(model.unet, rank=2, alpha=2)
+
+
+@pytest.fixture
+def pairs(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> Pairs:
+    request = Request.check(dataset, "neon", "photo")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path / "cache")
+    pairs.prepare(model)
+    return pairs
+
+
+def shake(adapter: Adapter) -> None:
+    """Give every factor random values, so that the adapter does something."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(n, *model.latent_shape, generator=generator)
+    return z, torch.tensor([10, 900][:n]), model.embed(["A cat image in neon style."] * n)

@@ -1,0 +1,190 @@
+"""Both stages against independent formulas, and the loop against an interruption."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import shake
+
+from fade.adapters import Adapter
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Batch, Pairs, Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.methods.fade import Fade
+from fade.saliency import ratio, sum_of_abs
+from fade.sparsity import Module, Neuron, Weight, density
+from fade.unlearner import Unlearner, fit
+
+
+def batches(pairs: Pairs, n: int = 2) -> list[Batch]:
+    return [pairs.draw(torch.Generator().manual_seed(i)) for i in range(n)]
+
+
+def test_saliency_is_the_sum_of_absolute_gradients(model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    drawn = batches(pairs)
+    torch.manual_seed(1)
+    found = sum_of_abs(model, adapter.weights(), drawn, "forget")
+    assert not any(w.requires_grad for w in adapter.weights().values())
+    name, weight = next(iter(adapter.weights().items()))
+    weight.requires_grad_(True)
+    torch.manual_seed(1)
+    wanted = torch.zeros_like(weight)
+    for batch in drawn:
+        z = batch["forget"]["latents"]
+        t = torch.randint(0, 1000, (len(z),))
+        noise = torch.randn_like(z)
+        alpha = model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
+        guess = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, batch["forget"]["prompt"]).sample
+        weight.grad = None
+        ((guess - noise) ** 2).mean().backward()
+        assert weight.grad is not None
+        wanted += weight.grad.abs()
+    torch.testing.assert_close(found[name], wanted)
+
+
+def test_ratio_prefers_what_retention_does_not_use() -> None:
+    forget, retain = {"a": torch.tensor([[1.0, 1.0]])}, {"a": torch.tensor([[3.0, 0.0]])}
+    torch.testing.assert_close(ratio(forget, retain)["a"], torch.tensor([[1 / 4.5, 1 / 1.5]]))
+
+
+def test_fades_loss_is_its_formula(model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    shake(adapter)
+    batch = pairs.draw(torch.Generator().manual_seed(0))
+    torch.manual_seed(2)
+    found = Fade().losses(model, adapter, batch)
+    torch.manual_seed(2)
+    latents = torch.cat([batch["forget"]["latents"], batch["retain"]["latents"]])
+    t = torch.randint(0, 1000, (4,))
+    noise = torch.randn_like(latents)
+    z = model.pipe.scheduler.add_noise(latents, noise, t)
+    for side, rows in (("forget", slice(0, 2)), ("retain", slice(2, 4))):
+        with torch.no_grad():
+            student = model.unet(z[rows], t[rows], batch[side]["prompt"]).sample  # type: ignore[literal-required]
+            with adapter.off():
+                teacher = model.unet(z[rows], t[rows], batch[side]["surrogate"]).sample  # type: ignore[literal-required]
+        torch.testing.assert_close(found[side].detach(), ((student - teacher) ** 2).mean())
+    assert torch.equal(batch["retain"]["prompt"], batch["retain"]["surrogate"])
+
+
+def test_the_gradient_agrees_with_finite_differences(model: Diffusion, pairs: Pairs) -> None:
+    model.double()
+    pairs.latents = {k: v.double() for k, v in pairs.latents.items()}
+    pairs.own, pairs.overwritten = pairs.own.double(), pairs.overwritten.double()
+    adapter = Adapter.attach(model.unet, rank=2, alpha=2)
+    model.double()
+    adapter.set_masks(Neuron(0.3)({n: torch.rand(w.shape) for n, w in adapter.weights().items()}))
+    shake(adapter)
+    batch = pairs.draw(torch.Generator().manual_seed(0))
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(0)
+        return Fade().losses(model, adapter, batch)["forget"]
+
+    factor = next(layer.lora_B["fade"].weight for layer in adapter.layers.values() if layer.kept["fade"].rows[0])
+    loss().backward()
+    assert factor.grad is not None
+    with torch.no_grad():
+        factor[0, 0] += 1e-5
+        up = loss()
+        factor[0, 0] -= 2e-5
+        down = loss()
+    torch.testing.assert_close(factor.grad[0, 0], (up - down) / 2e-5, rtol=1e-4, atol=1e-9)
+
+
+def test_kept_fractions() -> None:
+    saliency = {f"l{i}": torch.rand(64, 100) for i in range(10)}
+    assert density(Weight(0.1)(saliency)) == 0.1
+    assert density(Neuron(0.25)(saliency)) == 0.25
+    assert density(Module(0.25)(saliency)) == 0.2  # int(10 · 0.25) layers
+    assert density(Module(0.01)(saliency)) == 0.1  # at least one
+    top = {"a": torch.tensor([[9.0, 1.0], [1.0, 0.0]])}
+    assert Neuron(0.25)(top)["a"].tolist() == [[True, False], [False, False]]
+    with pytest.raises(BadInput, match="must lie in"):
+        Neuron(0.0)
+    with pytest.raises(BadInput, match="must lie in"):
+        Weight(1.5)
+
+
+def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
+    optimizer = partial(torch.optim.AdamW, lr=1e-2)
+    given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8} | settings
+    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), optimizer=optimizer,
+                     saliency_file=folder / "saliency.safetensors", **given)  # fmt: skip
+
+
+def quiet(steps: int, **settings: Any) -> partial:
+    return partial(L.Trainer, max_steps=steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, enable_progress_bar=False,
+                   enable_model_summary=False, log_every_n_steps=1, **settings)  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*resuming from a checkpoint.*")
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    model: Diffusion, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    hashes = []
+    for folder, dies_at in ((tmp_path / "whole", None), (tmp_path / "killed", 7)):
+        L.seed_everything(4, verbose=False)
+        adapter = Adapter.attach(model.unet, rank=2, alpha=2, dropout=0.2)
+        module = unlearner(model, adapter, pairs, folder)
+        if dies_at is not None:
+            steps = {"seen": 0}
+            original = Unlearner.training_step
+
+            def dying(self: Unlearner, batch: Any, index: int) -> torch.Tensor:
+                steps["seen"] += 1
+                if steps["seen"] == dies_at * accumulate:  # noqa: B023
+                    raise Killed
+                return original(self, batch, index)  # noqa: B023
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Unlearner, "training_step", dying)
+                with pytest.raises(Killed):
+                    fit(module, quiet(10, accumulate_grad_batches=accumulate), folder, 3, [])
+            adapter.detach()
+            L.seed_everything(99, verbose=False)  # whatever state the second process starts in
+            adapter = Adapter.attach(model.unet, rank=2, alpha=2, dropout=0.2)
+            module = unlearner(model, adapter, pairs, folder)
+        trainer = fit(module, quiet(10, accumulate_grad_batches=accumulate), folder, 3, [])
+        assert trainer.global_step == 10
+        assert adapter.teacher_passes == 10 * accumulate if dies_at is None else True
+        hashes.append(adapter.sha256())
+        adapter.detach()
+    assert hashes[0] == hashes[1]
+
+
+def test_a_term_without_a_weight_is_an_error_before_step_one(
+    model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"weights\.retain"):
+        unlearner(model, adapter, pairs, tmp_path, weights={"forget": 1.0})
+
+
+def test_requests(dataset: MiniCanvas) -> None:
+    assert Request.check(dataset, "neon", None) == Request("neon", "photo", "style")
+    assert Request.check(dataset, "photo", None).surrogate == "popart"
+    assert Request.check(dataset, "cat", None) == Request("cat", "fish", "object")
+    for target, surrogate, message in (
+        ("neom", None, "closest: neon"),
+        ("neon", "neon", "another concept"),
+        ("neon", "cat", "name a style"),
+        ("cat", "dgo", "surrogate 'dgo'"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            Request.check(dataset, target, surrogate)
+
+
+def test_too_few_images_are_refused(dataset: MiniCanvas, tmp_path: Path) -> None:
+    request = Request.check(dataset, "neon", "photo")
+    with pytest.raises(BadInput, match=r"neon/bird has 3 training images, pairs\.forget=160 needs 20"):
+        Pairs(dataset, request, forget=160, retain=64, batch=2, cache=tmp_path).choose()
