@@ -48,8 +48,7 @@ def run_table(results: dict[str, Any]) -> str:
     judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items() if a is not None)
     cost = results["cost"]
     return (
-        table(header, rows)
-        + f"\n{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); "
+        table(header, rows) + f"\n{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); "
         f"percent with 95 % intervals, UA over {n} images; judges on held-out real images: {judges}\n"
         f"unlearned in {cost['locate_s'] + cost['distil_s']:.0f} s, evaluated in {cost['generate_s'] + cost['judge_s']:.0f} s; "
         f"adapter {cost['adapter_bytes'] / 1000:.0f} kB, density {results['sparsity']['density']:.3f}; "

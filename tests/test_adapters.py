@@ -46,9 +46,7 @@ def test_attached_it_changes_nothing_and_detached_it_leaves_no_trace(model: Diff
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__)
-def test_masked_weights_do_not_move(
-    model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]
-) -> None:
+def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]) -> None:
     adapter = Adapter.attach(model.unet, rank=2, alpha=2)
     before = {n: w.clone() for n, w in adapter.weights().items()}
     sparsify(adapter, sparsity)

@@ -30,9 +30,8 @@ class Imagenette(Folder):
         missing = [part for part in ("train", "val") if not (base / part).is_dir()]
         if missing:
             raise BadInput(f"no folder {base / missing[0]}; set dataset.root to the folder that holds train/ and val/")
-        settings = {"domains": {"object": list(WNIDS)}, "template": template, "folders": WNIDS}
-        super().__init__("imagenette", str(base / "train"), **settings)
-        self.held_out = Folder("imagenette", str(base / "val"), **settings)
+        super().__init__("imagenette", str(base / "train"), {"object": list(WNIDS)}, template, folders=WNIDS)
+        self.held_out = Folder("imagenette", str(base / "val"), {"object": list(WNIDS)}, template, folders=WNIDS)
 
     def items(self, split: str) -> list[Item]:
         files = self.held_out.files if split == "test" else self.files

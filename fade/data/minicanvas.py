@@ -39,7 +39,8 @@ class MiniCanvas(Dataset):
 
     def image(self, item: Item, size: int) -> Image.Image:
         seed, index = divmod(item.index, 100_000)
-        return paint(*item.concepts, index, seed, size)
+        style, name = item.concepts
+        return paint(style, name, index, seed, size)
 
 
 def write(folder: Path, per_cell: int, size: int, seed: int) -> None:

@@ -413,7 +413,7 @@ def blueprint(scene: Scene, n: int, rng: Generator) -> Image.Image:
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), (190, 205, 235), 0.01)
     for part in scene.parts:
         if not part.stroke:
-            brush.fill(part.points, tuple(int(c) for c in blue))
+            brush.fill(part.points, (int(blue[0]), int(blue[1]), int(blue[2])))
         brush.line(part.points, (240, 245, 255), 0.019, closed=not part.stroke)
     return brush.image
 

@@ -1,0 +1,36 @@
+# Two commands do all: `make run` (the main job on the embedded default) and `make test`. Needs Python 3.11 and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: install run test test-slow lint pins clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
+	touch $@
+
+run: install
+	$(BIN)/python run.py -m target=neon,cat outputs=outputs/run
+	$(BIN)/python -m benchmarks.report outputs/run
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The pin file names no host; uv writes it: pip install uv
+pins:
+	uv pip compile --universal --no-header --no-annotate pyproject.toml --group dev -o constraints.txt
+
+clean:
+	rm -rf .venv outputs cache multirun

@@ -1,0 +1,117 @@
+"""The answer set: resumable, complete or not scored; and the gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.benchmark import Benchmark, Protocol
+from benchmarks.generate import answers, generate, read
+from benchmarks.judge import predict
+from benchmarks.record import Record
+from benchmarks.report import comparison, run_table, summary
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.judges import Judge
+
+
+def judge(domain: str, labels: list[str], accuracy: float | None = 0.99) -> Judge:
+    torch.manual_seed(0)
+    return Judge("test_resnet", domain, labels, size=32, accuracy=accuracy).eval()
+
+
+@pytest.fixture
+def judges(dataset: MiniCanvas) -> dict[str, Judge]:
+    return {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
+
+
+def test_one_latent_a_seed_or_one_an_image(dataset: MiniCanvas) -> None:
+    fixed = answers(dataset, [1, 2], "seed")
+    assert len(fixed) == 2 * 72 and len({a.noise for a in fixed}) == 2
+    assert len({a.noise for a in answers(dataset, [1, 2], "image")}) == 2 * 72
+    assert fixed[0].file == "blueprint_bird_seed1.png" and fixed[0].prompt == "A bird image in blueprint style."
+    with pytest.raises(BadInput, match=r"protocol\.noise"):
+        answers(dataset, [1], "none")
+
+
+def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    wanted = answers(dataset, [1], "seed")[:12]
+    generate(model, wanted, tmp_path / "a", batch=5)
+    generate(model, wanted[:5], tmp_path / "b", batch=5)
+    (tmp_path / "b" / wanted[2].file).unlink()
+    generate(model, wanted, tmp_path / "b", batch=5)
+    for answer in wanted:
+        assert (tmp_path / "a" / answer.file).read_bytes() == (tmp_path / "b" / answer.file).read_bytes()
+
+
+def test_nothing_is_scored_on_a_partial_set(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    wanted = answers(dataset, [1], "seed")[:4]
+    generate(model, wanted, tmp_path, batch=4)
+    assert read(wanted, tmp_path).shape == (4, 3, 32, 32)
+    (tmp_path / wanted[1].file).write_bytes(b"no picture")
+    with pytest.raises(BadInput, match=wanted[1].file):
+        read(wanted, tmp_path)
+    (tmp_path / wanted[1].file).unlink()
+    with pytest.raises(BadInput, match="1 of 4 images are missing"):
+        read(wanted, tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"mine\.png"):
+        generate(model, wanted, tmp_path, batch=4)
+
+
+def test_gates(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+    protocol = Protocol("default", [1])
+    shuffled = judge("style", dataset.domains["style"][::-1])
+    foreign = judge("style", [*dataset.domains["style"][:-1], "cubism"])
+    poor = judge("style", dataset.domains["style"], accuracy=0.5)
+    for style, message in ((shuffled, "their order"), (foreign, "cubism, watercolor"), (poor, "the gate is 90")):
+        with pytest.raises(BadInput, match=message):
+            Benchmark(dataset, {**judges, "style": style}, protocol, tmp_path)
+    with pytest.raises(BadInput, match="no judge for the domain 'object'"):
+        Benchmark(dataset, {"style": judges["style"]}, protocol, tmp_path)
+
+
+def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path: Path) -> None:
+    judges["style"].save(tmp_path / "style")
+    again = Judge.load(tmp_path / "style")
+    x = torch.rand(2, 3, 48, 48)
+    assert torch.equal(again(x), judges["style"](x)) and again.accuracy == 0.99
+    judges["object"].save(tmp_path / "object")
+    (tmp_path / "style" / "model.safetensors").write_bytes((tmp_path / "object" / "model.safetensors").read_bytes())
+    with pytest.raises(BadInput, match="does not fit"):
+        Judge.load(tmp_path / "style")
+    with pytest.raises(BadInput, match="is missing"):
+        Judge.load(tmp_path / "none")
+
+
+def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path) -> None:
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2]), tmp_path / "cache")
+    request = Request.check(dataset, "neon", None)
+    assert ("A cat image in neon style.", "A cat image in photo style.") in benchmark.check_captions(request)
+    base = benchmark.measure_base(model, "0" * 64)
+    results = benchmark.results(base, base, request, model.size)
+    assert results["metrics"] == results["base"] and results["metrics"]["ua"]["n"] == 16
+    assert results["metrics"]["fid_judge"]["value"] is None and "more images" in results["metrics"]["fid_judge"]["why"]
+    rows = predict(judges, benchmark.wanted[:1], read(benchmark.wanted[:1], base.folder / "images"))
+    assert rows[0] == base.rows[0] and set(rows[0]) >= {"prompt", "seed", "style_predicted", "object_probability"}
+    comparison(base.folder, base.folder, dataset, request, [1, 2], tmp_path / "picture.png")
+    cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
+    whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
+    assert "without neon" in run_table(whole) and "neuron p=0.1" in summary([whole, whole])
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run", "a: 1")
+    assert record.results is None
+    assert record.finish({"format": 1})["git_commit"] is not None
+    assert Record(tmp_path / "run", "a: 1").results["format"] == 1  # type: ignore[index]
+    with pytest.raises(BadInput, match="another configuration"):
+        Record(tmp_path / "run", "a: 2")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(BadInput, match="not empty"):
+        Record(tmp_path / "mine", "a: 1")

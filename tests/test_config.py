@@ -1,0 +1,94 @@
+"""Every option of every config group composes and instantiates; the house's direction of imports holds."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import run
+from fade.data.dataset import Dataset
+from fade.methods import Method
+from fade.pretrain import Pretraining
+
+ROOT = Path(__file__).parents[1]
+GROUPS = [path.name for path in (ROOT / "conf").iterdir() if path.is_dir()]
+OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", [*overrides], return_hydra_config=False)
+
+
+def overrides_of(group: str, option: str) -> list[str]:
+    """A dataset of files needs a root before it resolves."""
+    needs_root = group == "dataset" and option != "minicanvas"
+    return [f"{group}={option}", *(["dataset.root=nowhere"] if needs_root else [])]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_its_target_exists(group: str, option: str) -> None:
+    config = composed(*overrides_of(group, option))
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    targets = []
+
+    def collect(node: object) -> None:
+        if isinstance(node, dict):
+            targets.extend(v for k, v in node.items() if k == "_target_")
+            for value in node.values():
+                collect(value)
+
+    collect(OmegaConf.to_container(config.get(group, config), resolve=True))
+    for target in targets:
+        assert callable(get_method(target) if target.rsplit(".", 1)[1][0].islower() else get_class(target))
+
+
+@pytest.mark.parametrize("option", [o for g, o in OPTIONS if g == "method"])
+def test_every_method_is_a_method(option: str) -> None:
+    config = composed(f"method={option}")
+    method: Method = instantiate(config.method)
+    assert callable(method.locate) and callable(method.losses)
+    assert set(method.terms) <= set(config.weights)
+
+
+@pytest.mark.parametrize("option", [o for g, o in OPTIONS if g in ("sparsity",)])
+def test_every_sparsity(option: str) -> None:
+    sparsity = instantiate(composed(f"sparsity={option}").sparsity)
+    assert sparsity.kind == option and 0 < sparsity.p <= 1
+
+
+def test_parts_of_the_default() -> None:
+    config = composed()
+    dataset = instantiate(config.dataset.source, _convert_="all")
+    assert isinstance(dataset, Dataset) and len(dataset.cells()) == 72
+    recipe = instantiate(config.pretrain, dataset=dataset, out=Path("nowhere"), _convert_="all")
+    assert isinstance(recipe, Pretraining)
+    assert instantiate(config.trainer)(logger=False).max_steps == config.trainer.max_steps
+    assert instantiate(config.protocol, _convert_="all").seeds == [188, 288, 588, 688, 888]
+
+
+def test_a_sweep_names_every_concept() -> None:
+    sweep = OmegaConf.load(ROOT / "sweeps" / "all_targets.yaml")
+    dataset = instantiate(composed().dataset.source, _convert_="all")
+    assert sweep.hydra.sweeper.params.target.split(",") == [c for labels in dataset.domains.values() for c in labels]
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {n.split(".")[0] for n in names | {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}}
+
+
+def test_imports_run_one_way() -> None:
+    for path in [*(ROOT / "fade").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        forbidden = {"hydra", "omegaconf", "wandb", "run", "pytorch_lightning", "pickle"}
+        if path.is_relative_to(ROOT / "fade"):
+            forbidden.add("benchmarks")
+        assert not imported(path) & forbidden, path
+    assert len((ROOT / "run.py").read_text().splitlines()) < 110
+    assert run.WHERE

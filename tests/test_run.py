@@ -1,0 +1,121 @@
+"""run.py as a user runs it, on the shipped weights: the main job, its second call, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import fade
+from fade.diffusion import Diffusion
+from fade.judges import Judge
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
+SHORT = ["protocol.seeds=[188]", "trainer.max_steps=4", "pairs.forget=16", "pairs.retain=64", "model.steps=4"]
+
+
+def run(folder: Path, *overrides: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    where = [f"outputs={folder}/outputs", f"cache={folder}/cache"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, ROOT / "run.py", *where, *overrides], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == code, done.stderr[-2000:]
+    return done
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    return lines[0]
+
+
+def test_the_main_job_and_its_second_call(tmp_path: Path) -> None:
+    first = run(tmp_path, "target=neon", *SHORT)
+    assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
+    (folder,) = (tmp_path / "outputs").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert {"metrics", "base", "cost", "sparsity", "gates", "seeds", "overrides", "versions", "base_sha256"} <= results.keys()
+    assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
+    assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
+    with (folder / "predictions.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 72
+    with Image.open(folder / "comparison.png") as picture:
+        assert picture.width > 600
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    again = run(tmp_path, "target=neon", *SHORT)
+    assert again.stdout == first.stdout and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+    # A run killed between its steps goes on: the same table from the adapter and the images that are there.
+    for name in ("results.json", "predictions.csv", "comparison.png"):
+        (folder / name).unlink()
+    for image in list((folder / "images").iterdir())[::3]:
+        image.unlink()
+    run(tmp_path, "target=neon", *SHORT)
+    resumed = json.loads((folder / "results.json").read_text())
+    assert resumed["metrics"] == results["metrics"] and resumed["adapter_sha256"] == results["adapter_sha256"]
+    done = run(tmp_path, "target=neon", *SHORT, f"out={folder}", "seed=7", code=1)
+    assert "another configuration" in complaint(done)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "message"),
+    [
+        (["target=noen"], 1, "target 'noen' is no concept of this dataset; closest: neon"),
+        (["target=neon", "surrogate=neon"], 1, "name another concept"),
+        (["target=neon", "surrogate=fish"], 1, "name a style"),
+        (["sparsity.p=0"], 1, "must lie in (0, 1]"),
+        (["sparsity.p=1.2"], 1, "must lie in (0, 1]"),
+        (["task=unlaern"], 1, "choose one of unlearn, pretrain"),
+        (["targt=neon"], 2, "targt"),
+        (["method=fdae"], 2, "fdae"),
+        (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
+        (["dataset=imagenette"], 2, "dataset.root"),
+        (["weights.retain=null", "~weights.retain"], 2, "weights.retain"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+@pytest.mark.slow
+def test_bad_input_is_one_line(tmp_path: Path, overrides: list[str], code: int, message: str) -> None:
+    assert message in complaint(run(tmp_path, *overrides, code=code))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_misspelt_override_is_one_line(tmp_path: Path) -> None:
+    assert "targt" in complaint(run(tmp_path, "targt=neon", code=2))
+    assert "closest: neon" in complaint(run(tmp_path, "target=noen", code=1))
+
+
+def test_a_checkpoint_of_the_wrong_shape(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / "pipeline", tmp_path / "pipeline")
+    config = tmp_path / "pipeline" / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"cross_attention_dim": 64', '"cross_attention_dim": 32'))
+    with pytest.raises(fade.BadInput, match="cannot load the pipeline"):
+        Diffusion.load(str(tmp_path / "pipeline"), 2, 3.0)
+
+
+def test_the_shipped_weights() -> None:
+    """Small, stock, and good: every style and object recognised on a few cells."""
+    assert sum(f.stat().st_size for f in SHIPPED.rglob("*") if f.is_file()) < 20e6
+    pipe = StableDiffusionPipeline.from_pretrained(SHIPPED / "pipeline", safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    numbers = json.loads((SHIPPED / "numbers.json").read_text())
+    assert min(numbers["judges"].values()) >= 0.99
+    judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in ("style", "object")}
+    cells = list(zip(judges["style"].labels, [*judges["object"].labels, "cat"], strict=True))
+    prompts = [f"A {name} image in {style} style." for style, name in cells]
+    images = pipe(prompts, num_inference_steps=15, guidance_scale=4.0, output_type="pt",
+                  generator=torch.Generator().manual_seed(0)).images.float()  # fmt: skip
+    with torch.no_grad():
+        styles = [judges["style"].labels[i] for i in judges["style"](images).argmax(-1)]
+        names = [judges["object"].labels[i] for i in judges["object"](images).argmax(-1)]
+    assert sum(a == b for (a, _), b in zip(cells, styles, strict=True)) >= 8
+    assert sum(a == b for (_, a), b in zip(cells, names, strict=True)) >= 8
