@@ -9,8 +9,10 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, and one line is made of them below
+import diffusers
 import hydra
 import lightning as L
+import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -79,9 +81,15 @@ def unlearn(cfg: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     tasks = {"unlearn": unlearn, "pretrain": pretrain}
+    disable_loading_bars()
     if cfg.task not in tasks:
         raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(tasks)}")
     tasks[cfg.task](cfg)
+
+
+def disable_loading_bars() -> None:
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def complain(message: str, code: int) -> None:
@@ -99,4 +107,4 @@ if __name__ == "__main__":
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        complain(f"the disk is full ({error.filename}); free some space and run the same command again", 1)
+        complain(f"the disk is full ({error.filename or error}); free some space and run the same command again", 1)

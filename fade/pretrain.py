@@ -75,7 +75,7 @@ class Loop:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         if state.is_file():
             self._read()
 
@@ -88,7 +88,9 @@ class Loop:
         began = saved = looked = said = time.monotonic()
         first, mean = self.step, 0.0
         while self.step < self.steps:
+            before = time.monotonic()
             value = self._update(loss, name)
+            self.seconds += time.monotonic() - before
             mean = value if self.step == first + 1 else 0.98 * mean + 0.02 * value
             now = time.monotonic()
             if now - said > 20 or self.step == self.steps:
@@ -140,11 +142,11 @@ class Loop:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
-        write_tensors(self.state, tensors, {"step": str(self.step)})
+        write_tensors(self.state, tensors, {"step": str(self.step), "seconds": str(self.seconds)})
 
     def _read(self) -> None:
         tensors, metadata = read_tensors(self.state)
-        self.step = int(metadata["step"])
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         self.average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
         moments: dict[int, dict[str, Tensor]] = {}
@@ -189,15 +191,32 @@ class Pretraining:
         self.state = out / "state"
 
     def run(self) -> dict[str, Any]:
-        numbers = self.out / "numbers.json"
-        began = time.monotonic()
+        """Do the stages that are not done, and measure what came out of them."""
+        self.claim()
         judges = {domain: self.train_judge(domain) for domain in self.dataset.domains}
         vae = self.train_autoencoder(judges)
         pipe = self.train_diffusion(vae, judges)
-        found = self.measure(pipe, judges)
-        before = read_json(numbers)["seconds"] if numbers.is_file() else 0.0
-        write_json(numbers, {**found, "seconds": before + time.monotonic() - began})
+        found = {**self.measure(pipe, judges), "training_s": self.seconds()}
+        write_json(self.out / "numbers.json", found)
         return found
+
+    def claim(self) -> None:
+        """Write the recipe into the folder. Raises BadInput where it holds another one: its stages would be mixed."""
+        recipe = {"dataset": self.dataset.name, "template": self.dataset.template, "domains": self.dataset.domains,
+                  "size": self.size, "seed": self.seed, "flip": self.flip, "judge": self.judge,
+                  "autoencoder": self.autoencoder, "diffusion": self.diffusion}  # fmt: skip
+        path = self.out / "recipe.json"
+        if path.is_file() and read_json(path) != recipe:
+            raise BadInput(
+                f"{self.out} was begun with another recipe (see recipe.json); choose another out=FOLDER or delete it"
+            )
+        write_json(path, recipe)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of training in each stage, over all the sessions it took."""
+        files = sorted(self.state.glob("*.safetensors"))
+        found = {file.stem: read_tensors(file)[1].get("seconds") for file in files}
+        return {name: round(float(value)) for name, value in found.items() if value is not None}
 
     def images(self, split: str) -> tuple[Tensor, list[Item]]:
         return load_images(self.dataset, split, self.size, self.state / "images", self.workers)

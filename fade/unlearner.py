@@ -60,7 +60,7 @@ class Unlearner(L.LightningModule):
         self.strict_loading = False
         self.located = False
         self.locate_s = self.distil_s = 0.0
-        self._mark = time.monotonic()
+        self._mark = self._said = time.monotonic()
 
     # stage one
 
@@ -128,9 +128,13 @@ class Unlearner(L.LightningModule):
         self.located = True
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.distil_s += time.monotonic() - self._mark
-        self._mark = time.monotonic()
+    def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
+        now = time.monotonic()
+        self.distil_s += now - self._mark
+        self._mark = now
+        if now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps:
+            log.info("distil: step %d/%d, loss %.5f", self.trainer.global_step, self.trainer.max_steps, float(outputs["loss"]))
+            self._said = now
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         passes = self.adapter.teacher_passes

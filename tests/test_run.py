@@ -94,6 +94,18 @@ def test_a_misspelt_override_is_one_line(tmp_path: Path) -> None:
     assert "closest: neon" in complaint(run(tmp_path, "target=noen", code=1))
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        assert "the disk is full" in complaint(run(tmp_path, "target=neon", *SHORT, f"outputs={disk}", code=1))
+        assert not list(disk.rglob("*.part")) and not list(disk.rglob("results.json"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_a_checkpoint_of_the_wrong_shape(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED / "pipeline", tmp_path / "pipeline")
     config = tmp_path / "pipeline" / "unet" / "config.json"
