@@ -73,7 +73,7 @@ class Loop:
     def __init__(self, network: nn.Module, state: Path, steps: int, rate: float, ema: float, seed: int) -> None:
         self.network, self.state, self.steps, self.rate, self.seed, self.decay = network, state, steps, rate, seed, ema
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         if state.is_file():
@@ -121,11 +121,11 @@ class Loop:
         self.optimizer.step()
         self.step += 1
         keep = min(self.decay, self.step / (self.step + 9))
-        for key, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                self.average[key].lerp_(tensor.detach(), 1 - keep)
-            else:
-                self.average[key].copy_(tensor)
+        live = self.network.state_dict()
+        floats = [key for key, tensor in live.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average[key] for key in floats], [live[key].detach() for key in floats], 1 - keep)
+        for key in live.keys() - floats:
+            self.average[key].copy_(live[key])
         return value.item()
 
     def with_average(self, look: Callable[[], None]) -> None:
@@ -341,7 +341,7 @@ class Pretraining:
         def look() -> None:
             made, cells = self.grid(pipe, seeds=[0])
             found = {d: accuracy(j, made, self.truth(cells, d)) for d, j in judges.items()}
-            log.info("diffusion: " + ", ".join(f"{d} {100 * v:.1f} %%" for d, v in found.items()) + " on the grid")
+            log.info("diffusion: " + ", ".join(f"{d} {100 * v:.1f} %" for d, v in found.items()) + " on the grid")
             sheet(made, self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
 
         loop.run("diffusion", loss, look, self.look_every_s)
