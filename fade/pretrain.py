@@ -347,6 +347,7 @@ class Pretraining:
         loop.run("diffusion", loss, look, self.look_every_s)
         network.load_state_dict(loop.average)
         network.eval()
+        vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with whole(folder) as temporary:
             pipe.to(dtype=torch.float16).save_pretrained(temporary)
         return load_pipeline(folder)
