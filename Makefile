@@ -14,7 +14,7 @@ install: .venv/.installed
 	touch $@
 
 run: install
-	$(BIN)/python run.py -m target=neon,cat outputs=outputs/run
+	$(BIN)/python run.py -m target=neon,cat output_dir=outputs/run
 	$(BIN)/python -m benchmarks.report outputs/run
 
 test: install

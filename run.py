@@ -14,10 +14,10 @@ import hydra
 import lightning as L
 import transformers
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
@@ -32,7 +32,7 @@ from fade.judges import Judge
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
-WHERE = ("out", "outputs", "cache", "logger")  # where a run goes is no part of what it is
+WHERE = ("out", "output_dir", "cache_dir", "logger")  # where a run goes is no part of what it is
 
 
 def pretrain(cfg: DictConfig) -> None:
@@ -47,13 +47,13 @@ def unlearn(cfg: DictConfig) -> None:
     request = Request.check(dataset, cfg.target, cfg.surrogate)
     sparsity, method = instantiate(cfg.sparsity), instantiate(cfg.method)
     judges = {domain: Judge.load(folder) for domain, folder in cfg.dataset.judges.items()}
-    benchmark = Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache))
+    benchmark = Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache_dir))
     for forget, surrogate in benchmark.check_captions(request):
         print(f"  {forget}  ->  {surrogate}")
     chosen = HydraConfig.get().runtime.choices["method"]
     config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
     name = f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}-{content_hash(config)[:8]}"
-    record = Record(Path(cfg.out or Path(cfg.outputs) / name), config)
+    record = Record(Path(cfg.out or Path(cfg.output_dir) / name), config)
     results = record.results
     if results is None:
         model = instantiate(cfg.model)
@@ -63,7 +63,7 @@ def unlearn(cfg: DictConfig) -> None:
             return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
 
         def learn(adapter: Adapter) -> Unlearner:
-            pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache))
+            pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
             unlearner = Unlearner(
                 model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
                 record.folder / "saliency.safetensors", **cfg.optimizer.schedule, seed=cfg.seed,
@@ -78,33 +78,43 @@ def unlearn(cfg: DictConfig) -> None:
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
-    tasks = {"unlearn": unlearn, "pretrain": pretrain}
-    disable_loading_bars()
-    if cfg.task not in tasks:
-        raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(tasks)}")
-    tasks[cfg.task](cfg)
-
-
-def disable_loading_bars() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    tasks = {"unlearn": unlearn, "pretrain": pretrain}
+    try:
+        if cfg.task not in tasks:
+            raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(tasks)}")
+        tasks[cfg.task](cfg)
+    except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
+        complain(error)
 
 
-def complain(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def complain(error: BaseException) -> None:
+    """Make one line of what the user can mend, and leave with 2 for usage, 1 for input; raise the rest again."""
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__  # what the constructor said
+    if isinstance(error, BadInput):
+        line, code = str(error), 1
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
+    elif isinstance(error, MissingMandatoryValue):
+        line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
+    elif isinstance(error, (HydraException, OmegaConfBaseException)):
+        line, code = f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2
+    else:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def entry() -> None:
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        complain(f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2)
-    except BadInput as error:
-        complain(str(error), 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        complain(f"the disk is full ({error.filename or error}); free some space and run the same command again", 1)
+    except HydraException as error:  # a command line that does not compose
+        complain(error)
+
+
+if __name__ == "__main__":
+    entry()

