@@ -41,7 +41,7 @@ class Judge(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         if images.shape[-1] != self.size:
-            images = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+            images = interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
