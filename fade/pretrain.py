@@ -11,7 +11,8 @@ import logging
 import math
 import multiprocessing
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,22 @@ def sheet(images: Tensor, path: Path, columns: int) -> None:
 class Loop:
     """AdamW with warm-up and cosine decay, an exponential moving average, and a state file to resume from.
 
-    Step i draws all its randomness from (seed, i), so a training that was killed ends as one that was not.
+    At each step of `restarts` the warm-up and the cosine begin again (Loshchilov and Hutter 2017, SGDR). Step i draws
+    all its randomness from (seed, i), so a training that was killed ends as one that was not.
     """
 
-    def __init__(self, network: nn.Module, state: Path, steps: int, rate: float, ema: float, seed: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        state: Path,
+        steps: int,
+        rate: float,
+        ema: float,
+        seed: int,
+        restarts: Sequence[int] = (),
+    ) -> None:
         self.network, self.state, self.steps, self.rate, self.seed, self.decay = network, state, steps, rate, seed, ema
+        self.corners = [0, *restarts, steps]
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -80,8 +92,10 @@ class Loop:
             self._read()
 
     def _rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / 200)
-        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        leg = bisect_right(self.corners, self.step) - 1
+        begin, end = self.corners[leg], self.corners[leg + 1]
+        warm = min(1.0, (self.step - begin + 1) / 200)
+        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * (self.step - begin) / (end - begin)))
 
     def run(self, name: str, loss: Callable[[], Tensor], look: Callable[[], None], look_every_s: float) -> None:
         """Train to the last step; about every `look_every_s` seconds call `look` with the averaged weights in place."""
@@ -323,7 +337,9 @@ class Pretraining:
         )  # fmt: skip
         network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
         pipe = make_pipeline(vae, text_encoder, tokenizer, unet, scheduler)
-        loop = Loop(network, self.state / "diffusion.safetensors", s["steps"], s["rate"], s["ema"], self.seed + 2)
+        loop = Loop(
+            network, self.state / "diffusion.safetensors", s["steps"], s["rate"], s["ema"], self.seed + 2, s["restarts"]
+        )
         tokens = torch.stack([tokenise(tokenizer, group) for group in captions])  # (cells, kinds, L)
         shares = torch.tensor([1 - s["empty"] - s["partial"] * (tokens.shape[1] - 2), s["empty"]]
                               + [s["partial"]] * (tokens.shape[1] - 2))  # fmt: skip

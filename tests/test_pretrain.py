@@ -17,7 +17,7 @@ def test_a_killed_loop_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     def train(state: Path, dies_at: int | None = None) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
-        loop = Loop(network, state, steps=30, rate=1e-2, ema=0.9, seed=1)
+        loop = Loop(network, state, steps=30, rate=1e-2, ema=0.9, seed=1, restarts=[12])
 
         def loss() -> torch.Tensor:
             if loop.step == dies_at:
@@ -56,6 +56,7 @@ def test_from_nothing_to_a_stock_pipeline(tmp_path: Path) -> None:
     diffusion = {
         "widths": [16, 16],
         "layers": 1,
+        "restarts": [2],
         "steps": 4,
         "batch": 4,
         "time_power": 0.7,
