@@ -1,4 +1,4 @@
-"""The one entry point, and the only file that knows Hydra: compose, then unlearn, measure and record (or pretrain)."""
+"""The one entry point, and the only file that knows Hydra: compose, then unlearn, score, plan or pretrain."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, and one line is made of them below
 import diffusers
 import hydra
 import lightning as L
+import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
@@ -21,10 +23,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
+from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.report import run_table
-from benchmarks.study import study
+from benchmarks.study import score, study
 from fade.adapters import Adapter
+from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.files import content_hash
@@ -32,61 +36,94 @@ from fade.judges import Judge
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
-WHERE = ("out", "output_dir", "cache_dir", "logger")  # where a run goes is no part of what it is
+WHERE = ("out", "output_dir", "cache_dir", "logger", "device")  # where a run goes is no part of what it is
 
 
-def pretrain(cfg: DictConfig) -> None:
+def dataset_of(cfg: DictConfig) -> Dataset:
     dataset = instantiate(cfg.dataset.source, _convert_="all")
-    recipe = instantiate(cfg.pretrain, dataset=dataset, out=Path(cfg.out or f"pretrained/{cfg.dataset.name}"), _convert_="all")
-    print(recipe.run())
+    print(dataset.summary())
+    return dataset
 
 
-def unlearn(cfg: DictConfig) -> None:
-    """One run. Its folder is the record: a step whose file is there is not done again."""
-    dataset = instantiate(cfg.dataset.source, _convert_="all")
+def benchmark_of(cfg: DictConfig, dataset: Dataset) -> Benchmark:
+    judges = {
+        domain: Judge.load(spec) if isinstance(spec, str) else instantiate(spec, domain=domain, labels=labels, _convert_="all")
+        for domain, labels in dataset.domains.items()
+        if (spec := cfg.dataset.judges.get(domain)) is not None
+    }
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    return Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache_dir), device)
+
+
+def pretrain_task(cfg: DictConfig) -> None:
+    out = Path(cfg.out or f"pretrained/{cfg.dataset.name}")
+    print(instantiate(cfg.pretrain, dataset=dataset_of(cfg), out=out, _convert_="all").run())
+
+
+def score_task(cfg: DictConfig) -> None:
+    """Score images that lie on disk; no model is loaded."""
+    if cfg.answers is None:
+        raise BadInput("task=score needs answers=DIR, the folder of the images")
+    benchmark = benchmark_of(cfg, dataset_of(cfg))
+    request = Request.check(benchmark.dataset, cfg.target, cfg.surrogate)
+    record = recorded(cfg, f"{benchmark.dataset.name}-{request.target}-scored")
+    base = Path(cfg.base_answers) if cfg.base_answers else None
+    print(f"\n{run_table(record.results or score(record, benchmark, request, Path(cfg.answers), base))}\n{record.folder}/\n")
+
+
+def recorded(cfg: DictConfig, name: str) -> Record:
+    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
+    return Record(Path(cfg.out or Path(cfg.output_dir) / f"{name}-{content_hash(config)[:8]}"), config)
+
+
+def unlearn_task(cfg: DictConfig) -> None:
+    """One run, or the plan of one. Its folder is the record: a step whose file is there is not done again."""
+    dataset = dataset_of(cfg)
     request = Request.check(dataset, cfg.target, cfg.surrogate)
     sparsity, method = instantiate(cfg.sparsity), instantiate(cfg.method)
-    judges = {domain: Judge.load(folder) for domain, folder in cfg.dataset.judges.items()}
-    benchmark = Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache_dir))
+    benchmark = benchmark_of(cfg, dataset)
     for forget, surrogate in benchmark.check_captions(request):
         print(f"  {forget}  ->  {surrogate}")
+
+    def attach(model: Any) -> Adapter:
+        L.seed_everything(cfg.seed, verbose=False)
+        return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
+
+    def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
+        pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
+        unlearner = Unlearner(
+            model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
+            folder / "saliency.safetensors", **cfg.optimizer.schedule, seed=cfg.seed,
+        )  # fmt: skip
+        loggers = [instantiate(logger)(save_dir=folder) for logger in cfg.logger.values()]
+        fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
+        return unlearner
+
+    if cfg.task == "plan":
+        model, swept = instantiate(cfg.model), OmegaConf.to_container(HydraConfig.get().sweeper.params or {})
+        print(plan(model, benchmark, attach, learn, cfg.trainer.max_steps, jobs(swept)))
+        return
     chosen = HydraConfig.get().runtime.choices["method"]
-    config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
-    name = f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}-{content_hash(config)[:8]}"
-    record = Record(Path(cfg.out or Path(cfg.output_dir) / name), config)
+    record = recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
     results = record.results
     if results is None:
-        model = instantiate(cfg.model)
-
-        def attach() -> Adapter:
-            L.seed_everything(cfg.seed, verbose=False)
-            return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
-
-        def learn(adapter: Adapter) -> Unlearner:
-            pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
-            unlearner = Unlearner(
-                model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
-                record.folder / "saliency.safetensors", **cfg.optimizer.schedule, seed=cfg.seed,
-            )  # fmt: skip
-            loggers = [instantiate(logger)(save_dir=record.folder) for logger in cfg.logger.values()]
-            fit(unlearner, instantiate(cfg.trainer), record.folder / "checkpoints", cfg.checkpoint_every, loggers)
-            return unlearner
-
         seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
         about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
-        results = study(record, model, benchmark, request, attach, learn, sparsity, about)
+        results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
+
+
+TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    tasks = {"unlearn": unlearn, "pretrain": pretrain}
     try:
-        if cfg.task not in tasks:
-            raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(tasks)}")
-        tasks[cfg.task](cfg)
+        if cfg.task not in TASKS:
+            raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
+        TASKS[cfg.task](cfg)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
         complain(error)
 

@@ -4,59 +4,130 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.generate import Answer, answers, generate, read
-from benchmarks.judge import Row, check_judges, features, predict, read_rows, write_rows
-from benchmarks.metrics import Metric, frechet, landed, scores
+from benchmarks.fidelity import ClipScore, backbones
+from benchmarks.generate import Answer, answers, generate, read, refuse_gaps, refuse_strangers
+from benchmarks.judge import Row, check_accuracy, check_labels, predict, read_rows, write_rows
+from benchmarks.metrics import READINGS, Metric, frechet, kernel, landed, scores
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
-from fade.diffusion import Diffusion
+from fade.diffusion import Diffusion, Sampling
 from fade.errors import BadInput
-from fade.files import content_hash, read_tensors, write_tensors
-from fade.judges import Judge
+from fade.files import content_hash, read_json, read_tensors, write_json, write_tensors
+from fade.judges import Judge, accuracy
+from fade.prompts import caption
 
 log = logging.getLogger(__name__)
+CHUNK = 128  # images in memory at a time
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is measured. official: keep the target's cells in CRA, as UnlearnCanvas's code does."""
+    """How a model is measured.
+
+    noise: benchmarks.generate.NOISES. reading: benchmarks.metrics.READINGS. prompt: the evaluation's template; None is the
+    dataset's. photo_prompt: the template for the cells of the style that is none (Seed_Images). underscores: labels are
+    said as they are spelt. share: part of the grid's cells that is measured. suffix: png or jpg. fid: backbones
+    (benchmarks.fidelity), with `weights` on disk. clip: folder of a CLIP model for clip_score. The rest is Sampling's.
+    """
 
     name: str
     seeds: list[int]
     noise: str = "seed"
+    noise_device: str = "cpu"
     batch: int = 36
-    official: bool = False
+    reading: str = "retained"
     judge_floor: float = 0.9
+    share: float = 1.0
+    prompt: str | None = None
+    photo_prompt: str | None = None
+    underscores: bool = False
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    size: int | None = None
+    precision: str | None = None
+    negative: str = ""
+    suffix: str = "png"
+    fid: list[str] = field(default_factory=lambda: ["judge"])
+    weights: dict[str, str] = field(default_factory=dict)
+    clip: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reading not in READINGS:
+            raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
+        if self.suffix not in ("png", "jpg"):
+            raise BadInput(f"protocol.suffix is {self.suffix!r}; choose png or jpg")
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
+            raise BadInput(f"protocol.seeds is {list(self.seeds)}; name each seed once")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
 
 
 @dataclass
 class Measured:
-    """One scored answer set: its predictions, its features (N, D), and what it cost."""
+    """One scored answer set: its predictions, its features (N, D) by backbone, the image side, and what it cost."""
 
     folder: Path
     rows: list[Row]
-    features: Tensor
+    features: dict[str, Tensor]
+    size: int
     cost: dict[str, float] = field(default_factory=dict)
 
 
 class Benchmark:
     """A dataset, its judges and a protocol. Raises BadInput where a gate fails; nothing is scored then."""
 
-    def __init__(self, dataset: Dataset, judges: dict[str, Judge], protocol: Protocol, cache: Path) -> None:
-        check_judges(judges, dataset, protocol.judge_floor)
-        self.dataset, self.judges, self.protocol, self.cache = dataset, judges, protocol, cache
-        self.wanted: list[Answer] = answers(dataset, list(protocol.seeds), protocol.noise)
+    def __init__(
+        self, dataset: Dataset, judges: dict[str, Judge], protocol: Protocol, cache: Path, device: str = "cpu"
+    ) -> None:
+        check_labels(judges, dataset)
+        self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
+        self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
+        for judge in self.judges.values():
+            if judge.accuracy is None:
+                judge.accuracy = self.judge_accuracy(judge)
+        check_accuracy(self.judges, protocol.judge_floor)
+        self.backbones = backbones(list(protocol.fid), dict(protocol.weights), self.judges, self.device)
+        self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
+        prompts = [self.prompt(cell) for cell in dataset.cells()]
+        self.wanted: list[Answer] = answers(
+            dataset, prompts, list(protocol.seeds), protocol.noise, protocol.suffix, protocol.share
+        )
+
+    def judge_accuracy(self, judge: Judge) -> float:
+        """On the dataset's test images, for a judge that came without the number; kept in the cache."""
+        items = self.dataset.items("test")
+        side = self.protocol.size or round(judge.size / judge.crop)
+        path = self.cache / f"judge-{content_hash([judge.identity, self.dataset.fingerprint(items, side)])}.json"
+        if not path.is_file():
+            log.info("measuring the %s judge on %d real images", judge.domain, len(items))
+            table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
+            weighted = [accuracy(judge, self.dataset.images(part, side), table(part, judge.domain)) * len(part)
+                        for part in (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))]  # fmt: skip
+            write_json(path, {"accuracy": sum(weighted) / len(items), "images": len(items)})
+        return float(read_json(path)["accuracy"])
+
+    def prompt(self, cell: dict[str, str]) -> str:
+        """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
+        p = self.protocol
+        template = p.prompt or self.dataset.template
+        if p.photo_prompt and cell.get("style") == self.dataset.photo_style:
+            template = p.photo_prompt
+        says = {label: label for label in cell.values()} if p.underscores else self.dataset.says
+        return caption(template, cell, says)
 
     def check_captions(self, request: Request) -> list[tuple[str, str]]:
         """Forget captions beside their surrogates. Raises BadInput for one that the evaluation never asks."""
-        asked = {answer.prompt for answer in self.wanted}
+        asked = {self.prompt(cell) for cell in self.dataset.cells()}
         cells = [cell for cell in self.dataset.cells() if request.concerns(cell)]
         pairs = [(self.dataset.caption(cell), self.dataset.caption(request.overwritten(cell))) for cell in cells]
         for forget, _ in pairs:
@@ -65,54 +136,87 @@ class Benchmark:
         return pairs
 
     def measure(self, model: Diffusion, folder: Path) -> Measured:
-        """Images, predictions.csv and features.safetensors in `folder`; what is there already is not made again."""
+        """Images, predictions.csv and features in `folder`; what is there already is not made again."""
         began = time.monotonic()
-        generate(model, self.wanted, folder / "images", self.protocol.batch)
-        made = time.monotonic()
-        table, deep = folder / "predictions.csv", folder / "features.safetensors"
-        if not (table.is_file() and deep.is_file()):
-            images = read(self.wanted, folder / "images")
-            write_rows(table, predict(self.judges, self.wanted, images))
-            write_tensors(deep, {"features": features(self.judges, images)})
+        generate(model.to(self.device), self.wanted, folder / "images", self.protocol.batch, self.protocol.sampling)
+        spent = time.monotonic() - began
+        return self.judged(folder / "images", folder, {"generate_s": spent})
+
+    def judged(self, images: Path, folder: Path, cost: dict[str, float] | None = None) -> Measured:
+        """Score the images of one folder; the record goes to another. Raises BadInput for missing or extra images."""
+        began = time.monotonic()
+        refuse_strangers(self.wanted, images)
+        refuse_gaps(self.wanted, images)
+        table = folder / "predictions.csv"
+        files = {name: folder / f"features-{name}.safetensors" for name in self.backbones}
+        if not (table.is_file() and all(file.is_file() for file in files.values())):
+            self._judge(images, table, files)
         rows = read_rows(table)
         if [row["file"] for row in rows] != [answer.file for answer in self.wanted]:
             raise BadInput(
                 f"{table} is not of this answer set ({len(rows)} rows for {len(self.wanted)} images); delete it and run again"
             )
-        cost = {"generate_s": made - began, "judge_s": time.monotonic() - made}
-        return Measured(folder, rows, read_tensors(deep)[0]["features"], cost)
+        size = read(self.wanted[:1], images).shape[-1]
+        features = {name: read_tensors(file)[0]["features"] for name, file in files.items()}
+        return Measured(folder, rows, features, size, {**(cost or {}), "judge_s": time.monotonic() - began})
+
+    def _judge(self, images: Path, table: Path, files: dict[str, Path]) -> None:
+        """Read the answer set once, in chunks, and write what judges and backbones say."""
+        rows: list[Row] = []
+        deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
+        for start in range(0, len(self.wanted), CHUNK):
+            part = self.wanted[start : start + CHUNK]
+            pixels = read(part, images)
+            found = predict(self.judges, part, pixels)
+            if self.clip:
+                for row, score in zip(found, self.clip(pixels, [a.prompt for a in part]), strict=True):
+                    row["clip_score"] = f"{score.item():.4f}"
+            rows += found
+            for name, backbone in self.backbones.items():
+                deep[name].append(backbone(pixels))
+        write_rows(table, rows)
+        for name, file in files.items():
+            write_tensors(file, {"features": torch.cat(deep[name])})
 
     def measure_base(self, model: Diffusion, base_sha256: str) -> Measured:
-        """The un-unlearned model, measured once for all runs of the same model, dataset and protocol."""
-        identity = [base_sha256, vars(self.protocol), self.dataset.template, self.dataset.domains, model.steps, model.guidance,
-                    model.size, {d: j.settings for d, j in self.judges.items()}]  # fmt: skip
+        """The un-unlearned model, measured once for all runs of the same model, dataset, images and judges."""
+        asked = [(a.file, a.prompt, vars(a.noise)) for a in self.wanted]
+        identity = [base_sha256, asked, vars(self.protocol.sampling), model.steps, model.guidance, model.size,
+                    [judge.identity for judge in self.judges.values()], list(self.backbones), self.protocol.clip]  # fmt: skip
         return self.measure(model, self.cache / f"base-{content_hash(identity)}")
 
-    def real(self, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
-        """Features of the dataset's held-out images and their cells: the reference of `fid_judge`, computed once."""
+    def real(self, name: str, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
+        """Features of the dataset's test images by one backbone, and their cells: the distances' reference, computed once."""
         items = self.dataset.items("test")
-        identity = content_hash([self.dataset.fingerprint(items, size), {d: j.settings for d, j in self.judges.items()}])
+        backbone = self.backbones[name]
+        identity = content_hash([self.dataset.fingerprint(items, size), name, backbone.identity])
         path = self.cache / f"real-{identity}.safetensors"
         if not path.is_file():
-            parts = [features(self.judges, self.dataset.images(items[i : i + 256], size)) for i in range(0, len(items), 256)]
+            parts = [backbone(self.dataset.images(items[i : i + CHUNK], size)) for i in range(0, len(items), CHUNK)]
             write_tensors(path, {"features": torch.cat(parts)})
         return read_tensors(path)[0]["features"], [item.concepts for item in items]
 
-    def score(self, measured: Measured, request: Request, size: int) -> dict[str, Metric]:
-        """Every metric of one answer set, the target's cells left out of the FID on both sides."""
+    def score(self, measured: Measured, request: Request) -> dict[str, Metric]:
+        """Every metric of one answer set, the target's cells left out of the distances on both sides."""
         domains = list(self.dataset.domains)
-        found = scores(measured.rows, request.target, request.domain, domains, self.protocol.official)
-        real, cells = self.real(size)
+        photo = self.dataset.photo_style
+        found = scores(measured.rows, request.target, request.domain, domains, self.protocol.reading, photo)
         place = domains.index(request.domain)
-        keep_real = [cell[place] != request.target for cell in cells]
         keep_made = [row[request.domain] != request.target for row in measured.rows]
-        try:
-            found["fid_judge"] = {"value": frechet(real[keep_real], measured.features[keep_made]), "n": sum(keep_made)}
-        except ValueError as error:
-            found["fid_judge"] = {"value": None, "why": str(error), "n": sum(keep_made)}
+        for name, features in measured.features.items():
+            real, cells = self.real(name, measured.size)
+            ours, theirs = real[[cell[place] != request.target for cell in cells]], features[keep_made]
+            try:
+                found[f"fid_{name}"] = {"value": frechet(ours, theirs), "n": sum(keep_made)}
+            except ValueError as error:
+                found[f"fid_{name}"] = {"value": None, "why": str(error), "n": sum(keep_made)}
+            found[f"kid_{name}"] = kernel(ours, theirs)
+        if self.clip:
+            kept = [float(row["clip_score"]) for row, keep in zip(measured.rows, keep_made, strict=True) if keep]
+            found["clip_score"] = {"value": sum(kept) / len(kept), "n": len(kept)}
         return found
 
-    def results(self, unlearned: Measured, base: Measured, request: Request, size: int) -> dict[str, Any]:
+    def results(self, unlearned: Measured, base: Measured | None, request: Request) -> dict[str, Any]:
         """The measured part of results.json."""
         return {
             "format": 1,
@@ -121,11 +225,12 @@ class Benchmark:
             "domain": request.domain,
             "surrogate": request.surrogate,
             "protocol": self.protocol.name,
-            "metrics": self.score(unlearned, request, size),
-            "base": self.score(base, request, size),
+            "metrics": self.score(unlearned, request),
+            "base": self.score(base, request) if base else {},
             "landed": landed(unlearned.rows, request.target, request.domain),
             "gates": {
                 "judge_accuracy": {domain: judge.accuracy for domain, judge in self.judges.items()},
                 "images": len(self.wanted),
+                "reading": self.protocol.reading,
             },
         }

@@ -1,8 +1,9 @@
-"""The answer set: every cell of the grid times the seeds, as files; batched and resumable."""
+"""The answer set: cells of the grid times the seeds, as files; batched, resumable, and never scored in part."""
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,59 +13,97 @@ from PIL import Image
 from torch import Tensor
 
 from fade.data.dataset import Dataset
-from fade.diffusion import Diffusion
+from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput
 from fade.files import whole
 from fade.prompts import Cell
 
 log = logging.getLogger(__name__)
+NOISES = {
+    "seed": "one latent per seed for all cells",
+    "image": "one per image",
+    "grid": "one generator per seed, through the cells in grid order",
+}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One image of the answer set: its cell, its prompt, its seed, and the seed its starting noise is drawn from."""
+    """One image of the answer set: its cell, its prompt, its seed, where its noise comes from, and its kind of file."""
 
     cell: Cell
     prompt: str
     seed: int
-    noise: int
+    noise: Noise
+    suffix: str = "png"
 
     @property
     def file(self) -> str:
-        """UnlearnCanvas's name, {style}_{object}_seed{seed}, as a lossless PNG."""
-        return f"{'_'.join(self.cell.values())}_seed{self.seed}.png"
+        """UnlearnCanvas's name, {style}_{object}_seed{seed}."""
+        return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
 
 
-def answers(dataset: Dataset, seeds: list[int], noise: str) -> list[Answer]:
-    """The answer set in grid order. noise: `seed`, one fixed latent per seed for all cells, or `image`, one per image."""
-    if noise not in ("seed", "image"):
-        raise BadInput(f"protocol.noise is {noise!r}; choose seed (one latent per seed for all cells) or image (one per image)")
+def noise_of(kind: str, seed: int, place: int) -> Noise:
+    """The noise of the cell at `place` of the grid. Raises BadInput for an unknown kind."""
+    if kind not in NOISES:
+        raise BadInput(f"protocol.noise is {kind!r}; choose {', '.join(f'{k} ({what})' for k, what in NOISES.items())}")
+    return {"seed": Noise(seed), "image": Noise(seed * 1_000_003 + place), "grid": Noise(seed, place)}[kind]
+
+
+def kept_cells(sizes: list[int], share: float, seed: int = 0) -> list[int]:
+    """Places, in grid order, of a balanced part of a grid with `sizes` concepts in its domains.
+
+    Every concept of the first domain keeps the same number of cells, those of the others as equal a number as can be;
+    which ones is drawn from the seed. All cells where share is 1. Raises BadInput for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise BadInput(f"protocol.share is {share}; it must be above 0 and at most 1")
+    rows, columns = sizes[0], int(np.prod(sizes[1:]))
+    wanted = max(1, round(share * columns))
+    generator = np.random.default_rng(seed)
+    row_order, column_order = generator.permutation(rows), generator.permutation(columns)
+    # Each row goes on where the one before stopped, so columns fill evenly.
+    return sorted(
+        int(row_order[row]) * columns + int(column_order[(row * wanted + k) % columns])
+        for row in range(rows)
+        for k in range(wanted)
+    )
+
+
+def answers(
+    dataset: Dataset, prompts: list[str], seeds: list[int], noise: str, suffix: str = "png", share: float = 1.0
+) -> list[Answer]:
+    """The answer set, seed by seed in grid order; prompts: one for each cell."""
     cells = dataset.cells()
-    return [
-        Answer(cell, dataset.caption(cell), seed, seed if noise == "seed" else seed * 1_000_003 + k)
-        for seed in seeds
-        for k, cell in enumerate(cells)
-    ]
+    kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
+    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k), suffix) for seed in seeds for k in kept]
 
 
-def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int) -> None:
+def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:
     """Write the images that are not there yet. A batch is made whole or not at all, so a resumed set equals another."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = {answer.file for answer in wanted}
-    strange = sorted(f.name for f in folder.iterdir() if f.name not in known and not f.name.startswith("."))
-    if strange:
-        raise BadInput(
-            f"{folder} holds {len(strange)} files that are not of this answer set (first: {strange[0]}); use another folder"
-        )
+    refuse_strangers(wanted, folder)
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
+    began, made, said = time.monotonic(), 0, time.monotonic()
     for number, part in enumerate(batches):
         if all((folder / answer.file).is_file() for answer in part):
             continue
-        images = model.generate([a.prompt for a in part], [a.noise for a in part])
+        images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
         for answer, image in zip(part, images, strict=True):
             with whole(folder / answer.file) as temporary:
-                to_picture(image).save(temporary, format="png")
-        log.info("images: %d/%d", min((number + 1) * batch, len(wanted)), len(wanted))
+                save(to_picture(image), temporary, answer.suffix)
+        made += len(part)
+        if time.monotonic() - said > 10 or number == len(batches) - 1:
+            done, speed = min((number + 1) * batch, len(wanted)), made / (time.monotonic() - began)
+            log.info("images: %d/%d, %.1f a second, %.0f s left", done, len(wanted), speed, (len(wanted) - done) / speed)
+            said = time.monotonic()
+
+
+def save(picture: Image.Image, path: Path, suffix: str) -> None:
+    """PNG, or JPEG of quality 75 as UnlearnCanvas's scripts write."""
+    if suffix == "png":
+        picture.save(path, format="png")
+    else:
+        picture.save(path, format="jpeg", quality=75)
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -72,18 +111,38 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def read(wanted: list[Answer], folder: Path) -> Tensor:
-    """The whole answer set (N, 3, H, W) uint8. Raises BadInput, naming files, where one is missing or unreadable."""
+def refuse_strangers(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput, listing them, where the folder holds files that are not of this answer set."""
+    known = {answer.file for answer in wanted}
+    strange = sorted(f.name for f in folder.iterdir() if f.name not in known and not f.name.startswith("."))
+    if strange:
+        raise BadInput(
+            f"{folder} holds {len(strange)} files that are not of this answer set: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}; use another folder, or the protocol that made them"
+        )
+
+
+def refuse_gaps(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput, listing them, where images are missing."""
     missing = [answer.file for answer in wanted if not (folder / answer.file).is_file()]
     if missing:
         raise BadInput(
-            f"{folder}: {len(missing)} of {len(wanted)} images are missing (first: {missing[0]}); nothing was scored"
+            f"{folder}: {len(missing)} of {len(wanted)} images are missing: {', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}; nothing was scored"
         )
-    arrays = []
-    for answer in wanted:
+
+
+def read(part: list[Answer], folder: Path) -> Tensor:
+    """Images (N, 3, H, W) uint8 of a part of the answer set. Raises BadInput naming the file that is unreadable or odd."""
+    arrays: list[np.ndarray] = []
+    for answer in part:
+        path = folder / answer.file
         try:
-            with Image.open(folder / answer.file) as file:
+            with Image.open(path) as file:
                 arrays.append(np.asarray(file.convert("RGB")))
         except (OSError, SyntaxError) as error:
-            raise BadInput(f"{folder / answer.file}: not a readable image ({error}); delete it and run again") from error
+            raise BadInput(f"{path}: not a readable image ({error}); delete it and run again") from error
+        if arrays[-1].shape != arrays[0].shape:
+            raise BadInput(f"{path} is {arrays[-1].shape[1]}x{arrays[-1].shape[0]}, others are "
+                           f"{arrays[0].shape[1]}x{arrays[0].shape[0]}; an answer set has one size")  # fmt: skip
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

@@ -18,18 +18,24 @@ from fade.judges import Judge
 Row = dict[str, str]
 
 
-def check_judges(judges: dict[str, Judge], dataset: Dataset, floor: float) -> None:
-    """The gates on the judges. Raises BadInput: a domain without a judge, other labels or order, too low an accuracy."""
+def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
+    """A gate. Raises BadInput: a domain without a judge, or one with other labels or another order."""
     for domain, labels in dataset.domains.items():
         judge = judges.get(domain)
         if judge is None:
-            raise BadInput(f"no judge for the domain {domain!r}; name its folder with judges.{domain}=FOLDER")
+            raise BadInput(f"no judge for the domain {domain!r}; name its folder with dataset.judges.{domain}=FOLDER")
         if judge.labels != labels:
             differing = sorted(set(judge.labels) ^ set(labels)) or ["their order"]
             raise BadInput(
                 f"the {domain} judge's labels are not the dataset's: {', '.join(differing[:6])} differ; train one for it"
             )
-        if judge.accuracy is not None and judge.accuracy < floor:
+
+
+def check_accuracy(judges: dict[str, Judge], floor: float) -> None:
+    """A gate. Raises BadInput where a judge is right too seldom on real images."""
+    for domain, judge in judges.items():
+        assert judge.accuracy is not None
+        if judge.accuracy < floor:
             raise BadInput(
                 f"the {domain} judge is right on {judge.accuracy:.1%} of held-out real images; "
                 f"the gate is {floor:.1%} (protocol.judge_floor)"
@@ -37,23 +43,27 @@ def check_judges(judges: dict[str, Judge], dataset: Dataset, floor: float) -> No
 
 
 @torch.no_grad()
-def predict(judges: dict[str, Judge], wanted: list[Answer], images: Tensor, batch: int = 128) -> list[Row]:
-    """Rows with, for each domain, the predicted label and the softmax probability of the true one."""
-    rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in wanted]
+def predict(judges: dict[str, Judge], part: list[Answer], images: Tensor) -> list[Row]:
+    """Rows with, for each domain, the predicted label and the probability of the true one; images (N, 3, H, W) uint8."""
+    rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in part]
     for domain, judge in judges.items():
-        logits = torch.cat([judge(x.float() / 255) for x in images.split(batch)])
-        for row, p in zip(rows, logits.softmax(-1), strict=True):
-            row[f"{domain}_predicted"] = judge.labels[int(p.argmax())]
-            row[f"{domain}_probability"] = f"{p[judge.labels.index(row[domain])].item():.6f}"
+        for row, p in zip(rows, judge.probabilities(images.float() / 255), strict=True):
+            own = judge.labels.index(row[domain])
+            row[f"{domain}_predicted"] = judge.labels[read_as(p, own, judge.multilabel)]
+            row[f"{domain}_probability"] = f"{p[own].item():.6f}"
     return rows
 
 
-@torch.no_grad()
-def features(judges: dict[str, Judge], images: Tensor, batch: int = 128) -> Tensor:
-    """Pooled features of all judges side by side (N, D)."""
-    return torch.cat(
-        [torch.cat([judge.features(x.float() / 255) for judge in judges.values()], 1) for x in images.split(batch)]
-    )
+def read_as(p: Tensor, own: int, multilabel: bool) -> int:
+    """The class that an image counts as: the likeliest; where labels overlap its own if that is likelier than not, else
+    the likeliest other."""
+    if not multilabel:
+        return int(p.argmax())
+    if p[own] >= 0.5:
+        return own
+    others = p.clone()
+    others[own] = -1
+    return int(others.argmax())
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

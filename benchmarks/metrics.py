@@ -2,12 +2,14 @@
 
 UA   1 − accuracy on the target's cells, in the target's domain
 IRA  accuracy in the target's domain over the other concepts of that domain
-CRA  accuracy in the other domain, the target's cells left out (kept where `official`, as UnlearnCanvas's code does)
+CRA  accuracy in the other domain, the target's cells left out (other readings: READINGS)
 cra_target  accuracy in the other domain on the target's own cells: a style is gone, is the object still drawn?
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from scipy.stats import binomtest, bootstrap
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from benchmarks.judge import Row
 
@@ -56,17 +59,47 @@ def by_cell(rows: list[Row], domains: list[str], judged: str) -> dict[tuple[str,
     return hits
 
 
-def scores(rows: list[Row], target: str, domain: str, domains: list[str], official: bool = False) -> dict[str, Metric]:
-    """UA, IRA and, where the dataset has another domain, CRA and cra_target."""
-    aimed = [row for row in rows if row[domain] == target]
-    others = [row for row in rows if row[domain] != target]
+@dataclass(frozen=True)
+class Reading:
+    """Which rows count: how published code and papers differ in what they average (reference: UnlearnCanvas's issues).
+
+    photo_in_style, photo_in_object: whether the images of the style that is none (Seed_Images) count where styles, or
+    objects, are judged. target_in_cra: whether the target's own cells count in CRA.
+    """
+
+    photo_in_style: bool
+    photo_in_object: bool
+    target_in_cra: bool
+
+
+READINGS = {
+    "retained": Reading(True, True, False),  # this suite's: all that is to be kept, and nothing of the target
+    "authors": Reading(False, True, True),   # 49 other styles, 50 in the CRA of an object; acc_object over all 51 themes
+    "saeuron": Reading(False, False, True),  # Seed_Images left out everywhere, target cells kept
+    "code": Reading(True, True, True),       # accuracy.py's own columns: everything
+}  # fmt: skip
+
+
+def scores(
+    rows: list[Row], target: str, domain: str, domains: list[str], reading: str = "retained", photo: str | None = None
+) -> dict[str, Metric]:
+    """UA, IRA and, where the dataset has another domain, CRA and cra_target. photo: the style that is no style."""
+    how = READINGS[reading]
+
+    def counted(judged: str) -> list[Row]:
+        with_photo = how.photo_in_style if judged == "style" else how.photo_in_object
+        return [row for row in rows if with_photo or photo is None or row.get("style") != photo or target == photo]
+
+    aimed = [row for row in counted(domain) if row[domain] == target]
+    others = [row for row in counted(domain) if row[domain] != target]
     found = {
         "ua": proportion([row[f"{domain}_predicted"] != target for row in aimed]),
         "ira": mean_over_cells(by_cell(others, domains, domain)),
     }
     for other in domains:
         if other != domain:
-            found["cra"] = mean_over_cells(by_cell(rows if official else others, domains, other))
+            kept = [row for row in counted(other) if how.target_in_cra or row[domain] != target]
+            found["cra"] = mean_over_cells(by_cell(kept, domains, other))
             found["cra_target"] = proportion([row[f"{other}_predicted"] == row[other] for row in aimed])
     return found
 
@@ -89,6 +122,20 @@ class _Given(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def kernel(real: Tensor, made: Tensor, subset: int = 100) -> Metric:
+    """Kernel distance (torchmetrics' KID, cubic polynomial kernel) of two sets of features (N, D): mean and spread over
+    subsets, drawn the same way each time."""
+    size = min(subset, len(real), len(made))
+    with warnings.catch_warnings(action="ignore"):  # that it keeps all features: they are in memory already
+        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subset_size=size, subsets=50)
+    metric.update(real, real=True)
+    metric.update(made, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mean, spread = metric.compute()
+    return {"value": float(mean), "std": float(spread), "n": len(made)}
 
 
 def frechet(real: Tensor, made: Tensor) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import platform
 import resource
 import subprocess
@@ -11,8 +14,9 @@ from typing import Any
 
 import torch
 
+from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, write_json, write_text
+from fade.files import content_hash, read_json, whole, write_json, write_text
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", "torchmetrics")
 
@@ -34,6 +38,19 @@ class Record:
             write_text(folder / "config.yaml", config)
             write_json(claim, {"identity": self.identity})
 
+    def keep_splits(self, dataset: Dataset) -> None:
+        """Write splits.csv.gz: the split, cell and file of every image, as this run saw them."""
+        path = self.folder / "splits.csv.gz"
+        if path.is_file():
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["split", *dataset.domains, "file", "index"])
+        for split in SPLITS:
+            writer.writerows([split, *item.concepts, item.path or "", item.index] for item in dataset.items(split))
+        with whole(path) as temporary:
+            temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
     @property
     def results(self) -> dict[str, Any] | None:
         """results.json, once the run is complete."""
@@ -42,9 +59,9 @@ class Record:
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write results.json, with where it came from."""
-        whole = {**results, "identity": self.identity, **provenance()}
-        write_json(self.folder / "results.json", whole)
-        return whole
+        complete = {**results, "identity": self.identity, **provenance()}
+        write_json(self.folder / "results.json", complete)
+        return complete
 
 
 def provenance() -> dict[str, Any]:

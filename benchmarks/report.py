@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.generate import Answer
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -40,28 +41,45 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def run_table(results: dict[str, Any]) -> str:
-    """Base and unlearned model, one row each."""
+    """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
     header = ["model", *(TITLES[c] for c in COLUMNS)]
     rows = [[name, *(cell_text(results[key].get(c)) for c in COLUMNS)]
             for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))]  # fmt: skip
-    n = results["metrics"]["ua"]["n"]
-    judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items() if a is not None)
+    judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items())
+    lines = [
+        table(header, rows),
+        f"{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); percent with 95 % "
+        f"intervals, UA over {results['metrics']['ua']['n']} images; judges on held-out real images: {judges}",
+        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(results['landed'].items())[:4])}",
+    ]
     cost = results["cost"]
-    return (
-        table(header, rows) + f"\n{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); "
-        f"percent with 95 % intervals, UA over {n} images; judges on held-out real images: {judges}\n"
-        f"unlearned in {cost['locate_s'] + cost['distil_s']:.0f} s, evaluated in {cost['generate_s'] + cost['judge_s']:.0f} s; "
-        f"adapter {cost['adapter_bytes'] / 1000:.0f} kB, density {results['sparsity']['density']:.3f}; "
-        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(results['landed'].items())[:4])}"
-    )
+    if "distil_s" in cost:
+        lines.append(
+            f"unlearned in {cost['locate_s'] + cost['distil_s']:.0f} s, evaluated in "
+            f"{cost['generate_s'] + cost['judge_s']:.0f} s; adapter {cost['adapter_bytes'] / 1000:.0f} kB, "
+            f"density {results['sparsity']['density']:.3f}"
+        )
+    else:
+        lines.append(f"{results['gates']['images']} images scored in {cost['judge_s']:.0f} s")
+    return "\n".join(lines)
 
 
-def comparison(base: Path, run: Path, dataset: Dataset, request: Request, seeds: list[int], path: Path, side: int = 96) -> None:
-    """A picture: the target and two neighbours, before and after, side by side across the other domain (or the seeds)."""
+def comparison(
+    base: Path, run: Path, wanted: list[Answer], dataset: Dataset, request: Request, path: Path, side: int = 96
+) -> None:
+    """A picture: the target and two neighbours, before and after, side by side across the other domain (or the seeds).
+
+    base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white.
+    """
     labels = dataset.domains[request.domain]
     others = [c for c in (request.surrogate, *labels) if c != request.target]
     other = next((d for d in dataset.domains if d != request.domain), None)
-    columns = dataset.domains[other][:10] if other else [str(seed) for seed in seeds[:10]]
+    seeds = list(dict.fromkeys(str(answer.seed) for answer in wanted))
+    columns = dataset.domains[other][:10] if other else seeds[:10]
+    first: dict[tuple[str, str], str] = {}
+    for answer in wanted:
+        key = (answer.cell[request.domain], answer.cell[other] if other else str(answer.seed))
+        first.setdefault(key, answer.file)
     lines = [(concept, name, folder) for concept in dict.fromkeys([request.target, others[0], others[-1]])
              for name, folder in (("before", base), ("after", run))]  # fmt: skip
     left, top = 150, 22
@@ -73,10 +91,9 @@ def comparison(base: Path, run: Path, dataset: Dataset, request: Request, seeds:
         y = top + j * (side + 4) + 8 * (j // 2)
         draw.text((6, y + side // 2 - 6), f"{words(concept)}, {name}", fill="black" if concept != request.target else "#b00020")
         for i, column in enumerate(columns):
-            cell = {d: concept if d == request.domain else column for d in dataset.domains}
-            seed = seeds[0] if other else int(column)
-            with Image.open(folder / "images" / f"{'_'.join(cell.values())}_seed{seed}.png") as file:
-                sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
+            if (concept, column) in first:
+                with Image.open(folder / first[concept, column]) as file:
+                    sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
     with whole(path) as temporary:
         sheet.save(temporary, format="png")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.record import Record, peak_memory_mb
@@ -11,10 +11,19 @@ from benchmarks.report import comparison
 from fade.adapters import Adapter
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
+from fade.errors import BadInput
 from fade.sparsity import Sparsity
 from fade.unlearner import Unlearner
 
-Learn = Callable[[Adapter], Unlearner]  # trains the adapter it is given
+
+class Attach(Protocol):
+    def __call__(self, model: Diffusion) -> Adapter:
+        """A new adapter on the model."""
+
+
+class Learn(Protocol):
+    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int = ...) -> Unlearner:
+        """Train the adapter; saliency, checkpoints and logs go to the folder."""
 
 
 def study(
@@ -22,24 +31,25 @@ def study(
     model: Diffusion,
     benchmark: Benchmark,
     request: Request,
-    attach: Callable[[], Adapter],
+    attach: Attach,
     learn: Learn,
     sparsity: Sparsity,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Do what is not done yet and write results.json. `about`: what only the caller knows (method, seeds, overrides)."""
+    record.keep_splits(benchmark.dataset)
     identity = model.sha256()
     base = benchmark.measure_base(model, identity)
     adapter, cost = learned(record, model, request, attach, learn, identity)
+    model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.merged():
         measured = benchmark.measure(model, record.folder)
-    comparison(
-        base.folder, record.folder, benchmark.dataset, request, list(benchmark.protocol.seeds), record.folder / "comparison.png"
-    )
+    comparison(base.folder / "images", record.folder / "images", benchmark.wanted, benchmark.dataset, request,
+               record.folder / "comparison.png")  # fmt: skip
     written = sum(file.stat().st_size for file in (record.folder / "adapter").iterdir())
     return record.finish(
         {
-            **benchmark.results(measured, base, request, model.size),
+            **benchmark.results(measured, base, request),
             **about,
             "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(), "adapter_bytes": written},
             "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
@@ -50,14 +60,14 @@ def study(
 
 
 def learned(
-    record: Record, model: Diffusion, request: Request, attach: Callable[[], Adapter], learn: Learn, identity: str
+    record: Record, model: Diffusion, request: Request, attach: Attach, learn: Learn, identity: str
 ) -> tuple[Adapter, dict[str, float]]:
     """The adapter of this run, read from its folder or trained now; and what the training cost."""
     folder = record.folder / "adapter"
     if folder.is_dir():
         return Adapter.load(model.unet, folder), Adapter.card(folder)["cost"]
-    adapter = attach()
-    unlearner = learn(adapter)
+    adapter = attach(model)
+    unlearner = learn(model, adapter, record.folder)
     cost = {
         "locate_s": unlearner.locate_s,
         "distil_s": unlearner.distil_s,
@@ -66,3 +76,19 @@ def learned(
     }
     adapter.save(folder, {**vars(request), "base_sha256": identity, "cost": cost})
     return adapter, cost
+
+
+def score(record: Record, benchmark: Benchmark, request: Request, answers: Path, base: Path | None) -> dict[str, Any]:
+    """Score an answer set that another tool, or another run, left on disk; `base`: the un-unlearned model's, if there is one.
+
+    Raises BadInput where either folder is missing, or holds fewer or other images than the protocol asks for.
+    """
+    for folder in (answers, base):
+        if folder is not None and not folder.is_dir():
+            raise BadInput(f"no folder {folder}; answers=DIR and base_answers=DIR name folders of images")
+    unlearned = benchmark.judged(answers, record.folder)
+    before = benchmark.judged(base, record.folder / "base") if base else None
+    if base:
+        comparison(base, answers, benchmark.wanted, benchmark.dataset, request, record.folder / "comparison.png")
+    found = benchmark.results(unlearned, before, request)
+    return record.finish({**found, "method": "scored", "answers": str(answers), "cost": unlearned.cost})

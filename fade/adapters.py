@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,15 @@ class Kept:
     rows: Tensor  # (out,) bool: has any kept weight
     cols: Tensor  # (in,) bool
     rectangle: bool
+    empty: bool
 
     @classmethod
     def of(cls, mask: Tensor) -> Kept:
         rows, cols = mask.any(1), mask.any(0)
-        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()))
+        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()), not bool(rows.any()))
+
+    def to(self, device: torch.device) -> Kept:
+        return replace(self, mask=self.mask.to(device), rows=self.rows.to(device), cols=self.cols.to(device))
 
 
 class _Masked(LoraVariant):
@@ -55,7 +59,7 @@ class _Masked(LoraVariant):
     @staticmethod
     def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         kept = module.kept[active_adapter]
-        if active_adapter in module.muted or not kept.rows.any():
+        if active_adapter in module.muted or kept.empty:
             return result
         x = module.lora_dropout[active_adapter](x)
         if not kept.rectangle:
@@ -74,6 +78,12 @@ class MaskedLinear(LoraLinear):
 
     def resolve_lora_variant(self, **_: Any) -> LoraVariant:
         return _Masked()
+
+    def _apply(self, *args: Any, **settings: Any) -> nn.Module:
+        """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device here."""
+        super()._apply(*args, **settings)
+        self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
+        return self
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
@@ -236,7 +246,7 @@ class Adapter:
         tensors = {}
         for name, layer in self.layers.items():
             kept = layer.kept[self.name]
-            if not kept.rows.any():
+            if kept.empty:
                 continue
             tensors[f"{name}.A"] = layer.lora_A[self.name].weight[:, kept.cols]
             tensors[f"{name}.B"] = layer.lora_B[self.name].weight[kept.rows]
@@ -312,7 +322,7 @@ class Adapter:
 
     def export(self, folder: Path) -> None:
         """Write an ordinary LoRA that stock `pipe.load_lora_weights(folder)` reads. Raises BadInput for other masks."""
-        layers = {n: layer for n, layer in self.layers.items() if layer.kept[self.name].rows.any()}
+        layers = {n: layer for n, layer in self.layers.items() if not layer.kept[self.name].empty}
         odd = [n for n, layer in layers.items() if not layer.kept[self.name].rectangle]
         if odd:
             raise BadInput(f"{len(odd)} masks are no rectangles (first: {odd[0]}): this adapter is no low-rank matrix, do not "

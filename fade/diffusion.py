@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from fade.errors import BadInput
 from fade.files import tensors_hash
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where an image starts: draw number `place` of the generator seeded with `seed`."""
+
+    seed: int
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are made; what is None is the model's own.
+
+    sampler: a diffusers scheduler's class name. size: image side in pixels. precision: of autocast (float16, bfloat16).
+    negative: the negative prompt. noise_device: where the noise is drawn; `cuda` repeats scripts that drew it there.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    size: int | None = None
+    precision: str | None = None
+    negative: str = ""
+    noise_device: str = "cpu"
 
 
 class Diffusion(nn.Module):
@@ -30,25 +59,38 @@ class Diffusion(nn.Module):
             module.requires_grad_(False).eval()
 
     @classmethod
-    def load(cls, path: str, steps: int, guidance: float, size: int | None = None, dtype: str = "float32") -> Diffusion:
-        """Read a pipeline's folder (or a hub name). Raises BadInput where it is missing or its weights do not fit."""
-        if not Path(path).is_dir() and path.startswith((".", "/", "~", "pretrained")):
-            raise BadInput(f"no pipeline at {path}; train one with task=pretrain, or give model.path=FOLDER")
+    def load(
+        cls,
+        path: str,
+        steps: int,
+        guidance: float,
+        size: int | None = None,
+        dtype: str = "float32",
+        subfolder: str | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> Diffusion:
+        """Read a pipeline's folder, a hub name, or a compvis .ckpt or .safetensors through diffusers' own converter.
+
+        subfolder: the folder within `path` that is the pipeline. Raises BadInput where it is missing or does not fit.
+        """
+        local = path.startswith((".", "/", "~", "pretrained")) or Path(path).suffix in (".ckpt", ".safetensors")
+        where = Path(path, subfolder or "") if local or Path(path).exists() else path
+        if local and not Path(where).exists():
+            raise BadInput(f"no pipeline at {where}; train one with task=pretrain, or give model.path=FOLDER")
+        single = isinstance(where, Path) and where.is_file()
+        read = StableDiffusionPipeline.from_single_file if single else StableDiffusionPipeline.from_pretrained
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(path, dtype=getattr(torch, dtype), safety_checker=None)
+            pipe = read(str(where), dtype=getattr(torch, dtype), safety_checker=None)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise BadInput(f"cannot load the pipeline {path}: {' '.join(lines)[:300]}") from error
+            raise BadInput(f"cannot load the pipeline {where}: {' '.join(lines)[:300]}") from error
+        if gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
         return cls(pipe, steps, guidance, size)
 
     @property
     def device(self) -> torch.device:
         return self.unet.device
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = self.size // self.pipe.vae_scale_factor
-        return self.unet.config.in_channels, side, side
 
     def sha256(self) -> str:
         """The identity of the base: a hash over every tensor of U-Net, autoencoder and text encoder, adapters left out."""
@@ -89,21 +131,52 @@ class Diffusion(nn.Module):
         """The U-Net's prediction (B, C, h, w)."""
         return self.unet(z_t, t, embedding).sample
 
-    def latent(self, seed: int) -> Tensor:
-        """The starting noise (1, C, h, w) of a seed; drawn on the CPU, so it is the same everywhere."""
-        return torch.randn((1, *self.latent_shape), generator=torch.Generator().manual_seed(seed))
+    def latent(self, noise: Noise, size: int | None = None, device: str = "cpu") -> Tensor:
+        """The starting noise (1, C, h, w): draw number `place` of the seed's generator, on the CPU unless told otherwise."""
+        side = (size or self.size) // self.pipe.vae_scale_factor
+        return _draws(noise.seed, (1, self.unet.config.in_channels, side, side), device)[noise.place]
 
     @torch.no_grad()
-    def generate(self, prompts: list[str], seeds: list[int], steps: int | None = None, guidance: float | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from the noise of seeds[i]."""
-        latents = torch.cat([self.latent(seed) for seed in seeds]).to(self.device, self.unet.dtype)
-        empty = self.embed([""]).expand(len(prompts), -1, -1)
-        made = self.pipe(
-            prompt_embeds=self.embed(prompts),
-            negative_prompt_embeds=empty,
-            latents=latents,
-            num_inference_steps=steps or self.steps,
-            guidance_scale=self.guidance if guidance is None else guidance,
-            output_type="pt",
-        )
+    def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]."""
+        s = sampling or Sampling()
+        latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.unet.dtype)
+        own = self.pipe.scheduler
+        self.pipe.scheduler = self.scheduler(s.sampler) if s.sampler else own
+        try:
+            with torch.autocast(self.device.type, getattr(torch, s.precision or "float32"), enabled=s.precision is not None):
+                made = self.pipe(
+                    prompt_embeds=self.embed(prompts),
+                    negative_prompt_embeds=self.embed([s.negative]).expand(len(prompts), -1, -1),
+                    latents=latents,
+                    num_inference_steps=s.steps or self.steps,
+                    guidance_scale=self.guidance if s.guidance is None else s.guidance,
+                    output_type="pt",
+                )
+        finally:
+            self.pipe.scheduler = own
         return made.images.float().cpu()
+
+    def scheduler(self, name: str) -> Any:
+        """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name that diffusers does not have."""
+        kind = getattr(diffusers, name, None)
+        if kind is None or not hasattr(kind, "set_timesteps"):
+            raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
+        return kind.from_config(self.pipe.scheduler.config)
+
+
+class _Draws:
+    """The successive draws of one generator, remembered."""
+
+    def __init__(self, generator: torch.Generator, shape: tuple[int, ...]) -> None:
+        self.generator, self.shape, self.made = generator, shape, list[Tensor]()
+
+    def __getitem__(self, place: int) -> Tensor:
+        while len(self.made) <= place:
+            self.made.append(torch.randn(self.shape, generator=self.generator, device=self.generator.device))
+        return self.made[place]
+
+
+@lru_cache(maxsize=2)
+def _draws(seed: int, shape: tuple[int, ...], device: str) -> _Draws:
+    return _Draws(torch.Generator(device).manual_seed(seed), shape)

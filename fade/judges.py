@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torchmetrics.functional.classification import multilabel_average_precision
 
 from fade.errors import BadInput
-from fade.files import read_json, read_tensors, write_json, write_tensors
+from fade.files import content_hash, read_json, read_tensors, tensors_hash, write_json, write_tensors
 
 
 class Judge(nn.Module):
     """Maps images (B, 3, H, W) in [0, 1] to logits over `labels`, and to pooled features for `fid_judge`.
 
-    `size`, `mean`, `std`: its preprocessing (bilinear, antialiased), a part of the judge and stored with it.
-    `accuracy`: measured on held-out real images when it was trained; None where unknown.
+    size, crop, mean, std: its preprocessing, a part of the judge and stored with it: resized to size/crop (bilinear,
+    antialiased, the aspect not kept, as UnlearnCanvas does), the centre cropped to size. classes: the outputs of the
+    network that are the labels, where it has more (ImageNet's thousand). multilabel: labels overlap, each has its own
+    sigmoid. accuracy: on held-out real images (mean average precision where multilabel); None where not yet measured.
     """
 
     def __init__(
@@ -27,33 +31,98 @@ class Judge(nn.Module):
         domain: str,
         labels: list[str],
         size: int,
-        mean: float = 0.5,
-        std: float = 0.5,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.5,
+        crop: float = 1.0,
+        classes: list[int] | None = None,
+        outputs: int | None = None,
+        multilabel: bool = False,
         accuracy: float | None = None,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
             "architecture": architecture, "domain": domain, "labels": labels, "size": size, "mean": mean, "std": std,
+            "crop": crop, "classes": classes, "outputs": outputs, "multilabel": multilabel,
         }  # fmt: skip
-        self.domain, self.labels, self.size, self.accuracy = domain, labels, size, accuracy
-        self.mean, self.std = mean, std
-        self.network = timm.create_model(architecture, pretrained=False, num_classes=len(labels))
+        self.domain, self.labels, self.size, self.crop, self.accuracy = domain, labels, size, crop, accuracy
+        self.classes, self.multilabel = classes, multilabel
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+        self.network = timm.create_model(architecture, pretrained=False, num_classes=outputs or len(labels))
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes with its settings and its weights."""
+        return content_hash([self.settings, tensors_hash(self.network.state_dict())])
 
     def prepare(self, images: Tensor) -> Tensor:
-        if images.shape[-1] != self.size:
-            images = interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
-        return (images - self.mean) / self.std
+        side = round(self.size / self.crop)
+        if images.shape[-2:] != (side, side):
+            images = interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        edge = (side - self.size) // 2
+        return (images[..., edge : edge + self.size, edge : edge + self.size] - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.prepare(images))
+        logits = self.network(self.prepare(images))
+        return logits if self.classes is None else logits[:, self.classes]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, labels) in [0, 1]."""
+        logits = self(images.to(self.mean.device)).float().cpu()
+        return logits.sigmoid() if self.multilabel else logits.softmax(-1)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) before the classifier."""
-        return self.network.forward_head(self.network.forward_features(self.prepare(images)), pre_logits=True)
+        x = self.prepare(images.to(self.mean.device))
+        return self.network.forward_head(self.network.forward_features(x), pre_logits=True).float().cpu()
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Convolutional feature maps from fine to coarse, for the autoencoder's feature loss."""
         return self.network.forward_intermediates(self.prepare(images), intermediates_only=True)
+
+    @classmethod
+    def pretrained(
+        cls,
+        domain: str,
+        labels: list[str],
+        architecture: str,
+        checkpoint: str | None,
+        key: str | None = None,
+        size: int = 224,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.5,
+        crop: float = 1.0,
+        classes: list[int] | None = None,
+    ) -> Judge:
+        """A timm model with somebody's weights: a local .pth (tensors only) or .safetensors, or timm's own where None.
+
+        key: where the state dict lies within the file. Raises BadInput for a file that is missing, is no state dict, or has
+        another number of classes.
+        """
+        if checkpoint is None:
+            network = timm.create_model(architecture, pretrained=True)
+            state, name = network.state_dict(), architecture
+        else:
+            state, name = read_state(Path(checkpoint), key), checkpoint
+        head = timm.get_pretrained_cfg(architecture).classifier
+        weight = state.get(f"{head}.weight")
+        if weight is None:
+            raise BadInput(f"{name} holds no {head}.weight; is it a {architecture}?")
+        if classes is None and len(weight) != len(labels):
+            raise BadInput(
+                f"{name} has {len(weight)} classes, the dataset has {len(labels)} {domain}s; give its own classifier"
+            )
+        judge = cls(architecture, domain, labels, size, mean, std, crop, classes, outputs=len(weight))
+        judge.fill(state, name)
+        return judge.eval()
+
+    def fill(self, state: dict[str, Tensor], name: str) -> None:
+        """Load the network's weights. Raises BadInput where they do not fit."""
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise BadInput(f"{name} does not fit {self.settings['architecture']}: {first}") from None
 
     def save(self, folder: Path) -> None:
         write_tensors(folder / "model.safetensors", self.network.state_dict())
@@ -68,19 +137,32 @@ class Judge(nn.Module):
                 raise BadInput(f"no judge at {folder}: {file} is missing; train one with task=pretrain")
         judge = cls(**read_json(folder / "judge.json"))
         tensors, _ = read_tensors(folder / "model.safetensors")
-        try:
-            judge.network.load_state_dict(tensors)
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()
-            raise BadInput(f"{folder / 'model.safetensors'} does not fit {judge.settings['architecture']}: {first}") from None
+        judge.fill(tensors, str(folder / "model.safetensors"))
         return judge.eval()
+
+
+def read_state(path: Path, key: str | None) -> dict[str, Tensor]:
+    """A state dict from .safetensors or from a .pth of tensors only. Raises BadInput where it is anything else."""
+    if not path.is_file():
+        raise BadInput(f"no classifier at {path}; give its file")
+    try:
+        state = read_tensors(path)[0] if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # torch's and safetensors' readers raise a dozen kinds
+        raise BadInput(f"{path} is no file of tensors ({str(error).splitlines()[0]})") from None
+    state = state.get(key) if key and isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path} holds no state dict{f' under {key!r}' if key else ''}")
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 @torch.no_grad()
 def accuracy(judge: Judge, images: Tensor, labels: Tensor, batch: int = 256) -> float:
-    """Fraction of images (N, 3, H, W; uint8 or [0, 1] floats) that the judge labels right."""
-    right = 0
-    for chunk, truth in zip(images.split(batch), labels.split(batch), strict=True):
-        pixels = chunk.float() / 255 if chunk.dtype == torch.uint8 else chunk
-        right += int((judge(pixels).argmax(-1) == truth).sum())
-    return right / len(labels)
+    """Fraction of images (N, 3, H, W; uint8 or [0, 1] floats) that the judge labels right; labels (N,) of classes.
+
+    For a multilabel judge labels are (N, classes) of 0 and 1, and the number is the mean average precision.
+    """
+    parts = [x.float() / 255 if x.dtype == torch.uint8 else x for x in images.split(batch)]
+    found = torch.cat([judge.probabilities(x) for x in parts])
+    if judge.multilabel:
+        return float(multilabel_average_precision(found, labels.long(), num_labels=len(judge.labels)))
+    return float((found.argmax(-1) == labels).float().mean())

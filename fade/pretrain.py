@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 from torchvision.utils import make_grid
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -241,24 +241,31 @@ class Pretraining:
             return Judge.load(folder)
         s = self.judge
         images, items = self.images("judge")
-        truth = self.dataset.labels(items, domain)
+        truth = self.judged(items, domain)
         torch.manual_seed(self.seed)
-        judge = Judge(s["architecture"], domain, self.dataset.domains[domain], s["size"])
+        judge = Judge(s["architecture"], domain, self.dataset.domains[domain], s["size"], multilabel=self.dataset.multilabel)
         loop = Loop(judge, self.state / f"judge-{domain}.safetensors", s["steps"], s["rate"], s["ema"], self.seed)
 
         def loss() -> Tensor:
             index = pick(len(items), s["batch"])
-            pixels = augment(images[index].float() / 255, self.flip)
-            return cross_entropy(judge(pixels), truth[index], label_smoothing=0.05)
+            logits = judge(augment(images[index].float() / 255, self.flip))
+            if judge.multilabel:
+                return binary_cross_entropy_with_logits(logits, truth[index])
+            return cross_entropy(logits, truth[index], label_smoothing=0.05)
 
         loop.run(f"{domain} judge", loss, lambda: None, math.inf)
         judge.load_state_dict(loop.average)
         judge.eval()
         test, test_items = self.images("test")
-        judge.accuracy = accuracy(judge, test, self.dataset.labels(test_items, domain))
-        log.info("%s judge: %.2f %% right on %d held-out images", domain, 100 * judge.accuracy, len(test_items))
+        judge.accuracy = accuracy(judge, test, self.judged(test_items, domain))
+        said = "mean average precision" if judge.multilabel else "right"
+        log.info("%s judge: %.2f %% %s on %d held-out images", domain, 100 * judge.accuracy, said, len(test_items))
         judge.save(folder)
         return judge
+
+    def judged(self, items: list[Item], domain: str) -> Tensor:
+        """What a judge should say of the items: class indices (N,), or a table (N, labels) where labels overlap."""
+        return self.dataset.shown(items, domain) if self.dataset.multilabel else self.dataset.labels(items, domain)
 
     def train_autoencoder(self, judges: dict[str, Judge]) -> AutoencoderKL:
         folder = self.out / "state" / "vae"
@@ -311,7 +318,7 @@ class Pretraining:
             latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::16].split(64)])
         vae.register_to_config(scaling_factor=1 / latents.std().item())
         for domain, judge in judges.items():
-            kept = accuracy(judge, rebuilt, self.dataset.labels(test_items, domain))
+            kept = accuracy(judge, rebuilt, self.judged(test_items, domain))
             log.info("autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)",
                      domain, 100 * kept, 100 * (judge.accuracy or 0))  # fmt: skip
             if kept < s["gate"] * (judge.accuracy or 1):
@@ -389,7 +396,9 @@ class Pretraining:
         return texts, torch.tensor([place[item.concepts] for item in items])
 
     def truth(self, cells: list[dict[str, str]], domain: str) -> Tensor:
-        return torch.tensor([self.dataset.domains[domain].index(cell[domain]) for cell in cells])
+        labels = self.dataset.domains[domain]
+        classes = torch.tensor([labels.index(cell[domain]) for cell in cells])
+        return one_hot(classes, len(labels)) if self.dataset.multilabel else classes
 
     def grid(self, pipe: StableDiffusionPipeline, seeds: list[int]) -> tuple[Tensor, list[dict[str, str]]]:
         """Images (N, 3, H, W) in [0, 1] of every cell for every seed."""

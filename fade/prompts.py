@@ -15,9 +15,10 @@ def words(concept: str) -> str:
     return concept.replace("_", " ")
 
 
-def caption(template: str, cell: Cell) -> str:
-    """Fill the template's fields, one for each domain, with the cell's concepts."""
-    return template.format(**{domain: words(concept) for domain, concept in cell.items()})
+def caption(template: str, cell: Cell, says: dict[str, str] | None = None) -> str:
+    """Fill the template's fields, one for each domain, with the cell's concepts; `says` holds labels said otherwise."""
+    said = {domain: (says or {}).get(concept, words(concept)) for domain, concept in cell.items()}
+    return template.format(**{domain: text for domain, text in said.items() if f"{{{domain}}}" in template})
 
 
 def swapped(cell: Cell, domain: str, concept: str) -> Cell:

@@ -65,5 +65,5 @@ def shake(adapter: Adapter) -> None:
 
 def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    z = torch.randn(n, *model.latent_shape, generator=generator)
+    z = torch.randn(n, 4, 8, 8, generator=generator)
     return z, torch.tensor([10, 900][:n]), model.embed(["A cat image in neon style."] * n)

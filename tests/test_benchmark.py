@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks.benchmark import Benchmark, Protocol
-from benchmarks.generate import answers, generate, read
+from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
 from benchmarks.judge import predict
 from benchmarks.record import Record
 from benchmarks.report import comparison, run_table, summary
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
-from fade.diffusion import Diffusion
+from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput
 from fade.judges import Judge
 
@@ -29,38 +29,43 @@ def judges(dataset: MiniCanvas) -> dict[str, Judge]:
     return {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
 
 
+def asked(dataset: MiniCanvas, seeds: list[int], noise: str) -> list[Answer]:
+    return answers(dataset, [dataset.caption(cell) for cell in dataset.cells()], seeds, noise)
+
+
 def test_one_latent_a_seed_or_one_an_image(dataset: MiniCanvas) -> None:
-    fixed = answers(dataset, [1, 2], "seed")
+    fixed = asked(dataset, [1, 2], "seed")
     assert len(fixed) == 2 * 72 and len({a.noise for a in fixed}) == 2
-    assert len({a.noise for a in answers(dataset, [1, 2], "image")}) == 2 * 72
+    assert len({a.noise for a in asked(dataset, [1, 2], "image")}) == 2 * 72
+    assert asked(dataset, [1, 2], "grid")[72 + 5].noise == Noise(2, 5)
     assert fixed[0].file == "blueprint_bird_seed1.png" and fixed[0].prompt == "A bird image in blueprint style."
     with pytest.raises(BadInput, match=r"protocol\.noise"):
-        answers(dataset, [1], "none")
+        asked(dataset, [1], "none")
 
 
 def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
-    wanted = answers(dataset, [1], "seed")[:12]
-    generate(model, wanted, tmp_path / "a", batch=5)
-    generate(model, wanted[:5], tmp_path / "b", batch=5)
+    wanted = asked(dataset, [1], "seed")[:12]
+    generate(model, wanted, tmp_path / "a", batch=5, sampling=Sampling())
+    generate(model, wanted[:5], tmp_path / "b", batch=5, sampling=Sampling())
     (tmp_path / "b" / wanted[2].file).unlink()
-    generate(model, wanted, tmp_path / "b", batch=5)
+    generate(model, wanted, tmp_path / "b", batch=5, sampling=Sampling())
     for answer in wanted:
         assert (tmp_path / "a" / answer.file).read_bytes() == (tmp_path / "b" / answer.file).read_bytes()
 
 
 def test_nothing_is_scored_on_a_partial_set(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
-    wanted = answers(dataset, [1], "seed")[:4]
-    generate(model, wanted, tmp_path, batch=4)
+    wanted = asked(dataset, [1], "seed")[:4]
+    generate(model, wanted, tmp_path, batch=4, sampling=Sampling())
     assert read(wanted, tmp_path).shape == (4, 3, 32, 32)
     (tmp_path / wanted[1].file).write_bytes(b"no picture")
     with pytest.raises(BadInput, match=wanted[1].file):
         read(wanted, tmp_path)
     (tmp_path / wanted[1].file).unlink()
-    with pytest.raises(BadInput, match="1 of 4 images are missing"):
-        read(wanted, tmp_path)
+    with pytest.raises(BadInput, match=f"1 of 4 images are missing: {wanted[1].file}"):
+        refuse_gaps(wanted, tmp_path)
     (tmp_path / "mine.png").write_bytes(b"")
     with pytest.raises(BadInput, match=r"mine\.png"):
-        generate(model, wanted, tmp_path, batch=4)
+        generate(model, wanted, tmp_path, batch=4, sampling=Sampling())
 
 
 def test_gates(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
@@ -93,12 +98,12 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     request = Request.check(dataset, "neon", None)
     assert ("A cat image in neon style.", "A cat image in photo style.") in benchmark.check_captions(request)
     base = benchmark.measure_base(model, "0" * 64)
-    results = benchmark.results(base, base, request, model.size)
+    results = benchmark.results(base, base, request)
     assert results["metrics"] == results["base"] and results["metrics"]["ua"]["n"] == 16
     assert results["metrics"]["fid_judge"]["value"] is None and "more images" in results["metrics"]["fid_judge"]["why"]
     rows = predict(judges, benchmark.wanted[:1], read(benchmark.wanted[:1], base.folder / "images"))
     assert rows[0] == base.rows[0] and set(rows[0]) >= {"prompt", "seed", "style_predicted", "object_probability"}
-    comparison(base.folder, base.folder, dataset, request, [1, 2], tmp_path / "picture.png")
+    comparison(base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png")
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     assert "without neon" in run_table(whole) and "neuron p=0.1" in summary([whole, whole])

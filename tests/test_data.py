@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from fade.data.dataset import open_image
 from fade.data.folder import Folder
-from fade.data.imagenette import WNIDS, Imagenette
 from fade.data.minicanvas import MiniCanvas, write
 from fade.data.minicanvas_draw import OBJECTS, STYLES, compose, paint
 from fade.errors import BadInput
 from fade.files import whole, write_json
 from fade.prompts import caption
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 TEMPLATE = "A {object} image in {style} style."
 
 
@@ -71,55 +66,6 @@ def test_captions() -> None:
     assert caption(TEMPLATE, {"style": "Van_Gogh", "object": "Dogs"}) == "A Dogs image in Van Gogh style."
     with pytest.raises(BadInput, match="fields"):
         MiniCanvas(template="A {object} image.", partials={}, train=1, judge=1, test=1)
-
-
-def make_class(folder: Path, n: int) -> None:
-    folder.mkdir(parents=True)
-    for k in range(n):
-        Image.new("L", (40, 30), 10 * k).save(folder / f"{k}.JPEG")
-
-
-def test_imagenettes_layout(tmp_path: Path) -> None:
-    for part, n in (("train", 4), ("val", 3)):
-        for wnid in WNIDS.values():
-            make_class(tmp_path / part / wnid, n)
-    dataset = Imagenette(str(tmp_path), "A photo of a {object}.")
-    assert (len(dataset.items("train")), len(dataset.items("test"))) == (40, 30)
-    image = dataset.image(dataset.items("train")[3], 24)
-    assert image.mode == "RGB" and image.size == (24, 24)  # greyscale on disk
-    assert dataset.caption({"object": "golf_ball"}) == "A photo of a golf ball."
-    assert dataset.surrogate("church", "object") == "French_horn"
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not beside the repository")
-def test_real_photographs() -> None:
-    dataset = Imagenette(str(REAL / "imagenette"), "A photo of a {object}.")
-    assert len(dataset.items("train")) + len(dataset.items("test")) == 13_394
-    images = dataset.images(dataset.items("train")[::1500], 32)
-    assert images.dtype == torch.uint8 and images.float().std() > 30
-
-
-def test_bad_folders(tmp_path: Path) -> None:
-    template = "A photo of a {object}."
-    make_class(tmp_path / "a" / "cat", 5)
-    make_class(tmp_path / "a" / "dog", 2)
-    with pytest.raises(BadInput, match="dog holds 2 images; a class needs at least 3"):
-        Folder("a", str(tmp_path / "a"), {"object": None}, template)
-    (tmp_path / "a" / "dog" / "9.png").touch()
-    with pytest.raises(BadInput, match=r"9\.png is empty"):
-        Folder("a", str(tmp_path / "a"), {"object": None}, template)
-    with pytest.raises(BadInput, match="no folder"):
-        Folder("a", str(tmp_path / "b"), {"object": None}, template)
-    with pytest.raises(BadInput, match="is missing: a needs a folder for owl"):
-        Folder("a", str(tmp_path / "a"), {"object": ["cat", "owl"]}, template)
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    with pytest.raises(BadInput, match=r"broken\.jpg: not a readable image"):
-        open_image(broken, 32)
-    whole_file = tmp_path / "a" / "cat" / "1.JPEG"
-    broken.write_bytes(whole_file.read_bytes()[:-200])
-    with pytest.raises(BadInput, match=r"broken\.jpg: not a readable image"):
-        open_image(broken, 32)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

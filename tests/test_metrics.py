@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from benchmarks.metrics import frechet, landed, mean_over_cells, proportion, scores, wilson
+from benchmarks.metrics import frechet, kernel, landed, mean_over_cells, proportion, scores, wilson
 
 STYLES, OBJECTS = ("neon", "photo", "sketch"), ("cat", "dog")
 
@@ -34,7 +34,7 @@ def test_a_style_by_hand() -> None:
     assert found["ira"]["value"] == 7 / 8 and found["ira"]["n"] == 8
     assert found["cra"]["value"] == 7 / 8
     assert found["cra_target"]["value"] == 3 / 4
-    assert scores(table(), "neon", "style", ["style", "object"], official=True)["cra"]["value"] == pytest.approx(10 / 12)
+    assert scores(table(), "neon", "style", ["style", "object"], "code")["cra"]["value"] == pytest.approx(10 / 12)
     assert landed(table(), "neon", "style") == {"photo": 3, "neon": 1}
 
 
@@ -76,3 +76,44 @@ def test_frechet_agrees_with_scipy_and_is_zero_on_itself() -> None:
     assert frechet(a, b) == pytest.approx(wanted, rel=1e-6)
     with pytest.raises(ValueError, match="more images than features"):
         frechet(a[:10], b)
+
+
+def canvas() -> list[dict[str, str]]:
+    """Three styles (Seed_Images among them) x two objects, four images a cell, every count below chosen by hand."""
+    right = {  # (style, object): (style read right, object read right), of four images
+        ("Crayon", "Cats"): (1, 4), ("Crayon", "Dogs"): (0, 3),
+        ("Monet", "Cats"): (4, 2), ("Monet", "Dogs"): (3, 4),
+        ("Seed_Images", "Cats"): (2, 1), ("Seed_Images", "Dogs"): (0, 0),
+    }  # fmt: skip
+    return [
+        {"style": s, "object": o, "style_predicted": s if k < a else "Winter", "object_predicted": o if k < b else "Sea"}
+        for (s, o), (a, b) in right.items() for k in range(4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reading", "target", "ua", "ira", "cra"),
+    [
+        # target Crayon: UA = 1 - 1/8; IRA over Monet (7/8), with Seed_Images (7 + 2)/16; CRA over what each reading keeps
+        ("retained", "Crayon", 7 / 8, 9 / 16, (2 + 4 + 1 + 0) / 16),
+        ("authors", "Crayon", 7 / 8, 7 / 8, (4 + 3 + 2 + 4 + 1 + 0) / 24),
+        ("saeuron", "Crayon", 7 / 8, 7 / 8, (4 + 3 + 2 + 4) / 16),
+        ("code", "Crayon", 7 / 8, 9 / 16, (4 + 3 + 2 + 4 + 1 + 0) / 24),
+        # target Cats: acc_object over the styles that count; CRA of styles, with or without Seed_Images and the target's cells
+        ("retained", "Cats", 1 - (4 + 2 + 1) / 12, (3 + 4 + 0) / 12, (0 + 3 + 0) / 12),
+        ("authors", "Cats", 1 - (4 + 2 + 1) / 12, (3 + 4 + 0) / 12, (1 + 0 + 4 + 3) / 16),
+        ("saeuron", "Cats", 1 - (4 + 2) / 8, (3 + 4) / 8, (1 + 0 + 4 + 3) / 16),
+        ("code", "Cats", 1 - (4 + 2 + 1) / 12, (3 + 4 + 0) / 12, (1 + 0 + 4 + 3 + 2 + 0) / 24),
+    ],
+)
+def test_the_published_readings_by_hand(reading: str, target: str, ua: float, ira: float, cra: float) -> None:
+    domain = "style" if target == "Crayon" else "object"
+    found = scores(canvas(), target, domain, ["style", "object"], reading, "Seed_Images")
+    assert [found[k]["value"] for k in ("ua", "ira", "cra")] == pytest.approx([ua, ira, cra])
+
+
+def test_the_kernel_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(150, 8, generator=generator), torch.randn(150, 8, generator=generator)
+    assert abs(kernel(a, b)["value"]) < 0.05 * kernel(a, b + 1)["value"]
+    assert kernel(a, b) == kernel(a, b)

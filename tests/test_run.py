@@ -91,6 +91,34 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
     assert "another configuration" in done.stderr.splitlines()[-1]
 
 
+def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, run: Command) -> None:
+    """The same images, the same numbers: by the run that made them, and by task=score on a copy of its folder."""
+    run("target=neon", *SHORT)
+    (made,) = (tmp_path / "outputs").iterdir()
+    (base,) = (folder for folder in (tmp_path / "cache").iterdir() if folder.name.startswith("base-"))
+    shutil.copytree(made / "images", tmp_path / "answers")
+    options = ["task=score", "target=neon", "protocol.seeds=[188]", f"answers={tmp_path / 'answers'}", "model.path=nowhere"]
+    scored = run(*options, f"base_answers={base / 'images'}", f"out={tmp_path / 'scored'}")
+    wanted, found = (json.loads((f / "results.json").read_text()) for f in (made, tmp_path / "scored"))
+    assert found["metrics"] == wanted["metrics"] and found["base"] == wanted["base"] and "72 images scored" in scored.stdout
+    alone = run(*options, f"out={tmp_path / 'alone'}")
+    assert "| base         | –" in alone.stdout
+    (tmp_path / "answers" / "neon_cat_seed188.png").unlink()
+    line = run(*options, f"out={tmp_path / 'gap'}", code=1).stderr.splitlines()[-1]
+    assert "1 of 72 images are missing: neon_cat_seed188.png" in line and not (tmp_path / "gap" / "results.json").exists()
+    (tmp_path / "answers" / "mine.png").touch()
+    assert "not of this answer set: mine.png" in run(*options, f"out={tmp_path / 'more'}", code=1).stderr
+    assert "needs answers=DIR" in complaint(run("task=score", "target=neon", code=1))
+
+
+def test_a_plan_says_what_it_will_cost(tmp_path: Path, run: Command) -> None:
+    said = run("task=plan", "+sweeps=all_targets", *SHORT).stdout
+    assert "72 images a run, 17 runs, and the base model's once: 1,296 images" in said and "in all: " in said
+    quarter = run("task=plan", "protocol=subset", *SHORT).stdout
+    assert "18 images a run, 1 run, and the base model's once: 36 images" in quarter
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "message"),
     [
@@ -99,7 +127,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
         (["target=neon", "surrogate=fish"], 1, "name a style"),
         (["sparsity.p=0"], 1, "must lie in (0, 1]"),
         (["sparsity.p=1.2"], 1, "must lie in (0, 1]"),
-        (["task=unlaern"], 1, "choose one of unlearn, pretrain"),
+        (["task=unlaern"], 1, "choose one of unlearn, score, plan, pretrain"),
         (["targt=neon"], 2, "targt"),
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),

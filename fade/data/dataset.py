@@ -9,34 +9,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from fade.errors import BadInput
 from fade.files import content_hash
 from fade.prompts import Cell, caption, check_template
 
 SPLITS = ("train", "judge", "test")  # for the pipeline and for unlearning; for the judges; for their accuracy and FID
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its cell (concepts in the order of the dataset's domains) and where it comes from."""
+    """One image: its cell (concepts in the order of the dataset's domains) and where it comes from.
+
+    row: its row in a table of images. also: other concepts that it shows, where a dataset's labels overlap.
+    """
 
     concepts: tuple[str, ...]
     index: int
     path: Path | None = None
+    row: int | None = None
+    also: tuple[str, ...] = ()
 
 
 class Dataset(ABC):
     """A grid of concepts with images.
 
     `domains` maps a domain ("style", "object") to its labels in the judges' order. `surrogates` names the default
-    surrogate of a domain, and `template` has one field for each domain;
-    `partials` are templates that name one domain alone, for pretraining.
+    surrogate of a domain, and `template` has one field for each domain; `partials` are templates that name one domain
+    alone, for pretraining; `says` holds the labels that captions name by another word.
     """
 
     name: str
+    multilabel = False  # whether an image may show several concepts of one domain
+    photo_style: str | None = None  # the style that is no style (UnlearnCanvas's Seed_Images)
 
     def __init__(
         self, domains: dict[str, list[str]], template: str, surrogates: dict[str, str], partials: dict[str, str] | None = None
@@ -46,6 +52,7 @@ class Dataset(ABC):
         self.template = template
         self.surrogates = surrogates
         self.partials = partials or {}
+        self.says: dict[str, str] = {}
 
     @abstractmethod
     def items(self, split: str) -> list[Item]:
@@ -55,6 +62,12 @@ class Dataset(ABC):
     def image(self, item: Item, size: int) -> Image.Image:
         """An RGB image of `size` x `size`. Raises BadInput naming the file where it cannot be read."""
 
+    def summary(self) -> str:
+        """One line: what was found."""
+        grid = " × ".join(f"{len(labels)} {domain}s" for domain, labels in self.domains.items())
+        counts = {split: len(self.items(split)) for split in SPLITS}
+        return f"{self.name}: {grid}, {sum(counts.values()):,} images ({', '.join(f'{k} {v:,}' for k, v in counts.items())})"
+
     def cells(self) -> list[Cell]:
         """Every cell of the grid, in label order."""
         return [dict(zip(self.domains, concepts, strict=True)) for concepts in product(*self.domains.values())]
@@ -63,11 +76,11 @@ class Dataset(ABC):
         return dict(zip(self.domains, item.concepts, strict=True))
 
     def caption(self, cell: Cell) -> str:
-        return caption(self.template, cell)
+        return caption(self.template, cell, self.says)
 
     def partial_captions(self, cell: Cell) -> list[str]:
         """Captions that name one domain only, for pretraining."""
-        return [caption(template, {domain: cell[domain]}) for domain, template in self.partials.items()]
+        return [caption(template, {domain: cell[domain]}, self.says) for domain, template in self.partials.items()]
 
     def surrogate(self, target: str, domain: str) -> str:
         """The default surrogate of a target: the domain's, or the next label where the target is that one itself."""
@@ -80,6 +93,16 @@ class Dataset(ABC):
         place = list(self.domains).index(domain)
         return torch.tensor([self.domains[domain].index(item.concepts[place]) for item in items])
 
+    def shown(self, items: list[Item], domain: str) -> Tensor:
+        """(N, labels) of 0 and 1: every concept of the domain that the items show."""
+        labels = self.domains[domain]
+        table = torch.zeros(len(items), len(labels))
+        for row, item in enumerate(items):
+            for concept in (*item.concepts, *item.also):
+                if concept in labels:
+                    table[row, labels.index(concept)] = 1
+        return table
+
     def images(self, items: list[Item], size: int) -> Tensor:
         """(N, 3, size, size) uint8."""
         arrays = [np.asarray(self.image(item, size)) for item in items]
@@ -88,18 +111,5 @@ class Dataset(ABC):
     def fingerprint(self, items: list[Item], size: int) -> str:
         """Changes with the items, their files or the size: the key of what is computed from them."""
         stamps = [(item.path.stat().st_size, item.path.stat().st_mtime_ns) if item.path else () for item in items]
-        keys = [(item.concepts, item.index, str(item.path), stamp) for item, stamp in zip(items, stamps, strict=True)]
+        keys = [(item.concepts, item.index, str(item.path), item.row, stamp) for item, stamp in zip(items, stamps, strict=True)]
         return content_hash([self.name, size, keys])
-
-
-def open_image(path: Path, size: int) -> Image.Image:
-    """Read a file as RGB, the shorter side resized to `size`, the centre kept."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{path}: not a readable image ({error}); repair or remove it") from error
-    short = min(image.size)
-    image = image.resize((round(image.width * size / short), round(image.height * size / short)), Image.Resampling.LANCZOS)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))

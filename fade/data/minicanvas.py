@@ -22,6 +22,7 @@ class MiniCanvas(Dataset):
     """UnlearnCanvas in small; `photo` plays Seed_Images. `train`, `judge`, `test`: images a cell in each split."""
 
     name = "minicanvas"
+    photo_style = "photo"
 
     def __init__(self, template: str, partials: dict[str, str], train: int, judge: int, test: int, seed: int = 0) -> None:
         domains = {"style": list(STYLES), "object": list(OBJECTS)}

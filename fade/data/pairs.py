@@ -74,7 +74,8 @@ class Pairs:
         """The images of either side. Raises BadInput where a cell has none."""
         by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
         for item in self.dataset.items("train"):
-            by_cell[item.concepts].append(item)
+            if self.request.target not in item.also:  # what shows the target too is no example of what is to be kept
+                by_cell[item.concepts].append(item)
         empty = [key for key, items in by_cell.items() if not items]
         if empty:
             raise BadInput(f"{self.dataset.name}: no training image of {'/'.join(empty[0])} ({len(empty)} empty cells in all)")
@@ -111,8 +112,9 @@ class Pairs:
         key = content_hash([autoencoder, self.dataset.fingerprint(items, model.size)])
         path = self.cache / "latents" / f"{key}.safetensors"
         if not path.is_file():
-            images = self.dataset.images(items, model.size)
-            write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in images.split(32)])})
+            at_once = max(1, min(32, 2**21 // model.size**2))  # eight at 512 px: the autoencoder is hungry
+            parts = [self.dataset.images(items[i : i + at_once], model.size) for i in range(0, len(items), at_once)]
+            write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in parts])})
         return read_tensors(path)[0]["latents"].to(model.device)
 
     def draw(self, generator: Generator) -> Batch:

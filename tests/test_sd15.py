@@ -1,0 +1,117 @@
+"""Stable Diffusion 1.5's architecture with random weights, through both stages, on the CPU (slow; 8 GB of memory)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from fade.adapters import Adapter
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion, Noise, Sampling
+from fade.methods.fade import Fade
+from fade.pretrain import make_tokenizer
+from fade.sparsity import Weight
+
+UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
+VAE = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "projection_dim": 768, "hidden_act": "quick_gelu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipe() -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(["A cat image in neon style."], 77)
+    text = CLIPTextConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **TEXT)
+    scheduler = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True,
+                              steps_offset=1)  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(**VAE), text_encoder=CLIPTextModel(text), tokenizer=tokenizer, scheduler=scheduler,
+        unet=UNet2DConditionModel(**UNET), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniCanvas, tmp_path: Path) -> None:
+    model = Diffusion(pipe, steps=2, guidance=9.0, size=64)
+    assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net
+    adapter = Adapter.attach(model.unet, rank=4, alpha=4)
+    assert len(adapter.layers) == 128  # 32 attention layers, four projections each
+    pairs = Pairs(dataset, Request.check(dataset, "neon", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
+    pairs.prepare(model)
+    method = Fade("forget")
+    masks = Weight(0.5)(method.locate(model, adapter, pairs.sweep(8, torch.Generator().manual_seed(0))))
+    adapter.set_masks(masks)
+    assert adapter.density() == pytest.approx(0.5, abs=0.01)
+    batch = pairs.draw(torch.Generator().manual_seed(0))
+    losses = method.losses(model, adapter, batch)
+    (0.3 * losses["forget"] + losses["retain"]).backward()
+    assert sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in adapter.parameters()) >= 128
+    for sampler in ("DDIMScheduler", "LMSDiscreteScheduler", None):
+        images = model.generate(["A cat image in neon style."], [Noise(188)], Sampling(sampler=sampler))
+        assert images.shape == (1, 3, 64, 64) and torch.isfinite(images).all()
+
+
+@pytest.mark.slow
+def test_a_compvis_checkpoint_is_read_by_diffusers_converter(pipe: StableDiffusionPipeline) -> None:
+    """The names that the converter knows are those of the published compvis checkpoint's U-Net."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    theirs = {f"model.diffusion_model.{name}" for name in published_names()}
+    checkpoint = {name: torch.zeros(1) for name in theirs}
+    found = convert_ldm_unet_checkpoint(checkpoint, config={**pipe.unet.config})
+    assert found.keys() == pipe.unet.state_dict().keys()
+
+
+def published_names() -> list[str]:
+    """Weights of compvis's `UNetModel` for SD 1.x, from its layout (v1-inference.yaml): 320 channels x 1, 2, 4, 4."""
+    names = [f"time_embed.{k}.{w}" for k in (0, 2) for w in ("weight", "bias")]
+    names += [f"input_blocks.0.0.{w}" for w in ("weight", "bias")] + [
+        f"out.{k}.{w}" for k in (0, 2) for w in ("weight", "bias")
+    ]
+    for block in range(1, 12):
+        if block in (3, 6, 9):
+            names += [f"input_blocks.{block}.0.op.{w}" for w in ("weight", "bias")]
+            continue
+        names += resnet(f"input_blocks.{block}.0", skip=block in (4, 7))
+        names += transformer(f"input_blocks.{block}.1") if block < 9 else []
+    names += resnet("middle_block.0") + transformer("middle_block.1") + resnet("middle_block.2")
+    for block in range(12):
+        names += resnet(f"output_blocks.{block}.0", skip=True)
+        names += transformer(f"output_blocks.{block}.1") if block > 2 else []
+        if block in (2, 5, 8):
+            names += [f"output_blocks.{block}.{1 if block == 2 else 2}.conv.{w}" for w in ("weight", "bias")]
+    return names
+
+
+def resnet(at: str, skip: bool = False) -> list[str]:
+    parts = [
+        "in_layers.0",
+        "in_layers.2",
+        "emb_layers.1",
+        "out_layers.0",
+        "out_layers.3",
+        *(["skip_connection"] if skip else []),
+    ]
+    return [f"{at}.{part}.{w}" for part in parts for w in ("weight", "bias")]
+
+
+def transformer(at: str) -> list[str]:
+    inner = f"{at}.transformer_blocks.0"
+    names = [f"{at}.{part}.{w}" for part in ("norm", "proj_in", "proj_out") for w in ("weight", "bias")]
+    names += [f"{inner}.norm{k}.{w}" for k in (1, 2, 3) for w in ("weight", "bias")]
+    names += [f"{inner}.ff.net.{part}.{w}" for part in ("0.proj", "2") for w in ("weight", "bias")]
+    for attention in ("attn1", "attn2"):
+        names += [f"{inner}.{attention}.to_{part}.weight" for part in "qkv"]
+        names += [f"{inner}.{attention}.to_out.0.{w}" for w in ("weight", "bias")]
+    return names
