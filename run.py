@@ -15,14 +15,19 @@ import hydra
 import lightning as L
 import torch
 import transformers
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
+from benchmarks.ledger import expect
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.report import run_table
@@ -73,7 +78,16 @@ def score_task(cfg: DictConfig) -> None:
 
 def recorded(cfg: DictConfig, name: str) -> Record:
     config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
-    return Record(Path(cfg.out or Path(cfg.output_dir) / f"{name}-{content_hash(config)[:8]}"), config)
+    folder = Path(cfg.out or Path(cfg.output_dir) / f"{name}-{content_hash(config)[:8]}")
+    return Record(folder, config, list(HydraConfig.get().overrides.task))
+
+
+def saliency_file(cfg: DictConfig, base: str) -> Path:
+    """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
+    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.targets,
+             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
+    plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
+    return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
 
 def unlearn_task(cfg: DictConfig) -> None:
@@ -93,14 +107,14 @@ def unlearn_task(cfg: DictConfig) -> None:
         pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
         unlearner = Unlearner(
             model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
-            folder / "saliency.safetensors", **cfg.optimizer.schedule, seed=cfg.seed,
+            saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
         loggers = [instantiate(logger)(save_dir=folder) for logger in cfg.logger.values()]
         fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
         return unlearner
 
     if cfg.task == "plan":
-        model, swept = instantiate(cfg.model), OmegaConf.to_container(HydraConfig.get().sweeper.params or {})
+        model, swept = instantiate(cfg.model), dict(HydraConfig.get().sweeper.params or {})
         print(plan(model, benchmark, attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
     chosen = HydraConfig.get().runtime.choices["method"]
@@ -109,7 +123,8 @@ def unlearn_task(cfg: DictConfig) -> None:
     if results is None:
         seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
         about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
-        results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+        with record.kept():
+            results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
 
 
@@ -125,11 +140,27 @@ def main(cfg: DictConfig) -> None:
             raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         TASKS[cfg.task](cfg)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
-        complain(error)
+        code = complain(error)
+        if HydraConfig.get().mode == RunMode.RUN:
+            sys.exit(code)
+        raise Told(code) from None  # no exit: the other runs of a sweep go on
 
 
-def complain(error: BaseException) -> None:
-    """Make one line of what the user can mend, and leave with 2 for usage, 1 for input; raise the rest again."""
+class Told(Exception):
+    """A failure that the user has been told of; args[0] is the exit code."""
+
+
+class Ledger(Callback):
+    """Hydra's callback: the driver of a sweep writes down what it asks for, so that a ledger can say what is missing."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+        expect(Path(config.output_dir), [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
+
+
+def complain(error: BaseException) -> int:
+    """Say in one line what the user can mend, and return 2 for usage, 1 for input; raise the rest again."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__  # what the constructor said
     if isinstance(error, BadInput):
@@ -143,14 +174,16 @@ def complain(error: BaseException) -> None:
     else:
         raise error
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def entry() -> None:
     try:
         main()
+    except Told as told:
+        sys.exit(told.args[0])
     except HydraException as error:  # a command line that does not compose
-        complain(error)
+        sys.exit(complain(error))
 
 
 if __name__ == "__main__":

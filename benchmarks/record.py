@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import platform
 import resource
 import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,12 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", 
 
 
 class Record:
-    """Claims `folder` for `config` (YAML text). Raises BadInput where the folder belongs to another configuration."""
+    """Claims `folder` for `config` (YAML text). Raises BadInput where the folder belongs to another configuration.
 
-    def __init__(self, folder: Path, config: str) -> None:
+    run.json says who works there: the overrides of the run, host, process and time of the last start.
+    """
+
+    def __init__(self, folder: Path, config: str, overrides: Sequence[str] = ()) -> None:
         self.folder, self.identity = folder, content_hash(config)
         claim = folder / "run.json"
         if claim.is_file():
@@ -36,7 +43,10 @@ class Record:
             raise BadInput(f"{folder} is not empty and is no run of this tool; choose another out=FOLDER")
         else:
             write_text(folder / "config.yaml", config)
-            write_json(claim, {"identity": self.identity})
+        if self.results is None:
+            (folder / "failed.json").unlink(missing_ok=True)
+            write_json(claim, {"identity": self.identity, "overrides": list(overrides), "host": platform.node(),
+                               "pid": os.getpid(), "started": time.time()})  # fmt: skip
 
     def keep_splits(self, dataset: Dataset) -> None:
         """Write splits.csv.gz: the split, cell and file of every image, as this run saw them."""
@@ -56,6 +66,17 @@ class Record:
         """results.json, once the run is complete."""
         path = self.folder / "results.json"
         return read_json(path) if path.is_file() else None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside, a failure leaves its last line in failed.json, for the ledger."""
+        try:
+            yield
+        except Exception as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            with suppress(OSError):  # a full disk: the line is on the screen at least
+                write_json(self.folder / "failed.json", {"error": line, "kind": type(error).__name__, "at": time.time()})
+            raise
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write results.json, with where it came from."""

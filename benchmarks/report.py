@@ -164,9 +164,15 @@ def summary(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tables from the results.json files below some folders.")
     parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--status", action="store_true", help="only say where the sweeps in these folders stand")
     parser.add_argument("--out", type=Path, help="write the tables to this Markdown file too")
     given = parser.parse_args()
     try:
+        if given.status:
+            from benchmarks.ledger import status  # which prints with this module's table
+
+            print("\n\n".join(status(folder) for folder in given.folders))
+            return
         found = [results for _, results in find(given.folders)]
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None

@@ -23,7 +23,7 @@ class Attach(Protocol):
 
 class Learn(Protocol):
     def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int = ...) -> Unlearner:
-        """Train the adapter; saliency, checkpoints and logs go to the folder."""
+        """Train the adapter; checkpoints and logs go to the folder."""
 
 
 def study(

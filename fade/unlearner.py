@@ -77,13 +77,19 @@ class Unlearner(L.LightningModule):
                  sum(w.numel() for w in self.adapter.weights().values()), self.sparsity.kind)  # fmt: skip
 
     def saliency(self) -> Saliency:
-        """Stage one, or its file where that is written already."""
+        """Stage one, or its file where that is written already, by this run or by one that shares it.
+
+        What it cost is counted in either case: a method is charged as if it stood alone.
+        """
         if self.saliency_file.is_file():
-            return read_tensors(self.saliency_file)[0]
+            found, about = read_tensors(self.saliency_file)
+            self.locate_s += float(about["seconds"])
+            return found
+        began = time.monotonic()
         torch.manual_seed(self.seed)
         batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))
         found = self.method.locate(self.model, self.adapter, batches)
-        write_tensors(self.saliency_file, found)
+        write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found
 
     # stage two

@@ -213,14 +213,14 @@ def small(dataset: DogBreeds) -> list[str]:
     return next((files for why, files in dataset.left.items() if why.startswith("breed with fewer")), [])
 
 
-def sun(root: Path, drop: str | None = None, votes_key: str = "labels_cv") -> Path:
-    """Two categories of six images, one of them two levels deep; three attributes."""
-    paths = [f"a/abbey/sun_{k}.jpg" for k in range(6)] + [f"c/church/outdoor/sun_{k}x.jpg" for k in range(6)]
+def sun(root: Path, drop: str | None = None, votes_key: str = "labels_cv", n: int = 6) -> Path:
+    """Two categories of `n` images, one of them two levels deep; three attributes."""
+    paths = [f"a/abbey/sun_{k}.jpg" for k in range(n)] + [f"c/church/outdoor/sun_{k}x.jpg" for k in range(n)]
     for path in paths:
         if path != drop:
             picture(root / "images" / path)
-    votes = np.zeros((12, 3))
-    votes[:, 0], votes[6:, 1], votes[::2, 2] = 1.0, 2 / 3, 1 / 3  # one vote of three is not enough
+    votes = np.zeros((2 * n, 3))
+    votes[:, 0], votes[n:, 1], votes[::2, 2] = 1.0, 2 / 3, 1 / 3  # one vote of three is not enough
     cells = [np.array([[p] for p in names], dtype=object) for names in (paths, ["open area", "man-made", "ice/snow"])]
     (root / "SUNAttributeDB").mkdir(parents=True)
     savemat(root / "SUNAttributeDB" / "images.mat", {"images": cells[0]})

@@ -14,8 +14,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from test_loaders import sun
 
 import fade
+from fade.data.minicanvas import write
 from fade.diffusion import Diffusion
 from fade.judges import Judge
 from run import entry
@@ -186,3 +188,41 @@ def test_the_shipped_weights() -> None:
         names = [judges["object"].labels[i] for i in judges["object"](images).argmax(-1)]
     assert sum(a == b for (a, _), b in zip(cells, styles, strict=True)) >= 8
     assert sum(a == b for (_, a), b in zip(cells, names, strict=True)) >= 8
+
+
+TINY = [
+    "pretrain.size=32", "pretrain.judge.size=32", "pretrain.judge.steps=3", "pretrain.judge.batch=8",
+    "pretrain.autoencoder.widths=[8,8,8]", "pretrain.autoencoder.steps=3", "pretrain.autoencoder.gate=0",
+    "pretrain.autoencoder.channels=4", "pretrain.diffusion.widths=[16,16]", "pretrain.diffusion.steps=3",
+    "pretrain.diffusion.restarts=[]", "pretrain.diffusion.batch=4", "pretrain.diffusion.sampling_steps=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["grid", "folder", "sun_attributes"])
+def test_your_own_images_from_pretraining_to_the_table(dataset: str, tmp_path: Path, run: Command) -> None:
+    """The same two commands on a grid, on class folders, and on overlapping labels."""
+    if dataset == "sun_attributes":
+        sun(tmp_path / "data", n=30)
+        target = "man-made"
+    else:
+        write(tmp_path / "data", per_cell=8, size=32, seed=0)
+        target = "cat" if dataset == "grid" else "neon"
+        if dataset == "folder":  # one level: the style alone
+            for path in list((tmp_path / "data").rglob("*.jpg")):
+                path.rename(path.parents[1] / f"{path.parent.name}{path.name}")
+            for folder in [f for f in (tmp_path / "data").rglob("*") if f.is_dir() and not any(f.iterdir())]:
+                folder.rmdir()
+    made = tmp_path / "pretrained"
+    options = [f"dataset={dataset}", f"dataset.root={tmp_path / 'data'}", *(["dataset.least=6"] if dataset[0] == "s" else [])]
+    run("task=pretrain", *options, *TINY, f"out={made}")
+    domains = sorted(folder.name for folder in (made / "judges").iterdir())
+    judges = [f"dataset.judges.{domain}={made / 'judges' / domain}" for domain in domains]
+    floor = ["protocol.judge_floor=0", f"target={target}", f"model.path={made / 'pipeline'}", "protocol.seeds=[1]"]
+    short = ["trainer.max_steps=2", "pairs.forget=2", "pairs.retain=2", "pairs.batch=2"]
+    done = run(*options, *judges, *floor, *short, *TINY)
+    assert f"without {target.replace('_', ' ')}" in done.stdout
+    (folder,) = (tmp_path / "outputs").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["target"] == target and ("cra" in results["metrics"]) == (dataset == "grid")
+    assert (folder / "splits.csv.gz").is_file()

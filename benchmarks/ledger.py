@@ -1,0 +1,87 @@
+"""Where a sweep stands: which of its runs are finished, running, failed, stopped, or not begun.
+
+The driver of a sweep writes what it asks for (sweep.json in the output folder); every run says of itself the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import table
+from fade.errors import BadInput
+from fade.files import read_json, write_json
+
+STATES = ("finished", "running", "failed", "stopped", "missing")
+QUIET_S = 600.0  # a run on another host that has written nothing for so long is taken for dead
+
+
+@dataclass(frozen=True)
+class Entry:
+    state: str
+    name: str  # the run's folder, or its overrides where it has none
+    note: str = ""
+
+
+def expect(folder: Path, jobs: list[list[str]]) -> None:
+    """Write what a sweep asks for, added to what earlier sweeps into this folder asked for."""
+    path = folder / "sweep.json"
+    known: list[list[str]] = read_json(path)["jobs"] if path.is_file() else []
+    write_json(path, {"jobs": known + [job for job in jobs if job not in known]})
+
+
+def alive(claim: dict[str, Any], folder: Path) -> bool:
+    """Whether the process that claimed the folder still works there."""
+    if claim.get("host") == platform.node():
+        try:
+            os.kill(claim["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    latest = max((f.stat().st_mtime for f in (folder, *folder.iterdir(), *folder.glob("*/"))), default=0.0)
+    return time.time() - latest < QUIET_S
+
+
+def state(folder: Path) -> tuple[Entry, list[str]]:
+    """One run's entry, and its overrides."""
+    try:
+        claim = read_json(folder / "run.json")
+        if (folder / "results.json").is_file():
+            read_json(folder / "results.json")
+            return Entry("finished", folder.name), claim.get("overrides", [])
+        if (folder / "failed.json").is_file():
+            return Entry("failed", folder.name, read_json(folder / "failed.json")["error"]), claim.get("overrides", [])
+    except (ValueError, KeyError, OSError) as error:
+        return Entry("failed", folder.name, f"a broken record ({error})"), []
+    if alive(claim, folder):
+        return Entry("running", folder.name, f"on {claim.get('host')}, process {claim.get('pid')}"), claim.get("overrides", [])
+    return Entry("stopped", folder.name, "the same command goes on where it was"), claim.get("overrides", [])
+
+
+def ledger(folder: Path) -> list[Entry]:
+    """Every run below a folder, and those that sweep.json asks for and that are not there. Raises BadInput for no folder."""
+    if not folder.is_dir():
+        raise BadInput(f"no folder {folder}; give a sweep's output_dir")
+    entries, seen = [], set()
+    for claim in sorted(folder.rglob("run.json")):
+        entry, overrides = state(claim.parent)
+        entries.append(entry)
+        seen.add(frozenset(overrides))
+    for plan in sorted(folder.rglob("sweep.json")):
+        entries += [Entry("missing", " ".join(job)) for job in read_json(plan)["jobs"] if frozenset(job) not in seen]
+    return entries
+
+
+def status(folder: Path) -> str:
+    """A count of each state, then one line for each run that is not finished."""
+    entries = ledger(folder)
+    counts = [f"{sum(e.state == s for e in entries)} {s}" for s in STATES]
+    open_ones = sorted((e for e in entries if e.state != "finished"), key=lambda e: STATES.index(e.state))
+    lines = table(["state", "run", "note"], [[e.state, e.name, e.note] for e in open_ones]) if open_ones else ""
+    return f"{folder}: {', '.join(counts)}\n{lines}".rstrip()
