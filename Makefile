@@ -15,7 +15,7 @@ install: .venv/.installed
 
 run: install
 	$(BIN)/python run.py -m target=neon,cat output_dir=outputs/run
-	$(BIN)/python -m benchmarks.report outputs/run
+	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"

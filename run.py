@@ -30,8 +30,8 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.ledger import expect
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
-from benchmarks.report import run_table
 from benchmarks.study import score, study
+from benchmarks.tables import run_table
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
@@ -41,7 +41,7 @@ from fade.judges import Judge
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
-WHERE = ("out", "output_dir", "cache_dir", "logger", "device")  # where a run goes is no part of what it is
+WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher")  # where a run goes is no part of what it is
 
 
 def dataset_of(cfg: DictConfig) -> Dataset:

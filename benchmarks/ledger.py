@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import table
+from benchmarks.tables import table
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.benchmark import Benchmark
+from benchmarks.comparison import comparison
 from benchmarks.record import Record, peak_memory_mb
-from benchmarks.report import comparison
 from fade.adapters import Adapter
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion

@@ -16,7 +16,8 @@ from scipy.stats import norm, t
 from benchmarks.generate import kept_cells
 from benchmarks.judge import Row, read_rows
 from benchmarks.metrics import Metric, wilson
-from benchmarks.report import find, setting, table
+from benchmarks.report import find
+from benchmarks.tables import setting, table
 from fade.errors import BadInput
 
 METRICS = ("ua", "ira", "cra", "cra_target")
@@ -90,7 +91,7 @@ def part(runs: list[dict[str, Any]], metric: str, design: Design, generator: np.
 def load(folders: list[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Runs by setting and domain of their target, each with its metrics' successes."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for folder, results in find(folders):
+    for folder, results in find(folders)[0]:
         rows = read_rows(folder / "predictions.csv")
         run: dict[str, Any] = {m: hits(rows, results["target"], results["domain"], m) for m in METRICS}
         run["all"] = [(row["style"], row["object"], row["seed"]) for row in rows]

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from benchmarks.benchmark import Benchmark, Protocol
+from benchmarks.comparison import comparison
 from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
 from benchmarks.judge import predict
 from benchmarks.record import Record
-from benchmarks.report import comparison, run_table, summary
+from benchmarks.tables import run_table, summary, table
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion, Noise, Sampling
@@ -106,7 +107,7 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     comparison(base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png")
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
-    assert "without neon" in run_table(whole) and "neuron p=0.1" in summary([whole, whole])
+    assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([whole, whole]))
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:

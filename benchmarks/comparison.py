@@ -1,0 +1,47 @@
+"""The picture of a run: the target and two neighbours, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from benchmarks.generate import Answer
+from fade.data.dataset import Dataset
+from fade.data.pairs import Request
+from fade.files import whole
+from fade.prompts import words
+
+
+def comparison(
+    base: Path, run: Path, wanted: list[Answer], dataset: Dataset, request: Request, path: Path, side: int = 96
+) -> None:
+    """A picture: the target and two neighbours, before and after, side by side across the other domain (or the seeds).
+
+    base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white.
+    """
+    labels = dataset.domains[request.domain]
+    others = [c for c in (request.surrogate, *labels) if c != request.target]
+    other = next((d for d in dataset.domains if d != request.domain), None)
+    seeds = list(dict.fromkeys(str(answer.seed) for answer in wanted))
+    columns = dataset.domains[other][:10] if other else seeds[:10]
+    first: dict[tuple[str, str], str] = {}
+    for answer in wanted:
+        key = (answer.cell[request.domain], answer.cell[other] if other else str(answer.seed))
+        first.setdefault(key, answer.file)
+    lines = [(concept, name, folder) for concept in dict.fromkeys([request.target, others[0], others[-1]])
+             for name, folder in (("before", base), ("after", run))]  # fmt: skip
+    left, top = 150, 22
+    sheet = Image.new("RGB", (left + len(columns) * (side + 4), top + len(lines) * (side + 4) + 16), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, column in enumerate(columns):
+        draw.text((left + i * (side + 4) + 4, 5), words(column) if other else f"seed {column}", fill="black")
+    for j, (concept, name, folder) in enumerate(lines):
+        y = top + j * (side + 4) + 8 * (j // 2)
+        draw.text((6, y + side // 2 - 6), f"{words(concept)}, {name}", fill="black" if concept != request.target else "#b00020")
+        for i, column in enumerate(columns):
+            if (concept, column) in first:
+                with Image.open(folder / first[concept, column]) as file:
+                    sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
+    with whole(path) as temporary:
+        sheet.save(temporary, format="png")

@@ -1,0 +1,397 @@
+"""The report as one HTML file: no external request, readable on a phone, by keyboard and by a screen reader, printable."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.stats import t
+
+from benchmarks.judge import Row, read_rows
+from benchmarks.tables import TITLES, setting
+from fade.files import write_text
+
+HERE = Path(__file__).parent
+PICTURES = 6_000_000  # bytes for all pictures together, before base64
+MARKS = ("circle", "square", "diamond", "triangle", "cross")
+COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
+Found = list[tuple[Path, dict[str, Any]]]
+
+
+# --- pieces of HTML ---------------------------------------------------------------------------------------------------
+
+
+def cell(text: str, value: float | None = None, kind: str = "") -> str:
+    """A table cell; `value` is what it is sorted by. The text is HTML."""
+    about = (f' data-value="{value:.6g}"' if value is not None else "") + (f' class="{kind}"' if kind else "")
+    return f"<td{about}>{text}</td>"
+
+
+def table(name: str, caption: str, header: list[str], rows: list[tuple[str, list[str]]]) -> str:
+    """A sortable table that scrolls sideways on its own; each row comes with the text that the filter searches."""
+    heads = "".join(f'<th scope="col"><button type="button">{escape(h)}</button></th>' for h in header)
+    body = "".join(f'<tr data-text="{escape(text.lower())}">{"".join(cells)}</tr>' for text, cells in rows)
+    return (f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table id="{name}"><caption>'
+            f"{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>")  # fmt: skip
+
+
+def filtered(name: str, n: int) -> str:
+    return (f'<div class="filter"><label for="{name}-filter">Filter</label><input id="{name}-filter" type="search" '
+            f'data-filters="{name}" placeholder="words, for example neuron cat"><span id="{name}-count" class="soft" '
+            f'role="status">{n} of {n}</span></div>')  # fmt: skip
+
+
+def percent(metric: dict[str, Any] | None, key: str) -> str:
+    """A metric's cell: percent with its interval, or a distance as it is."""
+    if not metric or metric.get("value") is None:
+        return cell("–")
+    value = float(metric["value"])
+    if key not in ("ua", "ira", "cra", "cra_target"):
+        return cell(f"{value:.2f}", value)
+    interval = (
+        f' <span class="interval">[{100 * metric["low"]:.1f}, {100 * metric["high"]:.1f}]</span>' if "low" in metric else ""
+    )
+    return cell(f"{100 * value:.1f}{interval}", value)
+
+
+def mean_of(values: list[float]) -> dict[str, float] | None:
+    """Mean over targets with a 95 % t-interval, cut to [0, 1]."""
+    if not values:
+        return None
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"value": mean}
+    half = float(t(len(values) - 1).ppf(0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+
+
+def metric_values(runs: list[dict[str, Any]], key: str, side: str = "metrics") -> list[float]:
+    return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
+
+
+def by_setting(found: Found) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for _, results in found:
+        groups.setdefault(setting(results), []).append(results)
+    return dict(sorted(groups.items()))
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+def what_was_run(found: Found) -> str:
+    """Versions, commits, datasets, protocols: one line each, all values that occur."""
+
+    def all_of(pick: Any) -> str:
+        return escape(", ".join(sorted({str(pick(r)) for _, r in found})))
+
+    libraries = sorted({name for _, r in found for name in r.get("versions", {})})
+    lines = [
+        ("Runs", f"{len(found)}, of {len(by_setting(found))} settings and {len({r['target'] for _, r in found})} targets"),
+        ("Dataset", all_of(lambda r: r["dataset"])), ("Protocol", all_of(lambda r: r["protocol"])),
+        ("Method", all_of(lambda r: r["method"])), ("Commit", all_of(lambda r: r.get("git_commit", "")[:12] or "unknown")),
+        ("Base weights", all_of(lambda r: r.get("base_sha256", "")[:12] or "not given")),
+        ("Machine", all_of(lambda r: r.get("machine", "not recorded"))),
+        ("Versions", "; ".join(f"{name} {all_of(lambda r, n=name: r.get('versions', {}).get(n, '?'))}" for name in libraries)),
+    ]  # fmt: skip
+    return "<ul>" + "".join(f"<li><strong>{name}</strong>: {value}</li>" for name, value in lines) + "</ul>"
+
+
+def main_table(found: Found) -> str:
+    """One row a setting, and the base model under each protocol."""
+    rows = []
+    keys = list(TITLES)
+    for name, runs in by_setting(found).items():
+        if any(r["base"] for r in runs):
+            base = [cell(escape(f"base model ({name.split()[0]})"), kind="text"), cell("–")]
+            rows.append(
+                (
+                    f"base {name}",
+                    base + [percent(mean_of(metric_values([r for r in runs if r["base"]], k, "base")), k) for k in keys],
+                )
+            )
+        line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
+        rows.append((name, line + [percent(mean_of(metric_values(runs, k)), k) for k in keys]))
+    unique = dict((cells[0], (text, cells)) for text, cells in rows)
+    return table("main", "Means over targets with 95 % t-intervals over targets; ↑ higher is better, ↓ lower",
+                 ["setting", "targets", *TITLES.values()], list(unique.values()))  # fmt: skip
+
+
+def target_table(found: Found, home: Path) -> str:
+    rows = []
+    for folder, r in found:
+        link = escape(os.path.relpath(folder, home))
+        spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
+        line = [cell(f'<a href="{link}/">{escape(r["target"])}</a>', kind="text"), cell(escape(r["surrogate"]), kind="text"),
+                cell(escape(setting(r)), kind="text")]  # fmt: skip
+        line += [percent(r["metrics"].get(k), k) for k in TITLES]
+        rows.append((f"{r['target']} {r['surrogate']} {setting(r)} {r['domain']}", [*line, cell(f"{spent:.0f}", spent)]))
+    return filtered("targets", len(rows)) + table(
+        "targets", "Every run; its name links to its folder. 95 % intervals over images or cells",
+        ["target", "surrogate", "setting", *TITLES.values(), "s"], rows)  # fmt: skip
+
+
+def heat(value: float) -> str:
+    """A background from white over amber to red as an accuracy falls; the text stays readable on it."""
+    return f"background: hsl({round(10 + 200 * value)} 75% {round(60 + 28 * value)}%); color: #111"
+
+
+def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
+    """Rows: the forgotten concept; columns: the evaluated one; the judge's accuracy in percent."""
+    tables: dict[str, list[Row]] = {r["target"]: read_rows(folder / "predictions.csv") for folder, r in runs}
+    columns = sorted({row[domain] for rows in tables.values() for row in rows})
+    heads = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
+    body = []
+    for target, rows in sorted(tables.items()):
+        cells = []
+        for column in columns:
+            hits = [row[f"{domain}_predicted"] == column for row in rows if row[domain] == column]
+            value = float(np.mean(hits))
+            bold = "font-weight: 700;" if column == target else ""
+            cells.append(f'<td class="heat" style="{heat(value)};{bold}">{100 * value:.0f}</td>')
+        body.append(f'<tr><th scope="row">{escape(target)}</th>{"".join(cells)}</tr>')
+    return (f'<div class="wide" tabindex="0" role="region" aria-label="accuracy by {domain}"><table><caption>Accuracy on each '
+            f"{domain} (columns) after forgetting one (rows); the forgotten one in bold should be 0</caption><thead><tr><th>forgotten"
+            f'</th>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>')  # fmt: skip
+
+
+def heat_maps(found: Found) -> str:
+    parts: list[str] = []
+    for name in by_setting(found):
+        for domain in sorted({r["domain"] for _, r in found if setting(r) == name}):
+            runs = [
+                (f, r) for f, r in found if setting(r) == name and r["domain"] == domain and (f / "predictions.csv").is_file()
+            ]
+            if runs:
+                parts.append(f"<details{'' if parts else ' open'}><summary>{escape(name)}, {domain}s</summary>"
+                             f"{heat_map(runs, domain)}</details>")  # fmt: skip
+    return "".join(parts)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+class Frame:
+    """A plot area in an SVG: data in percent on both axes, or log p below."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str], log: bool = False) -> None:
+        self.x, self.y, self.labels, self.log = x, y, labels, log
+        self.left, self.top, self.width, self.height = 56, 12, 520, 300
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        low, high, value = (math.log10(v) if self.log else v for v in (*self.x, x))
+        return (self.left + self.width * (value - low) / (high - low or 1),
+                self.top + self.height * (1 - (y - self.y[0]) / (self.y[1] - self.y[0] or 1)))  # fmt: skip
+
+    def draw(self, content: str, title: str, ticks: Iterable[float]) -> str:
+        lines = []
+        for value in np.linspace(*self.y, 5):
+            _, y = self.at(self.x[0], float(value))
+            lines.append(f'<line class="grid" x1="{self.left}" x2="{self.left + self.width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                         f'<text x="{self.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.1f}</text>')  # fmt: skip
+        bottom = self.top + self.height
+        for value in ticks:
+            x, _ = self.at(value, self.y[0])
+            lines.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:.3g}</text>')
+        names = (f'<text x="{self.left + self.width / 2}" y="{bottom + 34}" text-anchor="middle">{escape(self.labels[0])}</text>'
+                 f'<text transform="translate(14 {self.top + self.height / 2}) rotate(-90)" text-anchor="middle">{escape(self.labels[1])}'
+                 "</text>")  # fmt: skip
+        axis = f'<path class="axis" fill="none" d="M{self.left} {self.top}V{bottom}H{self.left + self.width}"/>'
+        return (f'<svg viewBox="0 0 {self.left + self.width + 20} {bottom + 44}" role="img" aria-label="{escape(title)}">'
+                f"{''.join(lines)}{axis}{names}{content}</svg>")  # fmt: skip
+
+
+def mark(kind: str, x: float, y: float, colour: str, title: str) -> str:
+    shapes = {
+        "circle": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/>',
+        "square": f'<rect x="{x - 5.5:.1f}" y="{y - 5.5:.1f}" width="11" height="11"/>',
+        "diamond": f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>',
+        "triangle": f'<path d="M{x:.1f} {y - 7:.1f}l7 12h-14z"/>',
+        "cross": f'<path stroke="{colour}" stroke-width="3" d="M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"/>',
+    }
+    return f'<g fill="{colour}"><title>{escape(title)}</title>{shapes[kind]}</g>'
+
+
+def span(values: list[float]) -> tuple[float, float]:
+    """A range of percents with room around it, within 0 and 100."""
+    room = max(1.0, 0.15 * (max(values) - min(values)))
+    return max(0.0, min(values) - room), min(100.0, max(values) + room)
+
+
+def legend(names: list[str]) -> str:
+    items = [f'<li><svg width="16" height="16" viewBox="0 0 16 16" aria-hidden="true" style="vertical-align: -3px">'
+             f"{mark(MARKS[i % 5], 8, 8, COLOURS[i % 8], name)}</svg> {escape(name)}</li>" for i, name in enumerate(names)]  # fmt: skip
+    return f'<ul style="list-style: none; padding: 0">{"".join(items)}</ul>'
+
+
+def pareto(found: Found) -> str:
+    """UA against retention, one mark a setting."""
+    points = {}
+    for name, runs in by_setting(found).items():
+        kept = metric_values(runs, "ira") + metric_values(runs, "cra")
+        if kept:
+            points[name] = (100 * float(np.mean(kept)), 100 * float(np.mean(metric_values(runs, "ua"))))
+    if not points:
+        return ""
+    frame = Frame(span([x for x, _ in points.values()]), span([y for _, y in points.values()]),
+                  ("retention: mean of IRA and CRA, %", "UA, %"))  # fmt: skip
+    marks = "".join(
+        mark(MARKS[i % 5], *frame.at(x, y), COLOURS[i % 8], f"{name}: UA {y:.1f}, retention {x:.1f}")
+        for i, (name, (x, y)) in enumerate(points.items())
+    )
+    return frame.draw(marks, "UA against retention, one mark a setting", np.linspace(*frame.x, 5)) + legend(list(points))
+
+
+def curves(found: Found) -> str:
+    """For every kind of mask that was run at several p: UA, IRA and CRA over p."""
+    parts = []
+    families: dict[str, dict[float, list[dict[str, Any]]]] = {}
+    for _, r in found:
+        if "sparsity" in r:
+            name = f"{r['dataset']}/{r['protocol']} {r['method']} {r['sparsity']['kind']}"
+            families.setdefault(name, {}).setdefault(float(r["sparsity"]["p"]), []).append(r)
+    for name, by_p in sorted(families.items()):
+        if len(by_p) < 2:
+            continue
+        places = sorted(by_p)
+        lines = {key: [(p, 100 * float(np.mean(v))) for p in places if (v := metric_values(by_p[p], key))]
+                 for key in ("ua", "ira", "cra")}  # fmt: skip
+        frame = Frame(
+            (places[0], places[-1]), span([y for line in lines.values() for _, y in line]), ("kept fraction p", "%"), log=True
+        )
+        drawn = ""
+        for i, line in enumerate(lines.values()):
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (frame.at(*point) for point in line))
+            drawn += f'<path fill="none" stroke="{COLOURS[i]}" stroke-width="2" d="M{path}"/>' if line else ""
+            drawn += "".join(mark(MARKS[i], *frame.at(p, y), COLOURS[i], f"p={p:g}: {y:.1f}") for p, y in line)
+        parts.append(f"<h3>{escape(name)}</h3>{frame.draw(drawn, f'{name} over p', places)}{legend(['UA', 'IRA', 'CRA'])}")
+    return "".join(parts)
+
+
+def shots(found: Found) -> str:
+    """Before and after of every run, one picture each, small enough that all of them fit the page's budget."""
+    pictures = [(folder, r) for folder, r in found if (folder / "comparison.png").is_file()]
+    if not pictures:
+        return "<p>No pictures.</p>"
+    budget = PICTURES // len(pictures)
+    figures = []
+    for folder, r in pictures:
+        title = f"{r['target']} forgotten, {setting(r)}, surrogate {r['surrogate']}: before and after"
+        data = base64.b64encode(shrunk(folder / "comparison.png", budget)).decode()
+        figures.append(
+            f'<figure data-text="{escape(title.lower())}"><button type="button" class="shot" aria-label="Enlarge: {escape(title)}">'
+            f'<img src="data:image/webp;base64,{data}" alt="{escape(title)}"></button><figcaption>{escape(r["target"])} → '
+            f'{escape(r["surrogate"])} <span class="soft">{escape(setting(r))}</span></figcaption></figure>'
+        )
+    return filtered("pictures", len(figures)) + f'<div class="shots" id="pictures">{"".join(figures)}</div>'
+
+
+def shrunk(path: Path, budget: int) -> bytes:
+    """A WebP of at most `budget` bytes where that can be had: quality falls first, then size."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    for side, quality in ((1.0, 80), (1.0, 50), (0.6, 60), (0.6, 35), (0.4, 40), (0.3, 25)):
+        buffer = io.BytesIO()
+        small = image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
+        small.save(buffer, format="webp", quality=quality)
+        if buffer.tell() <= budget:
+            break
+    return buffer.getvalue()
+
+
+def costs(found: Found) -> str:
+    rows = []
+    keys = (("locate_s", "locate s"), ("distil_s", "distil s"), ("generate_s", "generate s"), ("judge_s", "judge s"),
+            ("peak_memory_mb", "peak MB"), ("adapter_bytes", "adapter bytes"), ("teacher_passes", "teacher passes"), ("steps", "steps"))  # fmt: skip
+    for name, runs in by_setting(found).items():
+        line = [cell(escape(name), kind="text")]
+        for key, _ in keys:
+            values = [float(r["cost"][key]) for r in runs if key in r["cost"]]
+            line.append(cell(f"{np.mean(values):,.1f}".removesuffix(".0"), float(np.mean(values))) if values else cell("–"))
+        rows.append((name, line))
+    return table("cost", "Means over runs", ["setting", *(title for _, title in keys)], rows)
+
+
+def gates(found: Found, problems: list[str]) -> str:
+    judges = sorted(
+        {f"{d} {100 * a:.2f} %" for _, r in found for d, a in r["gates"]["judge_accuracy"].items() if a is not None}
+    )
+    images = sorted({r["gates"]["images"] for _, r in found})
+    text = f"<p>Judges on held-out real images: {escape(', '.join(judges))}. Images a run: {', '.join(f'{n:,}' for n in images)}.</p>"
+    notes = list(problems)
+    protocols = {r["protocol"] for _, r in found}
+    if len(protocols) > 1:
+        notes.append(
+            f"runs under different protocols ({', '.join(sorted(protocols))}) stand in rows of their own; do not compare them"
+        )
+    bases: dict[str, set[str]] = {}
+    for _, r in found:
+        bases.setdefault(r["dataset"], set()).add(r.get("base_sha256", ""))
+    notes += [f"{name}: runs start from {len(kinds)} different base models" for name, kinds in bases.items() if len(kinds) > 1]
+    warnings = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
+    return text + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing to warn of.</p>")
+
+
+def published() -> str:
+    """Numbers of papers, on another model and other images: never in one table with the measured ones."""
+    with (HERE / "published" / "unlearncanvas.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [
+        "method",
+        "style_ua",
+        "style_ira",
+        "style_cra",
+        "object_ua",
+        "object_ira",
+        "object_cra",
+        "fid",
+        "time_s",
+        "source",
+        "evidence",
+    ]
+    body = [(row["method"], [cell(escape(row[c] or "–"), kind="text" if c in ("method", "source", "evidence") else "") for c in columns])
+            for row in rows]  # fmt: skip
+    return table("published", "UnlearnCanvas, as published (Stable Diffusion 1.5, 512 px, its own judges)", columns, body)
+
+
+def commands(found: Found) -> str:
+    lines = sorted({f"python run.py {' '.join(r['overrides'])}" for _, r in found if "overrides" in r})
+    shown = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines)
+    return f"<details><summary>{len(lines)} commands</summary><ol>{shown}</ol></details>"
+
+
+def page(found: Found, problems: list[str], home: Path) -> str:
+    """The whole document. home: the folder it will lie in, from which links to runs start."""
+    sections = [
+        ("Summary", main_table(found)), ("Every target", target_table(found, home)), ("What else moved", heat_maps(found)),
+        ("UA against retention", pareto(found)), ("Over the kept fraction", curves(found)), ("Before and after", shots(found)),
+        ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published()),
+        ("What was run", what_was_run(found)), ("Commands", commands(found)),
+    ]  # fmt: skip
+    kept = [(title, content) for title, content in sections if content]
+    links = "".join(f'<li><a href="#s{i}">{title}</a></li>' for i, (title, _) in enumerate(kept))
+    body = "".join(f'<section id="s{i}"><h2>{title}</h2>{content}</section>' for i, (title, content) in enumerate(kept))
+    style, script = ((HERE / "page" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    count = f"{len(found)} runs, {len(by_setting(found))} settings"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"><title>FADE report: {count}</title><link rel="icon" href="data:,"><style>{style}</style></head><body>'
+        f'<header><h1>Concept unlearning: {count}</h1><p class="soft">UA: the concept is gone. IRA, CRA: what was to stay is still '
+        "read by the judges, in the concept's own domain and in the other. Percent, 95 % intervals.</p></header>"
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav><main>{body}</main><dialog aria-label="Enlarged picture"><form '
+        'method="dialog"><button>Close</button></form><img alt="" src="data:,"><p></p></dialog>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def write_page(found: Found, problems: list[str], path: Path) -> None:
+    write_text(path, page(found, problems, path.parent))

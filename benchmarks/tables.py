@@ -1,0 +1,131 @@
+"""results.json files -> tables: of one run, of every target, of every setting; as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+
+from fade.prompts import words
+
+COLUMNS = ("ua", "ira", "cra", "cra_target", "fid_judge")
+TITLES = {"ua": "UA ↑", "ira": "IRA ↑", "cra": "CRA ↑", "cra_target": "CRA on target ↑", "fid_judge": "fid_judge ↓"}
+
+
+def cell_text(metric: dict[str, Any] | None) -> str:
+    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is, nothing as a dash."""
+    if not metric or metric["value"] is None:
+        return "–"
+    if "low" not in metric:
+        return f"{metric['value']:.2f}"
+    return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, padded so that it reads in a terminal too."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in [header, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def as_csv(header: list[str], rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def as_latex(header: list[str], rows: list[list[str]]) -> str:
+    """A booktabs table."""
+
+    signs = {"\\": r"\textbackslash{}", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$"}
+    special = str.maketrans(signs | {c: f"\\{c}" for c in "&%$#_{}"})
+
+    def line(row: list[str]) -> str:
+        return " & ".join(text.translate(special) for text in row) + r" \\"
+
+    body = "\n".join(map(line, rows))
+    columns = "l" + "r" * (len(header) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def run_table(results: dict[str, Any]) -> str:
+    """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
+    header = ["model", *(TITLES[c] for c in COLUMNS)]
+    rows = [[name, *(cell_text(results[key].get(c)) for c in COLUMNS)]
+            for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))]  # fmt: skip
+    judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items())
+    lines = [
+        table(header, rows),
+        f"{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); percent with 95 % "
+        f"intervals, UA over {results['metrics']['ua']['n']} images; judges on held-out real images: {judges}",
+        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(results['landed'].items())[:4])}",
+    ]
+    cost = results["cost"]
+    if "distil_s" in cost:
+        lines.append(
+            f"unlearned in {cost['locate_s'] + cost['distil_s']:.0f} s, evaluated in "
+            f"{cost['generate_s'] + cost['judge_s']:.0f} s; adapter {cost['adapter_bytes'] / 1000:.0f} kB, "
+            f"density {results['sparsity']['density']:.3f}"
+        )
+    else:
+        lines.append(f"{results['gates']['images']} images scored in {cost['judge_s']:.0f} s")
+    return "\n".join(lines)
+
+
+def setting(results: dict[str, Any]) -> str:
+    """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction."""
+    sparsity = results["sparsity"]
+    p = "" if sparsity["p"] == 1 else f" p={sparsity['p']:g}"
+    return f"{results['dataset']}/{results['protocol']} {results['method']} {sparsity['kind']}{p}"
+
+
+def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """One row a run."""
+    header = ["setting", "target", "surrogate", *(TITLES[c] for c in COLUMNS), "base IRA", "base CRA", "s"]
+    rows = []
+    for r in found:
+        spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
+        rows.append([setting(r), r["target"], r["surrogate"], *(cell_text(r["metrics"].get(c)) for c in COLUMNS),
+                     cell_text(r["base"].get("ira")), cell_text(r["base"].get("cra")), f"{spent:.0f}"])  # fmt: skip
+    return header, rows
+
+
+def spread(values: list[float]) -> str:
+    """Mean over targets, with the range."""
+    return f"{100 * np.mean(values):.1f} ({100 * min(values):.0f}–{100 * max(values):.0f})"
+
+
+def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """One row for each setting and domain: means over its targets, and the difference from the base model, in points."""
+    header = [
+        "setting",
+        "domain",
+        "targets",
+        "UA",
+        "IRA",
+        "Δ IRA",
+        "CRA",
+        "Δ CRA",
+        "CRA on target",
+        "fid_judge",
+        "s/target",
+        "kB",
+    ]
+    rows = []
+    groups = dict.fromkeys((setting(r), domain) for r in found for domain in (r["domain"], "all"))
+    for name, domain in sorted(groups, key=lambda g: (g[0], g[1] == "all", g[1])):
+        runs = [r for r in found if setting(r) == name and domain in ("all", r["domain"])]
+        row = [name, domain, str(len(runs)), spread([r["metrics"]["ua"]["value"] for r in runs])]
+        for key in ("ira", "cra"):
+            both = [(r["metrics"][key]["value"], r["base"][key]["value"]) for r in runs if key in r["metrics"]]
+            row += [spread([a for a, _ in both]), f"{100 * np.mean([a - b for a, b in both]):+.1f}"] if both else ["–", "–"]
+        kept = [r["metrics"]["cra_target"]["value"] for r in runs if "cra_target" in r["metrics"]]
+        fids = [r["metrics"]["fid_judge"]["value"] for r in runs if r["metrics"]["fid_judge"]["value"] is not None]
+        row += [spread(kept) if kept else "–", f"{np.mean(fids):.2f}" if fids else "–"]
+        row += [f"{np.mean([r['cost']['locate_s'] + r['cost']['distil_s'] for r in runs]):.0f}"]
+        row += [f"{np.mean([r['cost']['adapter_bytes'] for r in runs]) / 1000:.0f}"]
+        rows.append(row)
+    return header, rows

@@ -1,0 +1,208 @@
+"""The report, the ledger and the subset: from the files of finished, broken and unfinished runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.generate import kept_cells
+from benchmarks.html import write_page
+from benchmarks.judge import write_rows
+from benchmarks.ledger import expect, ledger, status
+from benchmarks.metrics import landed, scores
+from benchmarks.record import Record
+from benchmarks.report import find, write
+from benchmarks.subset import Design, coverage, estimate, load
+from benchmarks.tables import as_latex, setting
+from fade.errors import BadInput
+from fade.files import write_json
+
+STYLES, OBJECTS = ["glass", "neon", "photo"], ["cat", "dog", "fish"]
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def finished(
+    folder: Path, target: str, kind: str = "neuron", p: float = 0.1, seed: int = 0, wrong: float = 0.1
+) -> dict[str, Any]:
+    """A run's folder with everything that the report reads; a judge errs on `wrong` of the images."""
+    generator = np.random.default_rng(seed)
+    domain = "style" if target in STYLES else "object"
+    rows = []
+    for style in STYLES:
+        for name in OBJECTS:
+            for number in range(5):
+                row = {
+                    "file": f"{style}_{name}_seed{number}.png",
+                    "prompt": "",
+                    "seed": str(number),
+                    "style": style,
+                    "object": name,
+                }
+                for d, labels in (("style", STYLES), ("object", OBJECTS)):
+                    off = generator.random() < 0.1 or (d == domain and row[d] == target and generator.random() < 0.9)
+                    row[f"{d}_predicted"] = labels[(labels.index(row[d]) + 1) % 3] if off else row[d]
+                rows.append(row)
+    measured = {**scores(rows, target, domain, ["style", "object"]), "fid_judge": {"value": 2.0 + seed, "n": 40}}
+    results = {
+        "format": 1, "dataset": "minicanvas", "target": target, "domain": domain, "surrogate": "photo", "method": "fade",
+        "protocol": "default", "metrics": measured, "base": measured, "landed": landed(rows, target, domain),
+        "gates": {"judge_accuracy": {"style": 1.0, "object": 0.99}, "images": 45, "reading": "retained"},
+        "cost": {"locate_s": 1.0, "distil_s": 20.0, "generate_s": 9.0, "judge_s": 1.0, "adapter_bytes": 148_000, "steps": 100},
+        "sparsity": {"kind": kind, "p": p, "density": p}, "versions": {"torch": "2"}, "git_commit": "abc",
+        "base_sha256": "d" * 64,
+        "overrides": [f"target={target}", f"sparsity={kind}"],
+    }  # fmt: skip
+    write_rows(folder / "predictions.csv", rows)
+    write_json(folder / "results.json", results)
+    write_json(folder / "run.json", {"identity": "x", "overrides": results["overrides"]})
+    Image.fromarray(generator.integers(0, 255, (120, 300, 3), dtype=np.uint8)).save(folder / "comparison.png")
+    return results
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for k, target in enumerate(("neon", "glass", "cat", "dog")):
+        for kind, p in (("neuron", 0.1), ("neuron", 0.5), ("random", 0.1)):
+            finished(tmp_path / "runs" / f"{target}-{kind}-{p}", target, kind, p, seed=k)
+    return tmp_path / "runs"
+
+
+def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: Path) -> None:
+    printed = write([study], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        "report.html", *(f"{n}.{kind}" for n in ("targets", "summary") for kind in ("csv", "md", "tex"))
+    }  # fmt: skip
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|\.\./)""", html) and "http" not in html
+    assert html.count('class="shot"') == 12 and "fade random p=0.1" in printed
+    for section in ("What else moved", "UA against retention", "Over the kept fraction", "Published numbers", "Gates"):
+        assert section in html
+    assert 'href="../runs/neon-neuron-0.1/"' in html and "SalUn" in html.split("Published numbers")[-1]
+    with (tmp_path / "out" / "targets.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 12
+    assert r"fid\_judge" in (tmp_path / "out" / "summary.tex").read_text()
+    assert as_latex(["a"], [["50 % {x} \\"]]).count(r"50 \% \{x\} \textbackslash{} \\") == 1
+
+
+def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:
+    (study / "half").mkdir()
+    (study / "half" / "results.json").write_text('{"format": 1, "dataset": "mini')
+    write_json(study / "old" / "results.json", {"format": 0})
+    write_json(study / "foreign" / "results.json", [1, 2])
+    write_json(study / "bare" / "results.json", {"format": 1, "dataset": "minicanvas"})
+    other = finished(study / "official", "neon")
+    write_json(study / "official" / "results.json", {**other, "protocol": "official"})
+    printed = write([study], tmp_path / "out")
+    assert printed.count("warning: ") == 4 and "format 0, this version reads 1" in printed
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "runs under different protocols (default, official)" in html and "old/results.json: left out" in html
+    assert setting(other) != setting({**other, "protocol": "official"})
+    with pytest.raises(BadInput, match="run something first"):
+        find([tmp_path / "out"])
+    with pytest.raises(BadInput, match="no folder"):
+        find([tmp_path / "none"])
+
+
+CHECK = """<script>
+const errors = []; window.addEventListener("error", (e) => errors.push(String(e.message)));
+window.addEventListener("load", () => {
+  const pictures = [...document.querySelectorAll(".shot img")];
+  const ua = [...document.querySelectorAll("#targets thead button")][3];
+  const column = () => [...document.querySelectorAll("#targets tbody tr")].map((r) => parseFloat(r.cells[3].dataset.value));
+  ua.click(); const up = column(); ua.click(); const down = column();
+  const input = document.querySelector("#targets-filter"); input.value = "random neon"; input.dispatchEvent(new Event("input"));
+  const shown = [...document.querySelectorAll("#targets tbody tr")].filter((r) => !r.hidden).length;
+  pictures[0].closest("button").click();
+  document.body.dataset.checked = JSON.stringify({ drawn: pictures.filter((i) => i.complete && i.naturalWidth > 0).length,
+    up, down, shown, open: document.querySelector("dialog").open,
+    wide: document.documentElement.scrollWidth - innerWidth, errors });
+});</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
+    write([study], tmp_path)
+    page = tmp_path / "checked.html"
+    page.write_text((tmp_path / "report.html").read_text().replace("<body>", "<body>" + CHECK))
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900",
+         "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    match = re.search(r'data-checked="([^"]*)"', done.stdout)
+    assert match, done.stderr[-500:]
+    found = json.loads(match[1].replace("&quot;", '"'))
+    assert found["drawn"] == 12 and found["errors"] == [] and "CONSOLE" not in done.stderr
+    assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
+    assert found["shown"] == 1 and found["open"] and found["wide"] <= 0
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_make_a_page_under_ten_megabytes(tmp_path: Path) -> None:
+    for k in range(500):
+        finished(tmp_path / "runs" / f"{k:03}", ("neon", "cat")[k % 2], p=0.01 * (1 + k % 9), seed=k)
+        shutil.copy(Path(__file__).parents[1] / "docs" / "comparison.png", tmp_path / "runs" / f"{k:03}" / "comparison.png")
+    found, problems = find([tmp_path / "runs"])
+    write_page(found, problems, tmp_path / "report.html")
+    assert len(found) == 500 and (tmp_path / "report.html").stat().st_size < 10_000_000
+
+
+def test_the_ledger(study: Path) -> None:
+    expect(study, [["target=neon", "sparsity=neuron"], ["target=house", "sparsity=neuron"]])
+    expect(study, [["target=house", "sparsity=neuron"], ["target=boat", "sparsity=neuron"]])
+    Record(study / "now", "a: 1", ["target=car"])
+    dead = Record(study / "dead", "a: 2", ["target=tree"])
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write_json(dead.folder / "run.json", {"identity": "y", "overrides": [], "host": platform.node(), "pid": gone.pid})
+    failing = Record(study / "failed", "a: 3", ["target=fish"])
+    with pytest.raises(BadInput), failing.kept():
+        raise BadInput("the disk is full")
+    (study / "broken").mkdir()
+    (study / "broken" / "run.json").write_text("{")
+    states = {entry.name: entry.state for entry in ledger(study)}
+    assert states["now"] == "running" and states["dead"] == "stopped" and states["failed"] == "failed"
+    assert states["broken"] == "failed" and states["target=house sparsity=neuron"] == "missing" and "target=neon" not in states
+    said = status(study)
+    assert "12 finished, 1 running, 2 failed, 1 stopped, 2 missing" in said and "the disk is full" in said
+    Record(study / "failed", "a: 3", ["target=fish"])  # taken up again: no longer failed
+    assert next(e for e in ledger(study) if e.name == "failed").state == "running" and os.getpid()
+    with pytest.raises(BadInput, match="no folder"):
+        status(study / "none")
+
+
+def test_a_balanced_part_of_the_grid() -> None:
+    for sizes in ([9, 8], [51, 20], [10]):
+        for share in (0.25, 0.5, 1.0):
+            columns = int(np.prod(sizes[1:]))
+            places = kept_cells(sizes, share, seed=3)
+            rows = np.bincount([p // columns for p in places], minlength=sizes[0])
+            filled = np.bincount([p % columns for p in places], minlength=columns)
+            assert len(set(places)) == len(places) and np.ptp(rows) == 0 and np.ptp(filled) <= 1
+    assert kept_cells([9, 8], 1.0) == list(range(72))
+    with pytest.raises(BadInput, match=r"protocol\.share is 0"):
+        kept_cells([9, 8], 0)
+
+
+def test_the_interval_of_a_part_holds_the_whole(study: Path) -> None:
+    groups = load([study])
+    assert len(groups) == 6 and all(len(runs) == 2 for runs in groups.values())
+    everything = [np.array([1.0, 0.6, 0.8]), np.array([0.4, 0.6, 0.6])]
+    whole = estimate(everything, drawn=1.0, targets=2)
+    assert whole["value"] == pytest.approx(2 / 3)
+    for metric in ("ua", "ira"):
+        found = coverage(groups, Design(1, 0.67, 1), metric, draws=60)
+        assert found["coverage"] >= 0.95 and 0 < found["half"] < 0.5
