@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
+from fade.logs import JsonLines, Mirror
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
@@ -82,6 +84,16 @@ def recorded(cfg: DictConfig, name: str) -> Record:
     return Record(folder, config, list(HydraConfig.get().overrides.task))
 
 
+def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
+    """metrics.jsonl always; W&B as a mirror; Lightning's CSV where asked."""
+    made: list[Any] = [JsonLines(folder / "metrics.jsonl")]
+    for name, logger in cfg.logger.items():
+        made.append(
+            Mirror(partial(instantiate(logger), save_dir=folder)) if name == "wandb" else instantiate(logger)(save_dir=folder)
+        )
+    return made
+
+
 def saliency_file(cfg: DictConfig, base: str) -> Path:
     """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
     parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.targets,
@@ -99,6 +111,10 @@ def unlearn_task(cfg: DictConfig) -> None:
     for forget, surrogate in benchmark.check_captions(request):
         print(f"  {forget}  ->  {surrogate}")
 
+    chosen = HydraConfig.get().runtime.choices["method"]
+    record = None if cfg.task == "plan" else recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
+    loggers = [] if record is None else loggers_of(cfg, record.folder)
+
     def attach(model: Any) -> Adapter:
         L.seed_everything(cfg.seed, verbose=False)
         return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
@@ -109,22 +125,22 @@ def unlearn_task(cfg: DictConfig) -> None:
             model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
             saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
-        loggers = [instantiate(logger)(save_dir=folder) for logger in cfg.logger.values()]
         fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
         return unlearner
 
-    if cfg.task == "plan":
+    if record is None:
         model, swept = instantiate(cfg.model), dict(HydraConfig.get().sweeper.params or {})
         print(plan(model, benchmark, attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
-    chosen = HydraConfig.get().runtime.choices["method"]
-    record = recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
     results = record.results
     if results is None:
         seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
         about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
         with record.kept():
             results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+        for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
+            mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+            mirror.finish(results, record.folder)
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
 
 

@@ -1,0 +1,114 @@
+"""metrics.jsonl is the record; W&B mirrors it: read back from its own file, and broken in every way that it breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_report import finished
+
+from fade.logs import JsonLines, Mirror, wandb
+
+
+def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "run" / "metrics.jsonl")
+    lines.log_metrics({"loss/forget": 0.5, "rate": float("nan")}, 3)
+    lines.log_metrics({"loss/forget": 0.25}, 4)
+    found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert found == [{"step": 3, "loss/forget": 0.5, "rate": None}, {"step": 4, "loss/forget": 0.25}]
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB, chunks of crc, length, kind) after 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            record = Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None) -> None:
+    results = finished(tmp_path / "run", "neon")
+    Image.new("RGB", (300, 100)).save(tmp_path / "run" / "comparison.png")
+    mirror = Mirror(partial(wandb, tmp_path / "run", True, project="fade", group="g", tags=["minicanvas", "neon"]))
+    mirror.log_hyperparams({"target": "neon", "sparsity": {"p": 0.1}})
+    mirror.log_metrics({"loss/forget": 0.5}, 1)
+    mirror.finish(results, tmp_path / "run")
+    assert not mirror.broken
+    (file,) = (tmp_path / "run").rglob("run-*.wandb")
+    summary: dict[str, Any] = {}
+    started = None
+    for record in records(file):
+        if record.HasField("run"):
+            started = record.run
+        for item in record.summary.update:
+            summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    assert started is not None and started.run_group == "g" and list(started.tags) == ["minicanvas", "neon"]
+    for name in ("ua", "ira", "cra"):
+        for key in ("value", "low", "high", "n"):
+            assert summary[f"metrics/{name}/{key}"] == results["metrics"][name][key]
+    assert summary["cost/adapter_bytes"] == 148_000 and any("before and after" in key for key in summary)
+
+
+class Dying:
+    """A logger whose service dies after the first call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            raise BrokenPipeError("the service is gone")
+
+
+def refuse() -> Any:
+    raise RuntimeError("no API key configured")
+
+
+@pytest.mark.parametrize(("make", "said"), [(refuse, "no API key configured"), (Dying, "the service is gone")])
+def test_a_failure_is_one_warning(make: Any, said: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    mirror = Mirror(make)
+    for step in range(4):
+        mirror.log_metrics({"loss": 1.0}, step)
+    mirror.finish({}, tmp_path)
+    assert mirror.broken and [said in r.message for r in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(("key", "said"), [("short", "API key must have"), ("k" * 40, "")])
+def test_no_key_or_no_network_costs_a_warning(tmp_path: Path, key: str, said: str) -> None:
+    """In a process of its own, for W&B reads the environment once."""
+    code = (
+        "from functools import partial; from pathlib import Path; from fade.logs import Mirror, wandb\n"
+        f"mirror = Mirror(partial(wandb, Path({str(tmp_path)!r}), True, project='fade', settings=dict(init_timeout=3)))\n"
+        "mirror.log_metrics({'loss': 1.0}, 1); print('broken', mirror.broken)"
+    )
+    away = {"WANDB_MODE": "online", "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_SILENT": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **away}, capture_output=True, text=True, check=True)
+    assert "broken True" in done.stdout and done.stderr.count("warning: W&B is out") == 1 and said in done.stderr
