@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,72 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(BadInput, match="not empty"):
         Record(tmp_path / "mine", "a: 1")
+
+
+def test_noise_as_the_published_scripts_drew_it(model: Diffusion) -> None:
+    """One generator per seed through the grid (compvis samplers), or the seed set anew for each image (diffusers ones)."""
+    generator = torch.Generator().manual_seed(188)
+    drawn = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3)]
+    assert [torch.equal(model.latent(Noise(188, k)), drawn[k]) for k in (2, 0, 1)] == [True] * 3
+    assert torch.equal(model.latent(Noise(188)), drawn[0]) and model.latent(Noise(1), size=64).shape == (1, 4, 16, 16)
+
+
+def test_the_samplers_settings_change_the_images(model: Diffusion) -> None:
+    prompt, noise = ["A cat image in neon style."], [Noise(1)]
+    own = model.generate(prompt, noise)
+    scheduler = model.pipe.scheduler
+    for other in (
+        Sampling(steps=3),
+        Sampling(guidance=1.0),
+        Sampling(sampler="LMSDiscreteScheduler"),
+        Sampling(negative="dog"),
+    ):
+        assert not torch.equal(model.generate(prompt, noise, other), own), other
+    assert model.generate(prompt, noise, Sampling(size=64)).shape == (1, 3, 64, 64)
+    assert model.pipe.scheduler is scheduler and torch.equal(model.generate(prompt, noise, Sampling(steps=2)), own)
+    with pytest.raises(BadInput, match="diffusers has no scheduler 'DDIM'"):
+        model.generate(prompt, noise, Sampling(sampler="DDIM"))
+
+
+def test_a_protocols_prompts_files_and_part(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+    def asked_by(**settings: object) -> dict[str, str]:
+        benchmark = Benchmark(dataset, judges, Protocol("p", [1, 2], **settings), tmp_path)  # type: ignore[arg-type]
+        return {answer.file: answer.prompt for answer in benchmark.wanted}
+
+    official = asked_by(photo_prompt="A {object} image in Seed Images style.", suffix="jpg")
+    assert official["photo_cat_seed2.jpg"] == "A cat image in Seed Images style."
+    assert official["neon_cat_seed2.jpg"] == "A cat image in neon style." and len(official) == 144
+    assert asked_by(prompt="A {object} image in {style} style")["neon_cat_seed1.png"] == "A cat image in neon style"
+    assert len(asked_by(share=0.25)) == 2 * 9 * 2
+    dataset.domains["style"][4] = judges["style"].labels[4] = "Neon_Lines"
+    assert asked_by()["Neon_Lines_cat_seed1.png"] == "A cat image in Neon Lines style."
+    assert asked_by(underscores=True)["Neon_Lines_cat_seed1.png"] == "A cat image in Neon_Lines style."
+    for wrong, message in (({"reading": "mine"}, "retained, authors"), ({"suffix": "gif"}, "png or jpg")):
+        with pytest.raises(BadInput, match=message):
+            asked_by(**wrong)
+    with pytest.raises(BadInput, match="name each seed once"):
+        Protocol("p", [1, 1])
+
+
+def test_a_judge_without_a_number_is_measured_on_real_images(dataset: MiniCanvas, tmp_path: Path) -> None:
+    judges = {domain: judge(domain, labels, accuracy=None) for domain, labels in dataset.domains.items()}
+    Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0), tmp_path)
+    items = dataset.items("test")
+    pixels = dataset.images(items, 32).float() / 255
+    for domain, own in judges.items():
+        right = own(pixels).argmax(-1) == dataset.labels(items, domain)
+        assert own.accuracy == pytest.approx(right.float().mean().item())
+    assert len(list(tmp_path.glob("judge-*.json"))) == 2
+    again = {domain: judge(domain, labels, accuracy=None) for domain, labels in dataset.domains.items()}
+    with pytest.raises(BadInput, match=r"the gate is 90"):
+        Benchmark(dataset, again, Protocol("p", [1]), tmp_path)
+
+
+def test_the_splits_lie_with_the_run(dataset: MiniCanvas, tmp_path: Path) -> None:
+    record = Record(tmp_path / "run", "a: 1")
+    record.keep_splits(dataset)
+    lines = gzip.decompress((tmp_path / "run" / "splits.csv.gz").read_bytes()).decode().splitlines()
+    assert lines[0] == "split,style,object,file,index" and len(lines) == 1 + 3 * 72 * 3
+    stamp = (tmp_path / "run" / "splits.csv.gz").read_bytes()
+    Record(tmp_path / "again", "a: 1").keep_splits(dataset)
+    assert (tmp_path / "again" / "splits.csv.gz").read_bytes() == stamp

@@ -20,6 +20,7 @@ from fade.data.imagenette import WNIDS, Imagenette
 from fade.data.images import open_image
 from fade.data.lfw import LFW
 from fade.data.minicanvas import write
+from fade.data.pairs import Pairs, Request
 from fade.data.sun_attributes import SUNAttributes
 from fade.data.unlearncanvas import OBJECTS, OTHER_STYLES, STYLES, UnlearnCanvas, parse_text
 from fade.errors import BadInput
@@ -377,3 +378,12 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     for _ in range(10):
         dataset.images(items * 4, 64)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB
+
+
+def test_what_shows_the_target_too_is_no_example_of_what_is_to_stay(tmp_path: Path) -> None:
+    root = sun(tmp_path / "sun", n=30)
+    dataset = SUNAttributes(str(root), "A photo of a scene with {attribute}.", "attribute", least=3)
+    request = Request.check(dataset, "man-made", None)
+    chosen = Pairs(dataset, request, forget=4, retain=4, batch=1, cache=tmp_path).choose()
+    assert all("church" in str(item.path) for item in chosen["forget"])
+    assert all("abbey" in str(item.path) and "man-made" not in item.also for item in chosen["retain"])
