@@ -165,6 +165,21 @@ def test_real_photographs() -> None:
     assert 0.4 < len(wrong) / len(changed) < 0.6
 
 
+def test_lfws_lists(tmp_path: Path) -> None:
+    for k in (1, 2, 4):
+        picture(tmp_path / "lfw" / "Ann_Lee" / f"Ann_Lee_{k:04}.jpg")
+    options = {"template": "A photo of {person}.", "variant": "original", "least": 3}
+    (tmp_path / "pairs.txt").write_text("10\t300\nAnn_Lee\t1\t2\nAnn_Lee\t4\tBob_Roe\t7\n")
+    assert LFW(str(tmp_path), **options).domains == {"person": ["Ann_Lee"]}
+    (tmp_path / "pairs.txt").write_text("10\t300\nAnn_Lee\t1\t3\n")
+    with pytest.raises(BadInput, match=r"pairs\.txt: Ann_Lee_0003\.jpg is not on disk \(1 such images\)"):
+        LFW(str(tmp_path), **options)
+    assert "pairs.txt compares, not on disk: 1" in LFW(str(tmp_path), **options, on_bad="skip").summary()
+    (tmp_path / "people.txt").write_text("1\nAnn_Lee\t5\n")
+    with pytest.raises(BadInput, match=r"people\.txt: Ann_Lee has 5 images, 3 are on disk"):
+        LFW(str(tmp_path), **options)
+
+
 @real
 def test_lfw() -> None:
     with pytest.raises(BadInput, match=r"people\.txt: .* has \d+ images, \d+ are on disk \(\d+ such people\)"):

@@ -16,8 +16,8 @@ class LFW(Files):
     """One domain, `person`: identities with at least `least` images.
 
     root: the folder of the names, or the one that holds lfw/, lfw_funneled/ or lfw-deepfunneled/, of which `variant`
-    chooses. people.txt, where it lies beside them, says how many images each person has: fewer on disk is an error, or is
-    counted where on_bad=skip.
+    chooses. people.txt, where it lies beside them, says how many images each person has, and pairs.txt which ones the
+    verification folds compare: what is on disk must hold them, else it is an error, or is counted where on_bad=skip.
     """
 
     def __init__(
@@ -47,13 +47,32 @@ class LFW(Files):
                 left.setdefault("named after nobody", []).extend(map(str, strange))
             items[(folder.name,)] = [Item((folder.name,), k, path) for k, path in enumerate(p for p in own if p not in strange)]
         items = {concepts: group for concepts, group in items.items() if group}
-        for place in (base, images, images.parent):
-            if (place / "people.txt").is_file():
-                _check_people(place / "people.txt", items, left, on_bad)
-                break
+        for name, check in (("people.txt", _check_people), ("pairs.txt", _check_pairs)):
+            found = [place / name for place in (base, images.parent) if (place / name).is_file()]
+            if found:
+                check(found[0], items, left, on_bad)
         labels = [name for (name,) in items]
         super().__init__("lfw", images, items, left, {"person": labels}, template, shares=shares, least=least, on_bad=on_bad,
                          cache=cache)  # fmt: skip
+
+
+def _check_pairs(file: Path, items: dict[tuple[str, ...], list[Item]], left: Left, on_bad: str) -> None:
+    """Compare the images on disk with the folds' pairs: `name n m` or `name n other m`, between tabs."""
+    here = {item.path.stem for group in items.values() for item in group if item.path}
+    asked: set[tuple[str, str]] = set()
+    for line in file.read_text(encoding="utf-8").splitlines():
+        match line.split("\t"):
+            case [name, n, m] if n.isdigit() and m.isdigit():
+                asked |= {(name, n), (name, m)}
+            case [name, n, other, m] if n.isdigit() and m.isdigit():
+                asked |= {(name, n), (other, m)}
+    gone = sorted(f"{name}_{int(n):04}" for name, n in asked if (name,) in items and f"{name}_{int(n):04}" not in here)
+    if gone and on_bad == "error":
+        raise BadInput(
+            f"{file}: {gone[0]}.jpg is not on disk ({len(gone)} such images); restore them, or set dataset.on_bad=skip"
+        )
+    if gone:
+        left["image that pairs.txt compares, not on disk"] = gone
 
 
 def _check_people(file: Path, items: dict[tuple[str, ...], list[Item]], left: Left, on_bad: str) -> None:
