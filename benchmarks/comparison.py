@@ -21,7 +21,7 @@ def comparison(
     base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white.
     """
     labels = dataset.domains[request.domain]
-    others = [c for c in (request.surrogate, *labels) if c != request.target]
+    shown = [request.target, request.surrogate, *[c for c in labels if c not in (request.target, request.surrogate)][-1:]]
     other = next((d for d in dataset.domains if d != request.domain), None)
     seeds = list(dict.fromkeys(str(answer.seed) for answer in wanted))
     columns = dataset.domains[other][:10] if other else seeds[:10]
@@ -29,7 +29,7 @@ def comparison(
     for answer in wanted:
         key = (answer.cell[request.domain], answer.cell[other] if other else str(answer.seed))
         first.setdefault(key, answer.file)
-    lines = [(concept, name, folder) for concept in dict.fromkeys([request.target, others[0], others[-1]])
+    lines = [(concept, name, folder) for concept in shown
              for name, folder in (("before", base), ("after", run))]  # fmt: skip
     left, top = 150, 22
     sheet = Image.new("RGB", (left + len(columns) * (side + 4), top + len(lines) * (side + 4) + 16), "white")
