@@ -100,8 +100,9 @@ def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
     """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.get("targets"), cfg.timesteps,
-             "Dense" in cfg.sparsity._target_, cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
+    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.timesteps,
+             cfg.adapter._target_, cfg.adapter.get("targets"), "Dense" in cfg.sparsity._target_,
+             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
     plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
     return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
@@ -115,7 +116,9 @@ def unlearn_task(cfg: DictConfig) -> None:
     if method.terms and cfg.optimizer.build.lr is None:
         raise BadInput(f"no known rate for method={choice('method')} on model={choice('model')} (conf/settings); give "
                        "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
-    method.check(attached.func.__self__.kind, sparsity.kind, cfg.trainer.max_steps)
+    if method.terms and not cfg.optimizer.build.lr > 0:
+        raise BadInput(f"optimizer.build.lr is {cfg.optimizer.build.lr}; it must be above 0")
+    method.check(attached.func.__self__.kind, sparsity.kind, cfg.trainer.max_steps, timesteps.kind)
     benchmark = benchmark_of(cfg, dataset)
     for forget, surrogate in benchmark.check_captions(request):
         print(f"  {forget}  ->  {surrogate}")
@@ -128,12 +131,15 @@ def unlearn_task(cfg: DictConfig) -> None:
         L.seed_everything(cfg.seed, verbose=False)
         return attached(model)
 
-    def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
+    def made(model: Any, adapter: Adapter) -> Unlearner:
         pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
-        unlearner = Unlearner(
+        return Unlearner(
             model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
             timesteps, saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
+
+    def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
+        unlearner = made(model, adapter)
         fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
         return unlearner
 
@@ -151,7 +157,11 @@ def unlearn_task(cfg: DictConfig) -> None:
             "overrides": list(HydraConfig.get().overrides.task),
         }
         with record.kept():
-            results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+            model = instantiate(cfg.model)
+            tried = attach(model)
+            made(model, tried)  # refuses, before any work, what does not go together
+            tried.detach()
+            results = study(record, model, benchmark, request, attach, learn, sparsity, about)
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)

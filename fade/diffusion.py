@@ -114,16 +114,18 @@ class Diffusion(nn.Module):
         return tensors_hash(tensors)
 
     def token_ids(self, prompts: list[str]) -> list[list[int]]:
-        """The tokens of each prompt, without the ones that begin, end and pad it."""
-        return [self.pipe.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        """The tokens of each prompt that `embed` sees, without the ones that begin, end and pad it."""
+        room = self.pipe.tokenizer.model_max_length - 2
+        return [self.pipe.tokenizer(prompt, add_special_tokens=False).input_ids[:room] for prompt in prompts]
 
     def places(self, prompt: str, concept: str) -> list[int]:
-        """Positions (the first token is at 1) of the concept's words in a prompt's tokens; none where it does not name it."""
+        """Positions (the first token is at 1) of the concept's words in a prompt's tokens, as often as it names it."""
         (tokens,), (wanted,) = self.token_ids([prompt]), self.token_ids([concept])
-        for start in range(len(tokens) - len(wanted) + 1):
-            if wanted and tokens[start : start + len(wanted)] == wanted:
-                return list(range(start + 1, start + 1 + len(wanted)))
-        return []
+        found: set[int] = set()
+        for start in range(1, len(tokens) - len(wanted) + 2):
+            if tokens[start - 1 : start - 1 + len(wanted)] == wanted:
+                found.update(range(start, start + len(wanted)))
+        return sorted(found)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:

@@ -205,8 +205,9 @@ class Patch(Adapter):
             if f"{key}.delta" in tensors:
                 delta[masks[key]] = tensors[f"{key}.delta"].to(delta).flatten()
             deltas[key] = delta
-            weight.requires_grad_(False)
         adapter.set_masks(masks)
         adapter.deltas = deltas
+        for weight in adapter.chosen.values():
+            weight.requires_grad_(False)
         adapter._refresh()
         return adapter

@@ -6,8 +6,7 @@ from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.methods import Method
-from fade.prompts import words
+from fade.methods import Method, named_in_all
 from fade.textedit import TextEdit
 
 
@@ -15,12 +14,13 @@ class Seot(Method):
     """All is in fade.textedit. Differs: without the optional optimisation of each prompt's embedding at inference."""
 
     kinds = ("text",)
+    draws_t = False
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if len(pairs.requests) > 1:
+            raise BadInput("SEOT suppresses one concept; ask for one target")
+        named_in_all(model, pairs, "SEOT suppresses the concept's words in the prompt")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         assert isinstance(adapter, TextEdit)
-        if len(pairs.requests) > 1:
-            raise BadInput("SEOT suppresses one concept; ask for one target")
-        (request,) = pairs.requests
-        adapter.concept = pairs.dataset.says.get(request.target, words(request.target))
-        if not any(model.places(own, adapter.concept) for own, _ in pairs.captions("forget")):
-            raise BadInput(f"SEOT needs the concept in the prompt, and no forget caption says {adapter.concept!r}")
+        adapter.concept = pairs.said(pairs.requests[0])
