@@ -115,8 +115,9 @@ class Diffusion(nn.Module):
 
     def token_ids(self, prompts: list[str]) -> list[list[int]]:
         """The tokens of each prompt that `embed` sees, without the ones that begin, end and pad it."""
-        room = self.pipe.tokenizer.model_max_length - 2
-        return [self.pipe.tokenizer(prompt, add_special_tokens=False).input_ids[:room] for prompt in prompts]
+        tokenizer = self.pipe.tokenizer
+        room = {"truncation": True, "max_length": tokenizer.model_max_length - 2}
+        return [tokenizer(prompt, add_special_tokens=False, **room).input_ids for prompt in prompts]
 
     def places(self, prompt: str, concept: str) -> list[int]:
         """Positions (the first token is at 1) of the concept's words in a prompt's tokens, as often as it names it."""

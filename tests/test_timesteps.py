@@ -19,7 +19,7 @@ def drawn(timesteps: Timesteps, measured: torch.Tensor = MEASURED) -> torch.Tens
     """How often each of the T timesteps comes in N draws."""
     torch.manual_seed(0)
     t = timesteps.draw(torch.randint(0, T, (N,)), T, measured)
-    assert t.dtype == torch.int64 and 0 <= t.min() and t.max() < T
+    assert t.dtype == torch.int64 and t.min() >= 0 and t.max() < T
     return torch.bincount(t, minlength=T).double()
 
 
