@@ -188,6 +188,9 @@ class Diffusion(nn.Module):
         maps: list[Tensor] = []
         layers = [m for name, m in self.unet.named_modules() if name.endswith("attn2")]
         before = [layer.processor for layer in layers]
+        checkpointing = self.unet.is_gradient_checkpointing  # it would compute, in the backward pass, without recording
+        if checkpointing:
+            self.unet.disable_gradient_checkpointing()
         for layer in layers:
             layer.set_processor(_Recording(maps))
         try:
@@ -195,6 +198,8 @@ class Diffusion(nn.Module):
         finally:
             for layer, processor in zip(layers, before, strict=True):
                 layer.set_processor(processor)
+            if checkpointing:
+                self.unet.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
