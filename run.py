@@ -104,8 +104,9 @@ def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
     """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.get("targets"), cfg.timesteps,
-             "Dense" in cfg.sparsity._target_, cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
+    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.timesteps,
+             cfg.adapter._target_, cfg.adapter.get("targets"), "Dense" in cfg.sparsity._target_,
+             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
     plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
     return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
@@ -124,7 +125,10 @@ class Parts:
         if self.method.terms and cfg.optimizer.build.lr is None:
             raise BadInput(f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
                            "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
-        self.method.check(self.attached.func.__self__.kind, self.sparsity.kind, cfg.trainer.max_steps)
+        if self.method.terms and not cfg.optimizer.build.lr > 0:
+            raise BadInput(f"optimizer.build.lr is {cfg.optimizer.build.lr}; it must be above 0")
+        kind = self.attached.func.__self__.kind
+        self.method.check(kind, self.sparsity.kind, cfg.trainer.max_steps, self.timesteps.kind)
         self.benchmark = benchmark_of(cfg, self.dataset)
         asked = list(HydraConfig.get().overrides.task)
         seeds = {"train": cfg.seed, "images": self.benchmark.protocol.seeds}
@@ -134,16 +138,26 @@ class Parts:
         L.seed_everything(self.cfg.seed, verbose=False)
         return self.attached(model, name=name)
 
-    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
-              steps: int | None = None) -> Unlearner:  # fmt: skip
+    def made(self, model: Diffusion, adapter: Adapter, step: Step, saliency: Path) -> Unlearner:
         cfg = self.cfg
         pairs = Pairs(self.dataset, step.requests, **cfg.pairs, cache=Path(cfg.cache_dir), gone=step.gone, guard=step.guard)
-        unlearner = Unlearner(
+        return Unlearner(
             model, adapter, pairs, step.method, step.sparsity, dict(cfg.weights) | step.weights,
             instantiate(cfg.optimizer.build), self.timesteps, saliency, **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
-        trainer = instantiate(cfg.trainer, **({} if steps is None else {"max_steps": steps}))
-        fit(unlearner, trainer, folder / "checkpoints", cfg.checkpoint_every, loggers)
+
+    def try_on(self, model: Diffusion, steps: list[Step]) -> None:
+        """Refuses, before any work, what does not go together."""
+        adapter = self.attach(model)
+        for step in steps:
+            self.made(model, adapter, step, Path())
+        adapter.detach()
+
+    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
+              steps: int | None = None) -> Unlearner:  # fmt: skip
+        unlearner = self.made(model, adapter, step, saliency)
+        trainer = instantiate(self.cfg.trainer, **({} if steps is None else {"max_steps": steps}))
+        fit(unlearner, trainer, folder / "checkpoints", self.cfg.checkpoint_every, loggers)
         return unlearner
 
 
@@ -159,9 +173,9 @@ def unlearn_task(cfg: DictConfig) -> None:
     name = f"{parts.dataset.name}-{request.target}-{parts.name}-{parts.sparsity.kind}"
     record = None if cfg.task == "plan" else recorded(cfg, name)
     loggers = [] if record is None else loggers_of(cfg, record.folder)
+    step = Step([request], [], parts.method, parts.sparsity)
 
     def learn(model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
-        step = Step([request], [], parts.method, parts.sparsity)
         return parts.learn(model, adapter, folder, step, saliency_file(cfg, model.sha256()), loggers, steps)
 
     if record is None:
@@ -172,6 +186,7 @@ def unlearn_task(cfg: DictConfig) -> None:
     if results is None:
         with record.kept():
             model = instantiate(cfg.model)
+            parts.try_on(model, [step])
             results = study(record, model, parts.benchmark, request, parts.attach, learn, parts.sparsity, parts.about)
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -195,7 +210,9 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
     results = record.results
     if results is None:
         with record.kept():
-            run = Continual(record, instantiate(cfg.model), parts.benchmark, requests, strategy, parts.method, parts.sparsity,
+            model = instantiate(cfg.model)
+            parts.try_on(model, [strategy.step(requests, k, parts.method, parts.sparsity, []) for k in range(len(requests))])
+            run = Continual(record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity,
                             parts.attach, learn)  # fmt: skip
             results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
     print(f"\n{sequence_table(results)}\n{record.folder}/: comparison.png results.json history.jsonl, one folder a request\n")

@@ -133,8 +133,8 @@ def tuning(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         most = max(len({r["target"] for r in group}) for group in tried.values())
         full = {s: group for s, group in tried.items() if len({r["target"] for r in group}) == most}
         means = {setting: six(group, domains) for setting, group in full.items()}
-        for setting, numbers in sorted(means.items(), key=lambda e: -np.nanmean(list(e[1].values()))):
-            rows.append([name, setting, *(f"{v:.1f}" for v in numbers.values()), f"{np.nanmean(list(numbers.values())):.2f}"])
+        for words, numbers in sorted(means.items(), key=lambda e: -np.nanmean(list(e[1].values()))):
+            rows.append([name, words, *(f"{v:.1f}" for v in numbers.values()), f"{np.nanmean(list(numbers.values())):.2f}"])
     return ["method", "setting", *six(runs, domains), "mean"], rows
 
 

@@ -130,13 +130,16 @@ class Patch(Adapter):
 
     @torch.no_grad()
     def settle(self) -> None:
-        self.deltas = {
-            key: (weight.detach().float() - self.start[key].to(weight.device).float()) for key, weight in self.chosen.items()
-        }
+        self.deltas = self._changes()
         for weight in self.chosen.values():
             weight.requires_grad_(False)
             weight.grad = None
         self._refresh()
+
+    def _changes(self) -> dict[str, Tensor]:
+        return {
+            key: (weight.detach().float() - self.start[key].to(weight.device).float()) for key, weight in self.chosen.items()
+        }
 
     def _refresh(self) -> None:
         for key, weight in self.chosen.items():
@@ -195,7 +198,7 @@ class Patch(Adapter):
     def compact(self) -> dict[str, Tensor]:
         """Differences of the weights that changed: whole, or the kept entries in order and a bit mask of their places."""
         tensors = {}
-        for key, delta in self.deltas.items():
+        for key, delta in (self.deltas or self._changes()).items():
             if not delta.any():
                 continue
             mask = self._masks.get(key)
@@ -221,8 +224,9 @@ class Patch(Adapter):
             if f"{key}.delta" in tensors:
                 delta[masks[key]] = tensors[f"{key}.delta"].to(delta).flatten()
             deltas[key] = delta
-            weight.requires_grad_(False)
         adapter.set_masks(masks)
         adapter.deltas = deltas
+        for weight in adapter.chosen.values():
+            weight.requires_grad_(False)
         adapter._refresh()
         return adapter

@@ -18,7 +18,7 @@ from fade.adapters import Adapter
 from fade.checkpoint import SafeCheckpoint
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.files import read_tensors, write_tensors
 from fade.methods import Method
 from fade.saliency import Saliency
@@ -57,6 +57,10 @@ class Unlearner(L.LightningModule):
         missing = [term for term in method.terms if term not in weights]
         if missing:
             raise BadInput(f"no weight for the loss term {missing[0]!r}; add weights.{missing[0]}=NUMBER")
+        at_least(0, **{f"weights__{term}": weights[term] for term in method.terms})
+        at_least(1, optimizer__schedule__locate_batch=locate_batch)
+        sparsity.suits(adapter.weights())
+        method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
         self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
         self.timesteps, self.measured = timesteps, torch.zeros(0)
@@ -77,6 +81,7 @@ class Unlearner(L.LightningModule):
             self.measured = saliency.pop(MEASURED)
             if not self.located:
                 self.adapter.set_masks(self.sparsity(saliency) if saliency else self.adapter.masks())
+                torch.manual_seed(self.seed)  # the same draws whether stage one was read from its file or not
                 self.method.edit(self.model, self.adapter, self.pairs)
                 self.located = True
         self.locate_s += time.monotonic() - began

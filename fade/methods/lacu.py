@@ -44,11 +44,13 @@ class Lacu(Method):
         self.pool, self.sampling_steps, self.related, self.mapped, self.seed = pool, sampling_steps, related, mapped, seed
         self.samples = {"mapping": mapping_samples, "related": related_samples}
 
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if len(pairs.requests) != 1:
+            raise BadInput("LACU meets one request at a time; use another strategy")
+
     @torch.no_grad()
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """Choose the mapping and the related captions and make the latents; the same at every start of the run."""
-        if len(pairs.requests) != 1:
-            raise BadInput("LACU meets one request at a time; use strategy=plain")
         dataset, (request,) = pairs.dataset, pairs.requests
         cells = [cell for cell in dataset.cells() if pairs.side(cell) == "forget"]
         kept = [dataset.caption(c) for c in dataset.cells() if not request.concerns(c)]

@@ -6,8 +6,7 @@ from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.methods import Method
-from fade.prompts import words
+from fade.methods import Method, named_in_all
 from fade.textedit import TextEdit
 
 
@@ -19,16 +18,17 @@ class Seot(Method):
     """
 
     kinds = ("text",)
+    draws_t = False
 
     def __init__(self, phrases: dict[str, str] | None = None) -> None:
         self.phrases = phrases or {}
 
-    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        assert isinstance(adapter, TextEdit)
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         if len(pairs.requests) > 1:
             raise BadInput("SEOT suppresses one concept; ask for one target")
-        (request,) = pairs.requests
-        said = pairs.dataset.says.get(request.target, words(request.target))
-        adapter.concept = self.phrases.get(request.domain, "{concept}").format(concept=said)
-        if not any(model.places(own, adapter.concept) for own, _ in pairs.captions("forget")):
-            raise BadInput(f"SEOT needs the concept in the prompt, and no forget caption says {adapter.concept!r}")
+        named_in_all(model, pairs, "SEOT suppresses the concept's words in the prompt")
+
+    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        assert isinstance(adapter, TextEdit)
+        request = pairs.requests[0]
+        adapter.concept = self.phrases.get(request.domain, "{concept}").format(concept=pairs.said(request))

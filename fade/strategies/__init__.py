@@ -74,6 +74,10 @@ class Around(Method):
     def __init__(self, inner: Method) -> None:
         self.inner = inner
         self.terms, self.kinds, self.combines, self.variant = inner.terms, inner.kinds, inner.combines, inner.variant
+        self.draws_t = inner.draws_t
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.inner.suits(model, adapter, pairs)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.inner.prepare(model, adapter, pairs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fade.errors import BadInput
-from fade.methods import Method
 from fade.strategies import Strategy
 
 
@@ -12,7 +10,3 @@ class Simultaneous(Strategy):
 
     on_base = True
     together = True
-
-    def check(self, method: Method) -> None:
-        if "text" in method.kinds or type(method).__name__ == "Lacu":
-            raise BadInput(f"{type(method).__name__} meets one request at a time; use strategy=plain")

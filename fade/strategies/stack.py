@@ -33,6 +33,9 @@ class Avoiding(Sparsity):
         super().__init__(inner.p)
         self.inner, self.kind, self.used = inner, inner.kind, used
 
+    def suits(self, weights: dict[str, Tensor]) -> None:
+        self.inner.suits(weights)
+
     def __call__(self, saliency: Saliency) -> Masks:
         return self.inner({name: self._free(name, values) for name, values in saliency.items()})
 
