@@ -138,6 +138,8 @@ def unlearn_task(cfg: DictConfig) -> None:
         about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
         with record.kept():
             results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+        if results is None:
+            return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
@@ -187,6 +189,8 @@ def complain(error: BaseException) -> int:
         line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
     elif isinstance(error, (HydraException, OmegaConfBaseException)):
         line, code = f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2
+    elif type(error).__name__ == "UncompletedJobError":  # submitit's, which need not be installed
+        line, code = f"{str(error).splitlines()[0]} died; the others go on, and the same command takes up what is missing", 1
     else:
         raise error
     print(f"error: {line}", file=sys.stderr)
@@ -198,7 +202,7 @@ def entry() -> None:
         main()
     except Told as told:
         sys.exit(told.args[0])
-    except HydraException as error:  # a command line that does not compose
+    except Exception as error:  # a command line that does not compose, a task of a job array that died
         sys.exit(complain(error))
 
 

@@ -21,6 +21,7 @@ import torch
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, whole, write_json, write_text
+from fade.parallel import leads
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", "torchmetrics")
 
@@ -39,11 +40,11 @@ class Record:
                 raise BadInput(
                     f"{folder} holds a run with another configuration (see its config.yaml); choose another out=FOLDER"
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif leads() and folder.is_dir() and any(folder.iterdir()):
             raise BadInput(f"{folder} is not empty and is no run of this tool; choose another out=FOLDER")
-        else:
+        elif leads():
             write_text(folder / "config.yaml", config)
-        if self.results is None:
+        if self.results is None and leads():
             (folder / "failed.json").unlink(missing_ok=True)
             write_json(claim, {"identity": self.identity, "overrides": list(overrides), "host": platform.node(),
                                "pid": os.getpid(), "started": time.time()})  # fmt: skip

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from fade.files import write_text
+from fade.parallel import leads
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,15 @@ class JsonLines(Logger):
         super().__init__()
         self.path = path
 
+    def go_on_from(self, step: int) -> None:
+        """Drop what was said from this step on, and a line that a kill cut short: a resumed run says it again."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        if kept != lines:
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+
     @property
     def name(self) -> str:
         return "metrics"
@@ -41,6 +54,7 @@ class JsonLines(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **settings: Any) -> None:
         """Nothing: config.yaml lies beside."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
@@ -56,7 +70,7 @@ class Mirror(Logger):
         self._make, self._logger, self.broken = make, None, False
 
     def _try(self, act: Callable[[WandbLogger], Any]) -> None:
-        if self.broken:
+        if self.broken or not leads():
             return
         try:
             self._logger = self._logger or self._make()

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,9 @@ from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_tensors, write_tensors
+from fade.logs import JsonLines
 from fade.methods import Method
+from fade.parallel import check_batch, follow, lead, leads, part, share
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
 
@@ -65,6 +68,8 @@ class Unlearner(L.LightningModule):
     # stage one
 
     def on_fit_start(self) -> None:
+        check_batch(self.pairs.batch, self.trainer.world_size)
+        follow(self.trainer)
         began = time.monotonic()
         self.pairs.prepare(self.model)
         if not self.located:
@@ -73,6 +78,7 @@ class Unlearner(L.LightningModule):
             self.adapter.set_masks(self.sparsity(saliency))
             self.located = True
         self.locate_s += time.monotonic() - began
+        lead(self.trainer)
         log.info("located: %.2f %% of %d candidate weights kept (%s)", 100 * self.adapter.density(),
                  sum(w.numel() for w in self.adapter.weights().values()), self.sparsity.kind)  # fmt: skip
 
@@ -96,15 +102,19 @@ class Unlearner(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._mark = time.monotonic()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, JsonLines) and self.trainer.is_global_zero:
+                logger.go_on_from(self.trainer.global_step)
 
     def training_step(self, _: Tensor, __: int) -> Tensor:
         step = self.trainer.fit_loop.total_batch_idx
         torch.manual_seed(self.seed * 1_000_003 + step + 1)
         batch = self.pairs.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1))
+        batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
         total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
-        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
-        self.log("loss/total", total, prog_bar=True)
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
+        self.log("loss/total", total, prog_bar=True, sync_dist=True)
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return total
 
@@ -138,7 +148,7 @@ class Unlearner(L.LightningModule):
         now = time.monotonic()
         self.distil_s += now - self._mark
         self._mark = now
-        if now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps:
+        if leads() and (now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps):
             log.info("distil: step %d/%d, loss %.5f", self.trainer.global_step, self.trainer.max_steps, float(outputs["loss"]))
             self._said = now
 
@@ -160,9 +170,13 @@ def fit(
     unlearner: Unlearner, make_trainer: Callable[..., L.Trainer], folder: Path, every: int, loggers: list[Any]
 ) -> L.Trainer:
     """Train, going on from the checkpoint in `folder` where there is one."""
+    plugins: list[Any] = [SafeCheckpoint()]
+    if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not do so too
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     trainer = make_trainer(
-        callbacks=checkpoints(folder, every), plugins=[SafeCheckpoint()], logger=loggers or False, default_root_dir=folder
+        callbacks=checkpoints(folder, every), plugins=plugins, logger=loggers or False, default_root_dir=folder
     )
     last = folder / "last.ckpt"
     trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
+    part()
     return trainer
