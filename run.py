@@ -28,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
-from benchmarks.ledger import expect
+from benchmarks.ledger import expect, fail
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
@@ -86,12 +86,8 @@ def recorded(cfg: DictConfig, name: str) -> Record:
 
 def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
     """metrics.jsonl always; W&B as a mirror; Lightning's CSV where asked."""
-    made: list[Any] = [JsonLines(folder / "metrics.jsonl")]
-    for name, logger in cfg.logger.items():
-        made.append(
-            Mirror(partial(instantiate(logger), save_dir=folder)) if name == "wandb" else instantiate(logger)(save_dir=folder)
-        )
-    return made
+    makes = {name: partial(instantiate(logger), save_dir=folder) for name, logger in cfg.logger.items()}
+    return [JsonLines(folder / "metrics.jsonl"), *(Mirror(make) if name == "wandb" else make() for name, make in makes.items())]
 
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
@@ -161,6 +157,7 @@ def main(cfg: DictConfig) -> None:
         code = complain(error)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(code)
+        fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
         raise Told(code) from None  # no exit: the other runs of a sweep go on
 
 
@@ -185,6 +182,8 @@ def complain(error: BaseException) -> int:
         line, code = str(error), 1
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
+    elif isinstance(error, FileNotFoundError):
+        line, code = f"{error.filename} is gone; put it back and run the same command again", 1
     elif isinstance(error, MissingMandatoryValue):
         line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
     elif isinstance(error, (HydraException, OmegaConfBaseException)):

@@ -7,7 +7,9 @@ import gzip
 import io
 import os
 import platform
+import re
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -88,9 +90,19 @@ class Record:
 
 def provenance() -> dict[str, Any]:
     here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"versions": versions, "git_commit": commit}
+    return {"versions": versions, "git_commit": commit, "machine": machine()}
+
+
+def machine() -> str:
+    """Processor, cores, and GPU where there is one; no host name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    gpu = f", {torch.cuda.device_count()} × {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores{gpu}"
 
 
 def peak_memory_mb() -> float:
