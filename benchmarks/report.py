@@ -2,6 +2,7 @@
 
 python -m benchmarks.report FOLDER...             writes report/ and prints the tables
 python -m benchmarks.report --status FOLDER...    where the sweeps in these folders stand
+python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B report on the runs that were synced there
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from benchmarks.html import has_picture, rows_of, write_page
 from benchmarks.ledger import status
 from benchmarks.tables import as_csv, as_latex, per_target, summary, table
+from benchmarks.workspace import publish
 from fade.errors import BadInput
 from fade.files import read_json, write_text
 
@@ -83,10 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A page and tables from the results.json files below some folders.")
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--status", action="store_true", help="only say where the sweeps in these folders stand")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B report there instead of a page")
     parser.add_argument("--out", type=Path, default=Path("report"), help="the folder to write (report)")
     given = parser.parse_args()
     try:
-        print("\n\n".join(map(status, given.folders)) if given.status else write(given.folders, given.out))
+        if given.status:
+            print("\n\n".join(map(status, given.folders)))
+        elif given.wandb:
+            print(publish(find(given.folders)[0], given.wandb))
+        else:
+            print(write(given.folders, given.out))
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:  # a full disk, a folder that may not be written

@@ -62,6 +62,7 @@ def study(
             "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(), "adapter_bytes": written},
             "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
             "base_sha256": identity,
+            "base_answers": str(base.folder / "images"),
             "adapter_sha256": adapter.sha256(),
         }
     )

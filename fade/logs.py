@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -9,12 +10,14 @@ import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch import Tensor
 
-from fade.files import write_text
+from fade.files import write_json, write_text
 from fade.parallel import leads
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,46 @@ def wandb(save_dir: Path, offline: bool, **settings: Any) -> WandbLogger:
     mode = os.environ.get("WANDB_MODE")
     save_dir.mkdir(parents=True, exist_ok=True)
     return WandbLogger(save_dir=save_dir, offline=mode == "offline" if mode else offline, **settings)
+
+
+class Layer(TypedDict):
+    """What stage one found in a layer: its mean score, its share of the scores of all layers, and the kept fraction."""
+
+    layer: str
+    saliency: float | None
+    share: float | None
+    density: float
+
+
+def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[Layer]:
+    """One entry for each masked layer; no scores where the method does not locate."""
+    total = sum(float(scores.sum()) for scores in saliency.values())
+    found = []
+    for name, mask in masks.items():
+        scores = saliency.get(name)
+        found.append(Layer(layer=name, saliency=None if scores is None else float(scores.mean()),
+                           share=None if scores is None else float(scores.sum()) / (total or 1.0),
+                           density=float(mask.float().mean())))  # fmt: skip
+    return found
+
+
+def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
+    """Caption, and before and after side by side from the same noise: the target's images first, then others."""
+    base = Path(results.get("base_answers") or "")
+    if not results.get("base_answers") or not (folder / "predictions.csv").is_file():
+        return []
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    concerned = [row for row in rows if row[results["domain"]] == results["target"]][:most]
+    others = [row for row in rows if row[results["domain"]] != results["target"]]
+    found = []
+    for row in concerned + others[:: max(1, len(others) // most)][:most]:
+        with Image.open(base / row["file"]) as before, Image.open(folder / "images" / row["file"]) as after:
+            sheet = Image.new("RGB", (before.width + after.width, before.height))
+            sheet.paste(before, (0, 0))
+            sheet.paste(after, (before.width, 0))
+        found.append((f"{row['prompt'] or row['file']}, seed {row['seed']}", sheet))
+    return found
 
 
 class JsonLines(Logger):
@@ -53,6 +96,10 @@ class JsonLines(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **settings: Any) -> None:
         """Nothing: config.yaml lies beside."""
+
+    @rank_zero_only
+    def log_layers(self, layers: list[Layer]) -> None:
+        write_json(self.path.with_name("layers.json"), layers)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -94,6 +141,10 @@ class Mirror(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._try(lambda logger: logger.log_metrics(metrics, step))
 
+    def log_layers(self, layers: list[Layer]) -> None:
+        rows = [list(layer.values()) for layer in layers]
+        self._try(lambda logger: logger.log_table("layers", columns=list(Layer.__annotations__), data=rows))
+
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         """Every metric with its interval as the run's summary, the picture, and adapter and record as one artifact."""
         self._try(lambda logger: _finish(logger, results, folder))
@@ -105,6 +156,8 @@ def _finish(logger: WandbLogger, results: dict[str, Any], folder: Path) -> None:
     run = logger.experiment
     run.summary.update({**flat, **{f"cost/{key}": value for key, value in results["cost"].items()}})
     logger.log_image("before and after", [str(folder / "comparison.png")])
+    if sheets := pairs(results, folder):
+        logger.log_image("before beside after", [sheet for _, sheet in sheets], caption=[caption for caption, _ in sheets])
     name = f"{results['dataset']}-{results['target']}-{results['method']}"
     for path in (folder / "adapter", folder / "results.json"):
         if path.exists():

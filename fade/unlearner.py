@@ -21,7 +21,7 @@ from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_tensors, write_tensors
-from fade.logs import JsonLines
+from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method
 from fade.parallel import check_batch, follow, lead, leads, part, share
 from fade.saliency import Saliency
@@ -76,6 +76,7 @@ class Unlearner(L.LightningModule):
             with self.trainer.precision_plugin.forward_context():
                 saliency = self.saliency()
             self.adapter.set_masks(self.sparsity(saliency))
+            self.log_layers(saliency)
             self.located = True
         self.locate_s += time.monotonic() - began
         lead(self.trainer)
@@ -97,6 +98,12 @@ class Unlearner(L.LightningModule):
         found = self.method.locate(self.model, self.adapter, batches)
         write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found
+
+    def log_layers(self, saliency: Saliency) -> None:
+        found = layers(saliency, self.adapter.masks())
+        for logger in self.trainer.loggers:
+            if isinstance(logger, (JsonLines, Mirror)):
+                logger.log_layers(found)
 
     # stage two
 

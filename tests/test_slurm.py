@@ -52,11 +52,10 @@ class Place:
         self.env = {**cluster.env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        """The driver of a sweep. What runs beside Slurm gives way to it."""
+        """The driver of a sweep."""
         where = [f"output_dir={self.out}", f"cache_dir={self.folder / 'cache'}"]
-        slurm = "launcher=slurm" in overrides
-        where += [f"launcher.folder={self.folder / 'slurm'}"] if slurm else []
-        command = [*([] if slurm else ["nice"]), sys.executable, "run.py", "-m", *SMALL, *where, *overrides]
+        where += [f"launcher.folder={self.folder / 'slurm'}"] if "launcher=slurm" in overrides else []
+        command = [sys.executable, "run.py", "-m", *SMALL, *where, *overrides]
         return subprocess.Popen(command, cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def training(self) -> dict[str, Path]:
@@ -171,9 +170,10 @@ class Limiter(threading.Thread):
 
     def run(self) -> None:
         try:
+            started = 0.0
             for hit in range(1, 4):
-                task = until(lambda: next(iter(self.place.training()), None), 240, f"training after {hit - 1} time limits")
-                elapsed = time.time() - json.loads(next(self.place.out.glob("*/run.json")).read_text())["started"]
+                task, started = until(lambda: self.begun(started), 300, f"training after {hit - 1} time limits")  # noqa: B023
+                elapsed = time.time() - started
                 self.limit(task, int(elapsed) // 60 + 3)
                 until(lambda: self.restarts(task) == hit, 120, f"time limit {hit}")  # noqa: B023 - called at once
                 self.limit(task, 10)
@@ -181,6 +181,13 @@ class Limiter(threading.Thread):
                 self.steps.append(len(log.read_text().splitlines()))
         except (AssertionError, subprocess.CalledProcessError) as error:
             self.wrong = f"{error} {getattr(error, 'stderr', '')}"
+
+    def begun(self, last: float) -> tuple[str, float] | None:
+        """The task, and when its process started, if that is another than the one that was stopped last."""
+        for task, run in self.place.training().items():
+            if (started := float(json.loads((run / "run.json").read_text())["started"])) > last:
+                return task, started
+        return None
 
     def limit(self, task: str, minutes: int) -> None:
         self.place.cluster.do("scontrol", "update", f"JobId={task}", f"TimeLimit={minutes}")
