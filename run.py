@@ -46,6 +46,10 @@ OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).
 WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher")  # where a run goes is no part of what it is
 
 
+def choice(group: str) -> str:
+    return str(HydraConfig.get().runtime.choices[group])
+
+
 def dataset_of(cfg: DictConfig) -> Dataset:
     dataset = instantiate(cfg.dataset.source, _convert_="all")
     print(dataset.summary())
@@ -92,8 +96,8 @@ def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
     """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.targets,
-             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
+    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.get("targets"), cfg.timesteps,
+             "Dense" in cfg.sparsity._target_, cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
     plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
     return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
@@ -102,24 +106,29 @@ def unlearn_task(cfg: DictConfig) -> None:
     """One run, or the plan of one. Its folder is the record: a step whose file is there is not done again."""
     dataset = dataset_of(cfg)
     request = Request.check(dataset, cfg.target, cfg.surrogate)
-    sparsity, method = instantiate(cfg.sparsity), instantiate(cfg.method)
+    sparsity, method, timesteps = instantiate(cfg.sparsity), instantiate(cfg.method), instantiate(cfg.timesteps)
+    attached = instantiate(cfg.adapter, _convert_="all")
+    if method.terms and cfg.optimizer.build.lr is None:
+        raise BadInput(f"no known rate for method={choice('method')} on model={choice('model')} (conf/settings); give "
+                       "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
+    method.check(attached.func.__self__.kind, sparsity.kind, cfg.trainer.max_steps)
     benchmark = benchmark_of(cfg, dataset)
     for forget, surrogate in benchmark.check_captions(request):
         print(f"  {forget}  ->  {surrogate}")
 
-    chosen = HydraConfig.get().runtime.choices["method"]
+    chosen = choice("method")
     record = None if cfg.task == "plan" else recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
     loggers = [] if record is None else loggers_of(cfg, record.folder)
 
     def attach(model: Any) -> Adapter:
         L.seed_everything(cfg.seed, verbose=False)
-        return Adapter.attach(model.unet, **OmegaConf.to_container(cfg.adapter, resolve=True))
+        return attached(model)
 
     def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
         pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
         unlearner = Unlearner(
             model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
-            saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
+            timesteps, saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
         fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
         return unlearner
@@ -131,7 +140,12 @@ def unlearn_task(cfg: DictConfig) -> None:
     results = record.results
     if results is None:
         seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
-        about = {"method": chosen, "seeds": seeds, "overrides": list(HydraConfig.get().overrides.task)}
+        about = {
+            "method": chosen,
+            "variant": method.variant,
+            "seeds": seeds,
+            "overrides": list(HydraConfig.get().overrides.task),
+        }
         with record.kept():
             results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
         if results is None:

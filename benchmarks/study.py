@@ -50,7 +50,7 @@ def study(
     base = benchmark.measure_base(model, identity)
     adapter, cost = learned(record, model, request, attach, learn, identity)
     model.to(benchmark.device)  # Lightning hands it back on the CPU
-    with adapter.merged():
+    with adapter.applied():
         measured = benchmark.measure(model, record.folder)
     comparison(base.folder / "images", record.folder / "images", benchmark.wanted, benchmark.dataset, request,
                record.folder / "comparison.png")  # fmt: skip
@@ -74,7 +74,7 @@ def learned(
     """The adapter of this run, read from its folder or trained now; and what the training cost."""
     folder = record.folder / "adapter"
     if folder.is_dir():
-        return Adapter.load(model.unet, folder), Adapter.card(folder)["cost"]
+        return Adapter.load(model, folder), Adapter.card(folder)["cost"]
     adapter = attach(model)
     unlearner = learn(model, adapter, record.folder)
     cost = {

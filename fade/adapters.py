@@ -1,271 +1,152 @@
-"""What unlearning produces: a sparse low-rank change of a U-Net that can be attached, muted, merged and removed.
+"""What unlearning produces: a change of a pipeline that can be attached, muted, scaled, merged, saved and removed.
 
-The change of a layer's weight is ΔW = s · M ⊙ (B A) with PEFT's factors A (r, in), B (out, r), s = alpha / r, and a 0/1
-mask M (out, in). Where M is a rectangle u vᵀ this is the ordinary LoRA (diag(u) B)(A diag(v)).
+Every kind answers to the same verbs: fade/lora.py (masked low rank), fade/patch.py (changed weights), fade/textedit.py
+(the text embedding, no weights).
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig
-from peft.tuners.lora.layer import Linear as LoraLinear
-from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json, read_tensors, tensors_hash, whole, write_json, write_tensors
 
-Masks = dict[str, Tensor]  # layer name -> bool (out, in)
+Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
 FORMAT = 1
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "text": "fade.textedit.TextEdit"}  # as adapter.json names them
 
 
-@dataclass
-class Kept:
-    """A mask, and its rows and columns where it is a rectangle (then `mask` is not needed to apply it)."""
+class Adapter(ABC):
+    """One change of one pipeline. Trained in place, then saved; `off` gives the teacher, `detach` the untouched model.
 
-    mask: Tensor  # (out, in) bool
-    rows: Tensor  # (out,) bool: has any kept weight
-    cols: Tensor  # (in,) bool
-    rectangle: bool
-    empty: bool
+    A subclass has `attach(model, ...)`, which puts a change of zero on the model and leaves earlier adapters on.
+    """
 
-    @classmethod
-    def of(cls, mask: Tensor) -> Kept:
-        rows, cols = mask.any(1), mask.any(0)
-        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()), not bool(rows.any()))
+    kind: ClassVar[str]
 
-    def to(self, device: torch.device) -> Kept:
-        return replace(self, mask=self.mask.to(device), rows=self.rows.to(device), cols=self.cols.to(device))
+    def __init__(self, model: Diffusion, name: str) -> None:
+        self.model, self.name = model, name
+        self.teacher_passes = 0  # forwards of the U-Net inside `off`
 
+    # what trains
 
-class _Masked(LoraVariant):
-    """PEFT's hook for the arithmetic of a masked layer."""
-
-    @staticmethod
-    def init(module: MaskedLinear, adapter_name: str, **_: Any) -> None:
-        shape = module.get_base_layer().weight.shape
-        module.kept[adapter_name] = Kept.of(torch.ones(shape, dtype=torch.bool, device=module.get_base_layer().weight.device))
-
-    @staticmethod
-    def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        kept = module.kept[active_adapter]
-        if active_adapter in module.muted or kept.empty:
-            return result
-        x = module.lora_dropout[active_adapter](x)
-        if not kept.rectangle:
-            return result + linear(x, module.change(active_adapter))
-        a, b = module.factors(active_adapter)
-        return result + linear(linear(x, a), b) * module.scaling[active_adapter]
-
-
-class MaskedLinear(LoraLinear):
-    """PEFT's LoRA layer with a mask for each adapter; an adapter in `muted` contributes nothing."""
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, **settings: Any) -> None:
-        self.kept: dict[str, Kept] = {}
-        self.muted: set[str] = set()
-        super().__init__(base_layer, adapter_name, **settings)
-
-    def resolve_lora_variant(self, **_: Any) -> LoraVariant:
-        return _Masked()
-
-    def _apply(self, *args: Any, **settings: Any) -> nn.Module:
-        """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device here."""
-        super()._apply(*args, **settings)
-        self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
-        return self
-
-    def factors(self, name: str) -> tuple[Tensor, Tensor]:
-        """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
-        kept = self.kept[name]
-        return self.lora_A[name].weight * kept.cols, self.lora_B[name].weight * kept.rows[:, None]
-
-    def change(self, name: str) -> Tensor:
-        """ΔW (out, in)."""
-        a, b = self.factors(name)
-        return (b @ a) * self.kept[name].mask * self.scaling[name]
-
-
-class Adapter:
-    """One adapter on one U-Net. Trained in place, then saved; `off` gives the teacher, `detach` the untouched model."""
-
-    def __init__(self, unet: UNet2DConditionModel, name: str, layers: dict[str, MaskedLinear], rank: int, alpha: float) -> None:
-        self.unet, self.name, self.layers, self.rank, self.alpha = unet, name, layers, rank, alpha
-        self.teacher_passes = 0
-        self._overwritten: dict[str, Tensor] = {}
-
-    @classmethod
-    def attach(
-        cls,
-        unet: UNet2DConditionModel,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        targets: list[str] | tuple[str, ...] = ATTENTION,
-        name: str = "fade",
-    ) -> Adapter:
-        """Put a change of zero on every linear layer whose name ends in one of `targets`; what was attached stays on.
-
-        Raises BadInput where nothing matches, the rank is below 1, or a layer already holds a stock LoRA (a mask on top
-        of it would be ignored silently).
-        """
-        if rank < 1:
-            raise BadInput(f"adapter.rank is {rank}; it must be 1 or more")
-        earlier = list(getattr(unet, "peft_config", {}))
-        found = [n for n, m in unet.named_modules() if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))]
-        if not found:
-            raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
-        for layer in found:
-            module = unet.get_submodule(layer)
-            if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
-                raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
-        config._register_custom_module({nn.Linear: MaskedLinear})
-        unet.add_adapter(config, adapter_name=name)
-        unet.set_adapter([*earlier, name])
-        layers = {n: unet.get_submodule(n) for n in found}
-        for layer in layers.values():
-            for key, parameter in layer.named_parameters():
-                parameter.requires_grad_(key.split(".")[-2] == name)
-        return cls(unet, name, layers, rank, alpha)
-
+    @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
-        return [w for layer in self.layers.values() for w in (layer.lora_A[self.name].weight, layer.lora_B[self.name].weight)]
+        """What the optimizer gets."""
 
-    def weights(self) -> dict[str, nn.Parameter]:
-        """The frozen base weights (out, in) under the adapter, by layer name."""
-        return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the pipeline under the adapter, by name: the candidates of every mask."""
 
-    # masks
+    @abstractmethod
+    def masks(self) -> Masks: ...
 
+    @abstractmethod
     def set_masks(self, masks: Masks) -> None:
-        """Confine the change of each layer to its mask; the keys must be the adapter's layers."""
-        if masks.keys() != self.layers.keys():
-            raise BadInput(f"masks for {len(masks)} layers, the adapter has {len(self.layers)}: they must be the same layers")
-        for name, layer in self.layers.items():
-            layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
+        """Confine the change to the masks; the keys must be those of `weights`."""
 
-    def masks(self) -> Masks:
-        return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
+    @abstractmethod
+    def change(self, name: str) -> Tensor:
+        """ΔW of one weight, at scale 1 or whatever the scale is."""
+
+    def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
+        """Called after every step of the optimizer: what lies outside the masks is put back."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Called when training is over: from here on the change in memory is the one that the file will hold."""
 
     def density(self) -> float:
-        """Kept fraction of all candidate weights."""
+        """Kept fraction of all candidate weights; 0 for a change without weights."""
         masks = self.masks().values()
-        return sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+        return sum(int(m.sum()) for m in masks) / max(1, sum(m.numel() for m in masks))
 
     # switching
+
+    @abstractmethod
+    def _mute(self, muted: bool) -> None: ...
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the U-Net is the teacher: this adapter contributes nothing, earlier ones stay on."""
-        self.teacher_passes += 1
-        for layer in self.layers.values():
-            layer.muted.add(self.name)
+        handle = self.model.unet.register_forward_pre_hook(self._count)
+        self._mute(True)
         try:
             yield
         finally:
-            for layer in self.layers.values():
-                layer.muted.discard(self.name)
+            self._mute(False)
+            handle.remove()
 
-    @property
-    def scale(self) -> float:
-        return next(iter(self.layers.values())).scaling[self.name] * self.rank / self.alpha
+    def _count(self, *_: Any) -> None:
+        self.teacher_passes += 1
 
-    @scale.setter
-    def scale(self, value: float) -> None:
-        for layer in self.layers.values():
-            layer.scaling[self.name] = value * self.alpha / self.rank
+    scale: float  # a property in each kind: 1 as trained, 0 the untouched model
 
-    @torch.no_grad()
+    @abstractmethod
     def merge(self) -> None:
-        """Add ΔW to the base weights, keeping what is overwritten; generation then costs what the base costs."""
-        if self._overwritten:
-            raise BadInput(f"adapter {self.name!r} is merged already")
-        for name, layer in self.layers.items():
-            weight = layer.get_base_layer().weight
-            self._overwritten[name] = weight.clone()
-            weight += layer.change(self.name).to(weight.dtype)
-            layer.muted.add(self.name)
+        """Write the change into the weights, keeping what is overwritten; generation then costs what the base costs."""
 
-    @torch.no_grad()
+    @abstractmethod
     def unmerge(self) -> None:
         """Put the overwritten values back, bit for bit."""
-        for name, original in self._overwritten.items():
-            self.layers[name].get_base_layer().weight.copy_(original)
-            self.layers[name].muted.discard(self.name)
-        self._overwritten = {}
+
+    mergeable = True  # False where the change depends on the prompt
 
     @contextmanager
-    def merged(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
+        """Inside, the change applies at the lowest cost: merged where it can be, attached where not."""
+        if not self.mergeable:
+            yield
+            return
         self.merge()
         try:
             yield
         finally:
             self.unmerge()
 
+    @abstractmethod
     def detach(self) -> None:
-        """Remove the adapter; the base weights are again what they were, bit for bit."""
-        self.unmerge()
-        if list(self.unet.peft_config) == [self.name]:
-            self.unet.unload_lora()
-            return
-        self.unet.delete_adapters(self.name)
-        for layer in self.layers.values():
-            layer.kept.pop(self.name)
+        """Remove the adapter; the pipeline is again what it was, bit for bit."""
 
     # files
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """A and B of every layer, whole, with their masks: what a checkpoint needs."""
-        tensors = {}
-        for name, layer in self.layers.items():
-            tensors[f"{name}.A"] = layer.lora_A[self.name].weight.detach()
-            tensors[f"{name}.B"] = layer.lora_B[self.name].weight.detach()
-            tensors[f"{name}.mask"] = layer.kept[self.name].mask
-        return tensors
+        """What a checkpoint needs."""
 
-    @torch.no_grad()
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.set_masks({name: tensors[f"{name}.mask"] for name in self.layers})
-        for name, layer in self.layers.items():
-            layer.lora_A[self.name].weight.copy_(tensors[f"{name}.A"])
-            layer.lora_B[self.name].weight.copy_(tensors[f"{name}.B"])
+    @abstractmethod
+    def load_state(self, tensors: dict[str, Tensor]) -> None: ...
 
+    @abstractmethod
     def compact(self) -> dict[str, Tensor]:
-        """Only what the change needs: kept columns of A, kept rows of B, their places, and a bit mask if no rectangle."""
-        tensors = {}
-        for name, layer in self.layers.items():
-            kept = layer.kept[self.name]
-            if kept.empty:
-                continue
-            tensors[f"{name}.A"] = layer.lora_A[self.name].weight[:, kept.cols]
-            tensors[f"{name}.B"] = layer.lora_B[self.name].weight[kept.rows]
-            if not kept.rows.all():
-                tensors[f"{name}.rows"] = kept.rows.nonzero()[:, 0].to(torch.int16)
-            if not kept.cols.all():
-                tensors[f"{name}.cols"] = kept.cols.nonzero()[:, 0].to(torch.int16)
-            if not kept.rectangle:
-                inner = kept.mask[kept.rows][:, kept.cols].cpu().numpy()
-                tensors[f"{name}.bits"] = torch.from_numpy(np.packbits(inner))
-        return tensors
+        """Only what the change needs: the tensors of the file."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What `attach` needs to put an adapter of these tensors on another pipeline: plain values."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Adapter:
+        """The adapter of a file. Raises BadInput, before anything is attached, where it does not fit the pipeline."""
 
     def sha256(self) -> str:
-        return tensors_hash(self.compact())
+        """The identity: over the tensors of the file, and the settings where there are no tensors."""
+        tensors = self.compact()
+        return tensors_hash(tensors) if tensors else hashlib.sha256(repr(sorted(self.settings().items())).encode()).hexdigest()
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write `adapter.safetensors` and `adapter.json` (the card and what is needed to attach it again)."""
-        shapes = {n: list(layer.get_base_layer().weight.shape) for n, layer in self.layers.items()}
-        about = {"format": FORMAT, "rank": self.rank, "alpha": self.alpha, "layers": shapes, "sha256": self.sha256()}
+        about = {"format": FORMAT, "kind": self.kind, **self.settings(), "sha256": self.sha256()}
         with whole(folder) as temporary:
             write_tensors(temporary / "adapter.safetensors", self.compact(), {"format": str(FORMAT), "sha256": self.sha256()})
             write_json(temporary / "adapter.json", {**about, **card})
@@ -281,61 +162,26 @@ class Adapter:
             raise BadInput(f"{folder} has format {about['format']}; this version reads up to {FORMAT}: upgrade fade")
         return about
 
-    @classmethod
+    @staticmethod
     @torch.no_grad()
-    def load(cls, unet: UNet2DConditionModel, folder: Path | str, name: str = "fade") -> Adapter:
-        """Attach a saved adapter. Raises BadInput, before anything is attached, where files or shapes do not fit."""
-        folder, about = Path(folder), cls.card(folder)
-        modules = dict(unet.named_modules())
-        for layer, shape in about["layers"].items():
-            weight = getattr(modules.get(layer), "weight", None)
-            if weight is None or list(weight.shape) != shape:
-                raise BadInput(
-                    f"{folder} changes {layer} {shape}, which this U-Net does not have; it was made for another model"
-                )
+    def load(model: Diffusion, folder: Path | str, name: str = "fade") -> Adapter:
+        """Attach a saved adapter of any kind. Raises BadInput, before anything is attached, where files do not fit."""
+        folder, about = Path(folder), Adapter.card(folder)
         tensors, _ = read_tensors(folder / "adapter.safetensors")
-        if tensors_hash(tensors) != about["sha256"]:
+        if tensors and tensors_hash(tensors) != about["sha256"]:
             raise BadInput(f"{folder / 'adapter.safetensors'} is not the file that adapter.json describes (its hash differs)")
-        adapter = cls.attach(unet, about["rank"], about["alpha"], targets=list(about["layers"]), name=name)
-        adapter._expand(tensors)
-        return adapter
+        module, kind = KINDS[about["kind"]].rsplit(".", 1)
+        return getattr(importlib.import_module(module), kind).restored(model, about, tensors, name)
 
-    def _expand(self, tensors: dict[str, Tensor]) -> None:
-        masks = {}
-        for name, layer in self.layers.items():
-            a, b = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
-            a.zero_()
-            b.zero_()
-            mask = torch.zeros(b.shape[0], a.shape[1], dtype=torch.bool)
-            if f"{name}.A" in tensors:
-                rows = tensors.get(f"{name}.rows", torch.arange(b.shape[0])).long()
-                cols = tensors.get(f"{name}.cols", torch.arange(a.shape[1])).long()
-                a[:, cols] = tensors[f"{name}.A"].to(a)
-                b[rows] = tensors[f"{name}.B"].to(b)
-                inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
-                if f"{name}.bits" in tensors:
-                    bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
-                    inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
-                mask[rows[:, None], cols] = inner
-            masks[name] = mask
-        self.set_masks(masks)
 
-    def export(self, folder: Path) -> None:
-        """Write an ordinary LoRA that stock `pipe.load_lora_weights(folder)` reads. Raises BadInput for other masks."""
-        layers = {n: layer for n, layer in self.layers.items() if not layer.kept[self.name].empty}
-        odd = [n for n, layer in layers.items() if not layer.kept[self.name].rectangle]
-        if odd:
-            raise BadInput(f"{len(odd)} masks are no rectangles (first: {odd[0]}): this adapter is no low-rank matrix, do not "
-                           "hand it out as a LoRA; sparsity=neuron, module or dense can be exported")  # fmt: skip
-        tensors = {}
-        for name, layer in layers.items():
-            a, b = layer.factors(self.name)
-            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (
-                a.detach().contiguous(),
-                b.detach().contiguous(),
-            )
-        metadata = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(layers)).to_dict()
-        with whole(folder) as temporary:
-            StableDiffusionPipeline.save_lora_weights(
-                temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=metadata, safe_serialization=True
-            )
+def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
+    """Raises BadInput where the U-Net lacks one of the named weights or has another shape."""
+    found = {plain(name): list(weight.shape) for name, weight in model.unet.named_parameters()}
+    for name, shape in shapes.items():
+        if found.get(name) != shape:
+            raise BadInput(f"the adapter changes {name} {shape}, which this U-Net does not have; it was made for another model")
+
+
+def plain(name: str) -> str:
+    """A parameter's name without what PEFT's layers add."""
+    return name.replace(".base_layer.", ".")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from fade.errors import BadInput
@@ -54,6 +57,8 @@ class Diffusion(nn.Module):
         pipe.set_progress_bar_config(disable=True)
         self.unet, self.vae, self.text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
         self.steps, self.guidance = steps, guidance
+        self.edits: list[Callable[[list[str], Tensor], Tensor]] = []  # (prompts, embeddings) -> embeddings, in order
+        self.asked: list[str] | None = None  # the prompts of the batch that is being generated
         self.size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
@@ -92,6 +97,11 @@ class Diffusion(nn.Module):
     def device(self) -> torch.device:
         return self.unet.device
 
+    @property
+    def train_steps(self) -> int:
+        """T, 1000 in every Stable Diffusion."""
+        return self.pipe.scheduler.config.num_train_timesteps
+
     def sha256(self) -> str:
         """The identity of the base: a hash over every tensor of U-Net, autoencoder and text encoder, adapters left out."""
         modules = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
@@ -103,14 +113,29 @@ class Diffusion(nn.Module):
         }
         return tensors_hash(tensors)
 
+    def token_ids(self, prompts: list[str]) -> list[list[int]]:
+        """The tokens of each prompt, without the ones that begin, end and pad it."""
+        return [self.pipe.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+
+    def places(self, prompt: str, concept: str) -> list[int]:
+        """Positions (the first token is at 1) of the concept's words in a prompt's tokens; none where it does not name it."""
+        (tokens,), (wanted,) = self.token_ids([prompt]), self.token_ids([concept])
+        for start in range(len(tokens) - len(wanted) + 1):
+            if wanted and tokens[start : start + len(wanted)] == wanted:
+                return list(range(start + 1, start + 1 + len(wanted)))
+        return []
+
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
-        """Text embeddings (B, L, D)."""
+        """Text embeddings (B, L, D), as the edits of attached adapters leave them."""
         tokenizer = self.pipe.tokenizer
         tokens = tokenizer(
             prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
-        return self.text_encoder(tokens.input_ids.to(self.device))[0]
+        embeddings = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        for edit in self.edits:
+            embeddings = edit(prompts, embeddings)
+        return embeddings
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -137,12 +162,45 @@ class Diffusion(nn.Module):
         return _draws(noise.seed, (1, self.unet.config.in_channels, side, side), device)[noise.place]
 
     @torch.no_grad()
+    def partly(self, embedding: Tensor, steps: int, stop: int, guidance: float, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """z_t (B, C, h, w) after `stop` of `steps` DDIM steps from pure noise, and its t (B,): what ESD and SPM train on.
+
+        negative (1, L, D): the embedding of the empty prompt. At guidance 1 it is not used.
+        """
+        sampler = diffusers.DDIMScheduler.from_config(self.pipe.scheduler.config)
+        sampler.set_timesteps(steps, device=self.device)
+        z = torch.randn(len(embedding), *self.latent(Noise(0)).shape[1:], device=self.device, dtype=embedding.dtype)
+        both = torch.cat([negative.expand_as(embedding), embedding]) if guidance != 1 else embedding
+        for t in sampler.timesteps[:stop]:
+            found = self.predict(torch.cat([z] * (len(both) // len(z))), t.expand(len(both)), both)
+            if guidance != 1:
+                without, given = found.chunk(2)
+                found = without + guidance * (given - without)
+            z = sampler.step(found, t, z).prev_sample
+        return z, sampler.timesteps[min(stop, steps - 1)].expand(len(z))
+
+    @contextmanager
+    def attention(self) -> Iterator[list[Tensor]]:
+        """Inside, every cross-attention layer appends its probabilities (B, heads, h·w, L) to the list, gradients kept."""
+        maps: list[Tensor] = []
+        layers = [m for name, m in self.unet.named_modules() if name.endswith("attn2")]
+        before = [layer.processor for layer in layers]
+        for layer in layers:
+            layer.set_processor(_Recording(maps))
+        try:
+            yield maps
+        finally:
+            for layer, processor in zip(layers, before, strict=True):
+                layer.set_processor(processor)
+
+    @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]."""
         s = sampling or Sampling()
         latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.unet.dtype)
         own = self.pipe.scheduler
         self.pipe.scheduler = self.scheduler(s.sampler) if s.sampler else own
+        self.asked = prompts
         try:
             with torch.autocast(self.device.type, getattr(torch, s.precision or "float32"), enabled=s.precision is not None):
                 made = self.pipe(
@@ -154,7 +212,7 @@ class Diffusion(nn.Module):
                     output_type="pt",
                 )
         finally:
-            self.pipe.scheduler = own
+            self.pipe.scheduler, self.asked = own, None
         return made.images.float().cpu()
 
     def scheduler(self, name: str) -> Any:
@@ -163,6 +221,28 @@ class Diffusion(nn.Module):
         if kind is None or not hasattr(kind, "set_timesteps"):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
         return kind.from_config(self.pipe.scheduler.config)
+
+
+class _Recording(AttnProcessor):
+    """diffusers' plain attention, which computes its probabilities, and keeps them."""
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def __call__(self, attn: Any, *args: Any, **settings: Any) -> Tensor:
+        scores = attn.get_attention_scores
+
+        def recorded(*given: Any) -> Tensor:
+            found = scores(*given)
+            self.maps.append(found.unflatten(0, (-1, attn.heads)))
+            return found
+
+        attn.get_attention_scores = recorded
+        try:
+            return super().__call__(attn, *args, **settings)
+        finally:
+            del attn.get_attention_scores
 
 
 class _Draws:

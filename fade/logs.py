@@ -10,7 +10,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -30,25 +30,13 @@ def wandb(save_dir: Path, offline: bool, **settings: Any) -> WandbLogger:
     return WandbLogger(save_dir=save_dir, offline=mode == "offline" if mode else offline, **settings)
 
 
-class Layer(TypedDict):
-    """What stage one found in a layer: its mean score, its share of the scores of all layers, and the kept fraction."""
-
-    layer: str
-    saliency: float | None
-    share: float | None
-    density: float
-
-
-def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[Layer]:
-    """One entry for each masked layer; no scores where the method does not locate."""
-    total = sum(float(scores.sum()) for scores in saliency.values())
-    found = []
-    for name, mask in masks.items():
-        scores = saliency.get(name)
-        found.append(Layer(layer=name, saliency=None if scores is None else float(scores.mean()),
-                           share=None if scores is None else float(scores.sum()) / (total or 1.0),
-                           density=float(mask.float().mean())))  # fmt: skip
-    return found
+def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """What stage one found in each masked layer: its mean score, its share of all scores (none where the method does not
+    locate), and the kept fraction."""
+    total = sum(float(scores.sum()) for scores in saliency.values()) or 1.0
+    scored = {name: {"saliency": float(s.mean()), "share": float(s.sum()) / total} for name, s in saliency.items()}
+    none = {"saliency": None, "share": None}
+    return [{"layer": name, **scored.get(name, none), "density": float(mask.float().mean())} for name, mask in masks.items()]
 
 
 def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
@@ -98,8 +86,9 @@ class JsonLines(Logger):
         """Nothing: config.yaml lies beside."""
 
     @rank_zero_only
-    def log_layers(self, layers: list[Layer]) -> None:
-        write_json(self.path.with_name("layers.json"), layers)
+    def log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write NAME.json beside."""
+        write_json(self.path.with_name(f"{name}.json"), rows)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -141,9 +130,10 @@ class Mirror(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._try(lambda logger: logger.log_metrics(metrics, step))
 
-    def log_layers(self, layers: list[Layer]) -> None:
-        rows = [list(layer.values()) for layer in layers]
-        self._try(lambda logger: logger.log_table("layers", columns=list(Layer.__annotations__), data=rows))
+    def log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """A table. The rows have the same keys."""
+        columns, data = list(rows[0]) if rows else [], [list(row.values()) for row in rows]
+        self._try(lambda logger: logger.log_table(name, columns=columns, data=data))
 
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         """Every metric with its interval as the run's summary, the picture, and adapter and record as one artifact."""

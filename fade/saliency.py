@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,33 +15,65 @@ from fade.diffusion import Diffusion
 Saliency = dict[str, Tensor]  # layer name -> (out, in), non-negative
 
 
-def denoising_gradients(model: Diffusion, weights: dict[str, Tensor], example: Example) -> list[Tensor]:
-    """Gradients of the plain denoising loss, t ~ U{0..999}, the example's own captions, no guidance."""
-    latents = example["latents"]
-    t = torch.randint(0, model.pipe.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
-    noise = torch.randn_like(latents)
-    z_t = model.noised(latents, t, noise)
-    loss = mse_loss(model.predict(z_t, t, example["prompt"]), model.target(latents, t, noise))
-    return list(torch.autograd.grad(loss, list(weights.values())))
-
-
-def sum_of_abs(model: Diffusion, weights: dict[str, Tensor], batches: Iterable[Batch], side: str) -> Saliency:
-    """Σ_batches |gradient| over the forget or the retain side, streaming, for `weights` only.
-
-    The absolute value is taken per batch and then summed; SalUn sums first.
-    """
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+@contextmanager
+def trainable(weights: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, gradients flow to the weights; after it, to those that they flowed to before."""
+    before = {name: weight.requires_grad for name, weight in weights.items()}
     for weight in weights.values():
         weight.requires_grad_(True)
     try:
+        yield
+    finally:
+        for name, weight in weights.items():
+            weight.requires_grad_(before[name])
+
+
+def denoising_gradients(
+    model: Diffusion, weights: dict[str, Tensor], example: Example, guidance: float = 0.0, empty: Tensor | None = None
+) -> list[Tensor]:
+    """Gradients of the denoising loss, t ~ U{0..999}, the example's own captions.
+
+    guidance w > 0: of ‖ε − [(1 + w) ε_θ(c) − w ε_θ(∅)]‖² (SalUn); empty (1, L, D) is the embedding of ∅.
+    """
+    latents = example["latents"]
+    t = torch.randint(0, model.train_steps, (len(latents),), device=latents.device)
+    noise = torch.randn_like(latents)
+    z_t = model.noised(latents, t, noise)
+    given = model.predict(z_t, t, example["prompt"])
+    if guidance:
+        assert empty is not None
+        given = (1 + guidance) * given - guidance * model.predict(z_t, t, empty.expand_as(example["prompt"]))
+    loss = mse_loss(given, model.target(latents, t, noise))
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), found, strict=True)]
+
+
+def sum_of_abs(model: Diffusion, weights: dict[str, Tensor], batches: Iterable[Batch], side: str) -> Saliency:
+    """Σ_batches |gradient| over the forget or the retain side, streaming, for `weights` only."""
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with trainable(weights):
         for batch in batches:
             example = batch["forget"] if side == "forget" else batch["retain"]
             for name, gradient in zip(weights, denoising_gradients(model, weights, example), strict=True):
                 total[name] += gradient.abs()
-    finally:
-        for weight in weights.values():
-            weight.requires_grad_(False)
     return total
+
+
+def sum_of_signed(
+    model: Diffusion,
+    weights: dict[str, Tensor],
+    batches: Iterable[Batch],
+    guidance: float = 0.0,
+    empty: Tensor | None = None,
+) -> Saliency:
+    """|Σ_batches gradient| over the forget side: the absolute value after the sum, so that opposite signs cancel (SalUn)."""
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with trainable(weights):
+        for batch in batches:
+            found = denoising_gradients(model, weights, batch["forget"], guidance, empty)
+            for name, gradient in zip(weights, found, strict=True):
+                total[name] += gradient
+    return {name: gradient.abs() for name, gradient in total.items()}
 
 
 def ratio(forget: Saliency, retain: Saliency) -> Saliency:

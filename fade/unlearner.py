@@ -23,11 +23,13 @@ from fade.errors import BadInput
 from fade.files import read_tensors, write_tensors
 from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method
-from fade.parallel import check_batch, follow, lead, leads, part, share
+from fade.parallel import check_world, follow, lead, leads, part, share
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
+from fade.timesteps import Timesteps, timed
 
 log = logging.getLogger(__name__)
+MEASURED = "timesteps"  # in the saliency's file: what the distribution of timesteps measured
 OptimizerOf = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -47,6 +49,7 @@ class Unlearner(L.LightningModule):
         sparsity: Sparsity,
         weights: dict[str, float],
         optimizer: OptimizerOf,
+        timesteps: Timesteps,
         saliency_file: Path,
         locate_batch: int = 16,
         warmup: int = 0,
@@ -59,25 +62,30 @@ class Unlearner(L.LightningModule):
             raise BadInput(f"no weight for the loss term {missing[0]!r}; add weights.{missing[0]}=NUMBER")
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
         self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
+        self.timesteps, self.measured = timesteps, torch.zeros(0)
         self.locate_batch, self.warmup, self.cosine, self.seed = locate_batch, warmup, cosine, seed
         self.strict_loading = False
         self.located = False
         self.locate_s = self.distil_s = 0.0
+        self.drawn = torch.zeros(10)  # how often a timestep of each tenth was drawn, on the forget side
         self._mark = self._said = time.monotonic()
 
     # stage one
 
     def on_fit_start(self) -> None:
-        check_batch(self.pairs.batch, self.trainer.world_size)
+        check_world(self.trainer.world_size, self.pairs.batch, self.method.combines)
         follow(self.trainer)
         began = time.monotonic()
         self.pairs.prepare(self.model)
-        if not self.located:
-            with self.trainer.precision_plugin.forward_context():
-                saliency = self.saliency()
-            self.adapter.set_masks(self.sparsity(saliency))
-            self.log_layers(saliency)
-            self.located = True
+        self.method.prepare(self.model, self.adapter, self.pairs)
+        with self.trainer.precision_plugin.forward_context():
+            saliency = self.saliency()
+            self.measured = saliency.pop(MEASURED)
+            if not self.located:
+                self.adapter.set_masks(self.sparsity(saliency) if saliency else self.adapter.masks())
+                self.method.edit(self.model, self.adapter, self.pairs)
+                self.log_layers(saliency)
+                self.located = True
         self.locate_s += time.monotonic() - began
         lead(self.trainer)
         log.info("located: %.2f %% of %d candidate weights kept (%s)", 100 * self.adapter.density(),
@@ -86,24 +94,28 @@ class Unlearner(L.LightningModule):
     def saliency(self) -> Saliency:
         """Stage one, or its file where that is written already, by this run or by one that shares it.
 
+        Under MEASURED stands what the timesteps' distribution found; scores are left out where everything is kept anyway.
         What it cost is counted in either case: a method is charged as if it stood alone.
         """
         if self.saliency_file.is_file():
             found, about = read_tensors(self.saliency_file)
-            self.locate_s += float(about["seconds"])
-            return found
+            self.locate_s += 0.0 if self.located else float(about["seconds"])
+            return {name: values.to(self.model.device) for name, values in found.items()}
         began = time.monotonic()
         torch.manual_seed(self.seed)
         batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))
-        found = self.method.locate(self.model, self.adapter, batches)
+        found = {} if self.sparsity.kind == "dense" else self.method.locate(self.model, self.adapter, batches)
+        found[MEASURED] = self.timesteps.measure(self.model, batches)
         write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found
 
     def log_layers(self, saliency: Saliency) -> None:
-        found = layers(saliency, self.adapter.masks())
+        self._log_table("layers", [dict(layer) for layer in layers(saliency, self.adapter.masks())])
+
+    def _log_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, (JsonLines, Mirror)):
-                logger.log_layers(found)
+                logger.log_rows(name, rows)
 
     # stage two
 
@@ -117,13 +129,38 @@ class Unlearner(L.LightningModule):
         step = self.trainer.fit_loop.total_batch_idx
         torch.manual_seed(self.seed * 1_000_003 + step + 1)
         batch = self.pairs.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1))
+        batch = timed(batch, self.timesteps, self.measured, self.model.train_steps)
+        self.drawn += torch.histc(batch["forget"]["t"].float().cpu(), len(self.drawn), 0, self.model.train_steps)
         batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
-        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        weighted = {name: self.weights[name] * value for name, value in losses.items()}
+        total = torch.stack(list(weighted.values())).sum()
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return total
+        self.log("timestep", batch["forget"]["t"].float().mean(), sync_dist=True)
+        return self._combined(weighted, total) if self.method.combines else total
+
+    def _combined(self, weighted: dict[str, Tensor], total: Tensor) -> Tensor:
+        """A scalar with the value of `total` whose gradient is what the method makes of its terms' gradients."""
+        parameters = self.adapter.parameters()
+        gradients = {}
+        for name, value in weighted.items():
+            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            gradients[name] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        step = self.method.combine(gradients)
+        product = sum(((p * g).sum() for p, g in zip(parameters, step, strict=True)), start=torch.zeros_like(total))
+        return product + (total - product).detach()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.adapter.project()
+
+    def on_train_end(self) -> None:
+        width = self.model.train_steps // len(self.drawn)
+        self._log_table(
+            "timesteps", [{"from": i * width, "to": (i + 1) * width, "drawn": int(n)} for i, n in enumerate(self.drawn)]
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Counts steps; `training_step` draws by the step's number, which Lightning restores on resume."""
@@ -131,6 +168,8 @@ class Unlearner(L.LightningModule):
         return DataLoader(range(steps), batch_size=None)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
+        if not self.adapter.parameters():
+            return None
         optimizer = self.make_optimizer(self.adapter.parameters())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -161,9 +200,11 @@ class Unlearner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         passes = self.adapter.teacher_passes
+        checkpoint["drawn"] = self.drawn
         checkpoint["cost"] = {"locate_s": self.locate_s, "distil_s": self.distil_s, "teacher_passes": passes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.drawn = checkpoint["drawn"]
         self.locate_s, self.distil_s = checkpoint["cost"]["locate_s"], checkpoint["cost"]["distil_s"]
         self.adapter.teacher_passes = checkpoint["cost"]["teacher_passes"]
 
@@ -186,4 +227,5 @@ def fit(
     last = folder / "last.ckpt"
     trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
     part()
+    unlearner.adapter.settle()
     return trainer

@@ -16,6 +16,7 @@ from fade.adapters import Adapter
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
+from fade.lora import Lora
 from fade.pretrain import make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
@@ -44,7 +45,7 @@ def model() -> Diffusion:
 
 @pytest.fixture
 def adapter(model: Diffusion) -> Adapter:
-    return Adapter.attach(model.unet, rank=2, alpha=2)
+    return Lora.attach(model, rank=2, alpha=2)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from fade.adapters import Adapter
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.lora import Lora
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
 
 KINDS: list[Sparsity] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1)]
@@ -30,13 +31,13 @@ def predict(model: Diffusion) -> torch.Tensor:
 def test_attached_it_changes_nothing_and_detached_it_leaves_no_trace(model: Diffusion) -> None:
     before = {k: v.clone() for k, v in model.unet.state_dict().items()}
     untouched = predict(model)
-    adapter = Adapter.attach(model.unet, rank=2, alpha=2)
+    adapter = Lora.attach(model, rank=2, alpha=2)
     assert torch.equal(predict(model), untouched)
     shake(adapter)
     assert not torch.equal(predict(model), untouched)
     with adapter.off():
         assert torch.equal(predict(model), untouched)
-    with adapter.merged():
+    with adapter.applied():
         pass
     adapter.detach()
     after = model.unet.state_dict()
@@ -47,7 +48,7 @@ def test_attached_it_changes_nothing_and_detached_it_leaves_no_trace(model: Diff
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__)
 def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]) -> None:
-    adapter = Adapter.attach(model.unet, rank=2, alpha=2)
+    adapter = Lora.attach(model, rank=2, alpha=2)
     before = {n: w.clone() for n, w in adapter.weights().items()}
     sparsify(adapter, sparsity)
     shake(adapter)
@@ -59,7 +60,7 @@ def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimi
         step.step()
     masks = adapter.masks()
     moved = 0
-    with adapter.merged():
+    with adapter.applied():
         for name, weight in adapter.weights().items():
             assert torch.equal(weight[~masks[name]], before[name][~masks[name]])
             moved += int((weight != before[name]).sum())
@@ -69,13 +70,13 @@ def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimi
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
 def test_saved_and_loaded_it_is_the_same(model: Diffusion, tmp_path: Path, sparsity: Sparsity) -> None:
-    adapter = Adapter.attach(model.unet, rank=2, alpha=3)
+    adapter = Lora.attach(model, rank=2, alpha=3)
     sparsify(adapter, sparsity)
     shake(adapter)
     wanted, identity, masks = predict(model), adapter.sha256(), adapter.masks()
     adapter.save(tmp_path / "adapter", {"target": "neon"})
     adapter.detach()
-    again = Adapter.load(model.unet, tmp_path / "adapter")
+    again = Adapter.load(model, tmp_path / "adapter")
     assert again.sha256() == identity
     assert (predict(model) - wanted).abs().max() == 0
     kept = {n: m for n, m in again.masks().items() if m.any()}
@@ -85,7 +86,7 @@ def test_saved_and_loaded_it_is_the_same(model: Diffusion, tmp_path: Path, spars
 @pytest.mark.parametrize("sparsity", [Dense(), Module(0.3), Neuron(0.1)], ids=lambda s: s.kind)
 def test_exported_it_loads_in_stock_diffusers(model: Diffusion, tmp_path: Path, sparsity: Sparsity) -> None:
     model.pipe.save_pretrained(tmp_path / "base")
-    adapter = Adapter.attach(model.unet, rank=2, alpha=3)
+    adapter = Lora.attach(model, rank=2, alpha=3)
     sparsify(adapter, sparsity)
     shake(adapter)
     wanted = predict(model)
@@ -104,10 +105,10 @@ def test_weight_masks_are_not_handed_out_as_a_lora(adapter: Adapter, tmp_path: P
 
 
 def test_a_second_adapter_trains_alone_and_sees_the_first(model: Diffusion) -> None:
-    first = Adapter.attach(model.unet, rank=2, alpha=2, name="first")
+    first = Lora.attach(model, rank=2, alpha=2, name="first")
     shake(first)
     with_first = predict(model)
-    second = Adapter.attach(model.unet, rank=2, alpha=2, name="second")
+    second = Lora.attach(model, rank=2, alpha=2, name="second")
     assert {id(p) for p in model.unet.parameters() if p.requires_grad} == {id(p) for p in second.parameters()}
     shake(second)
     with second.off():
@@ -118,7 +119,7 @@ def test_a_second_adapter_trains_alone_and_sees_the_first(model: Diffusion) -> N
 
 def test_scale(model: Diffusion) -> None:
     untouched = predict(model)
-    adapter = Adapter.attach(model.unet, rank=2, alpha=4)
+    adapter = Lora.attach(model, rank=2, alpha=4)
     shake(adapter)
     full = predict(model)
     adapter.scale = 0.0
@@ -137,14 +138,14 @@ def test_a_wrong_file_is_refused_before_anything_is_attached(model: Diffusion, a
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(BadInput, match="hash differs"):
-        Adapter.load(model.unet, tmp_path / "adapter")
+        Adapter.load(model, tmp_path / "adapter")
     with pytest.raises(BadInput, match=r"adapter\.json is missing"):
-        Adapter.load(model.unet, tmp_path / "nothing")
+        Adapter.load(model, tmp_path / "nothing")
     assert model.unet.state_dict().keys() == clean.keys()
 
 
 def test_targets_that_match_nothing_are_refused(model: Diffusion) -> None:
     with pytest.raises(BadInput, match="no linear layer"):
-        Adapter.attach(model.unet, rank=2, alpha=2, targets=["to_nothing"])
+        Lora.attach(model, rank=2, alpha=2, targets=["to_nothing"])
     with pytest.raises(BadInput, match="rank"):
-        Adapter.attach(model.unet, rank=0, alpha=2)
+        Lora.attach(model, rank=0, alpha=2)

@@ -48,7 +48,7 @@ MASKS = {"down.to_q": torch.tensor([[True, True]]), "up.to_k": torch.tensor([[Fa
 
 
 def test_layers_are_a_line_each_on_disk(tmp_path: Path) -> None:
-    JsonLines(tmp_path / "metrics.jsonl").log_layers(layers(SALIENCY, MASKS))
+    JsonLines(tmp_path / "metrics.jsonl").log_rows("layers", layers(SALIENCY, MASKS))
     assert json.loads((tmp_path / "layers.json").read_text()) == [
         {"layer": "down.to_q", "saliency": 1.5, "share": 0.75, "density": 1.0},
         {"layer": "up.to_k", "saliency": 0.5, "share": 0.25, "density": 0.5},
@@ -87,7 +87,7 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
     Image.new("RGB", (300, 100)).save(tmp_path / "run" / "comparison.png")
     mirror = Mirror(partial(wandb, tmp_path / "run", True, project="fade", group="g", tags=["minicanvas", "neon"]))
     mirror.log_hyperparams({"target": "neon", "sparsity": {"p": 0.1}})
-    mirror.log_layers(layers(SALIENCY, MASKS))
+    mirror.log_rows("layers", layers(SALIENCY, MASKS))
     mirror.log_metrics({"loss/forget": 0.5}, 1)
     for name in ("run/images", "base"):
         (tmp_path / name).mkdir()

@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from fade.adapters import Adapter
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion, Noise, Sampling
+from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.pretrain import make_tokenizer
 from fade.sparsity import Weight
@@ -32,7 +32,8 @@ TEXT = {
 def pipe() -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = make_tokenizer(["A cat image in neon style."], 77)
-    text = CLIPTextConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **TEXT)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = CLIPTextConfig(vocab_size=len(tokenizer), **ends, **TEXT)
     scheduler = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True,
                               steps_offset=1)  # fmt: skip
     return StableDiffusionPipeline(
@@ -43,9 +44,9 @@ def pipe() -> StableDiffusionPipeline:
 
 @pytest.mark.slow
 def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniCanvas, tmp_path: Path) -> None:
-    model = Diffusion(pipe, steps=2, guidance=9.0, size=64)
+    model = Diffusion(pipe, steps=2, guidance=9.0, size=128)  # at 64 px the middle block sees one place: attention is constant
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net
-    adapter = Adapter.attach(model.unet, rank=4, alpha=4)
+    adapter = Lora.attach(model, rank=4, alpha=4)
     assert len(adapter.layers) == 128  # 32 attention layers, four projections each
     pairs = Pairs(dataset, Request.check(dataset, "neon", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
     pairs.prepare(model)
@@ -56,21 +57,26 @@ def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniC
     batch = pairs.draw(torch.Generator().manual_seed(0))
     losses = method.losses(model, adapter, batch)
     (0.3 * losses["forget"] + losses["retain"]).backward()
-    assert sum(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in adapter.parameters()) >= 128
+    grads = {name: layer.lora_B["fade"].weight.grad for name, layer in adapter.layers.items()}
+    moved = {name for name, grad in grads.items() if grad is not None and bool(grad.abs().sum() > 0)}
+    kept = {name for name, mask in masks.items() if bool(mask.any())}
+    assert moved == kept and len(kept) > 100  # the global threshold may leave a layer nothing; every other one learns
     for sampler in ("DDIMScheduler", "LMSDiscreteScheduler", None):
         images = model.generate(["A cat image in neon style."], [Noise(188)], Sampling(sampler=sampler))
-        assert images.shape == (1, 3, 64, 64) and torch.isfinite(images).all()
+        assert images.shape == (1, 3, 128, 128) and torch.isfinite(images).all()
 
 
 @pytest.mark.slow
-def test_a_compvis_checkpoint_is_read_by_diffusers_converter(pipe: StableDiffusionPipeline) -> None:
+def test_a_compvis_checkpoint_is_read_by_diffusers_converter() -> None:
     """The names that the converter knows are those of the published compvis checkpoint's U-Net."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     theirs = {f"model.diffusion_model.{name}" for name in published_names()}
     checkpoint = {name: torch.zeros(1) for name in theirs}
-    found = convert_ldm_unet_checkpoint(checkpoint, config={**pipe.unet.config})
-    assert found.keys() == pipe.unet.state_dict().keys()
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNET)
+    found = convert_ldm_unet_checkpoint(checkpoint, config={**unet.config})
+    assert found.keys() == unet.state_dict().keys()
 
 
 def published_names() -> list[str]:

@@ -16,9 +16,11 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.saliency import ratio, sum_of_abs
 from fade.sparsity import Module, Neuron, Weight, density
+from fade.timesteps import Uniform, timed
 from fade.unlearner import Unlearner, fit
 
 
@@ -57,7 +59,7 @@ def test_fades_loss_is_its_formula(model: Diffusion, adapter: Adapter, pairs: Pa
     shake(adapter)
     batch = pairs.draw(torch.Generator().manual_seed(0))
     torch.manual_seed(2)
-    found = Fade().losses(model, adapter, batch)
+    found = Fade().losses(model, adapter, timed(batch, Uniform(), torch.zeros(0), 1000))
     torch.manual_seed(2)
     latents = torch.cat([batch["forget"]["latents"], batch["retain"]["latents"]])
     t = torch.randint(0, 1000, (4,))
@@ -76,11 +78,11 @@ def test_the_gradient_agrees_with_finite_differences(model: Diffusion, pairs: Pa
     model.double()
     pairs.latents = {k: v.double() for k, v in pairs.latents.items()}
     pairs.own, pairs.overwritten = pairs.own.double(), pairs.overwritten.double()
-    adapter = Adapter.attach(model.unet, rank=2, alpha=2)
+    adapter = Lora.attach(model, rank=2, alpha=2)
     model.double()
     adapter.set_masks(Neuron(0.3)({n: torch.rand(w.shape) for n, w in adapter.weights().items()}))
     shake(adapter)
-    batch = pairs.draw(torch.Generator().manual_seed(0))
+    batch = timed(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(0)
@@ -114,7 +116,7 @@ def test_kept_fractions() -> None:
 def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
     optimizer = partial(torch.optim.AdamW, lr=1e-2)
     given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8} | settings
-    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), optimizer=optimizer,
+    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), optimizer=optimizer, timesteps=Uniform(),
                      saliency_file=folder / "saliency.safetensors", **given)  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 ) -> None:
     def train(folder: Path, seed: int) -> tuple[str, int]:
         L.seed_everything(seed, verbose=False)
-        adapter = Adapter.attach(model.unet, rank=2, alpha=2, dropout=0.2)
+        adapter = Lora.attach(model, rank=2, alpha=2, dropout=0.2)
         try:
             trainer = fit(unlearner(model, adapter, pairs, folder), quiet(10, accumulate), folder, 3, [])
             return adapter.sha256(), trainer.global_step

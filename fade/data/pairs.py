@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Generator, Tensor
@@ -14,20 +15,28 @@ from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
-from fade.prompts import Cell, find_domain, swapped
+from fade.prompts import Cell, find_domain, swapped, words
 
 
 class Example(TypedDict):
-    """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption."""
+    """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption; concept
+    (B, L) bool, where the caption names the target; t (B,) and noise, like latents, as the loop draws them."""
 
     latents: Tensor
     prompt: Tensor
     surrogate: Tensor
+    concept: Tensor
+    t: NotRequired[Tensor]
+    noise: NotRequired[Tensor]
 
 
 class Batch(TypedDict):
+    """forget: images of the target; retain: of everything else; anchor: images of the surrogate under the target's caption
+    (`prompt`), with their own as `surrogate`."""
+
     forget: Example
     retain: Example
+    anchor: Example
 
 
 @dataclass(frozen=True)
@@ -58,31 +67,63 @@ class Request:
 
 
 class Pairs:
-    """Draws batches of one request. `forget`, `retain`: images of either side, spread evenly over their cells.
+    """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly over
+    their cells.
 
-    `cache`: folder for latents, one file a cell, keyed by the images and the autoencoder.
+    gone: requests that were met before; their images are on neither side. cache: folder for latents, one file a cell,
+    keyed by the images and the autoencoder.
     """
 
-    def __init__(self, dataset: Dataset, request: Request, forget: int, retain: int, batch: int, cache: Path) -> None:
-        self.dataset, self.request, self.batch, self.cache = dataset, request, batch, cache
+    def __init__(
+        self,
+        dataset: Dataset,
+        requests: Request | Sequence[Request],
+        forget: int,
+        retain: int,
+        batch: int,
+        cache: Path,
+        gone: Sequence[Request] = (),
+    ) -> None:
+        self.dataset, self.batch, self.cache, self.gone = dataset, batch, cache, gone
+        self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
         self.latents: dict[str, Tensor] = {}
         self.cells: dict[str, Tensor] = {}  # index into the tables of embeddings
-        self.own = self.overwritten = torch.empty(0)
+        self.own = self.overwritten = self.concept = torch.empty(0)
+
+    def side(self, cell: Cell) -> str | None:
+        """ "forget", "retain", or None for what earlier requests removed."""
+        if any(request.concerns(cell) for request in self.gone):
+            return None
+        return "forget" if any(request.concerns(cell) for request in self.requests) else "retain"
+
+    def surrogate(self, cell: Cell) -> Cell:
+        """The cell with every target in it overwritten."""
+        for request in self.requests:
+            cell = request.overwritten(cell)
+        return cell
+
+    def captions(self, side: str) -> list[tuple[str, str]]:
+        """Each caption of a side with its surrogate's; on the retain side they are the same."""
+        cells = [cell for cell in self.dataset.cells() if self.side(cell) == side]
+        return [(self.dataset.caption(cell), self.dataset.caption(self.surrogate(cell))) for cell in cells]
 
     def choose(self) -> dict[str, list[Item]]:
         """The images of either side. Raises BadInput where a cell has none."""
         by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
         for item in self.dataset.items("train"):
-            if self.request.target not in item.also:  # what shows the target too is no example of what is to be kept
+            if not any(
+                r.target in item.also for r in (*self.requests, *self.gone)
+            ):  # what shows the target too is no example of what is to be kept
                 by_cell[item.concepts].append(item)
         empty = [key for key, items in by_cell.items() if not items]
         if empty:
             raise BadInput(f"{self.dataset.name}: no training image of {'/'.join(empty[0])} ({len(empty)} empty cells in all)")
         sides: dict[str, list[list[Item]]] = {"forget": [], "retain": []}
         for cell in self.dataset.cells():
-            side = "forget" if self.request.concerns(cell) else "retain"
-            sides[side].append(by_cell[tuple(cell.values())])
+            side = self.side(cell)
+            if side is not None:
+                sides[side].append(by_cell[tuple(cell.values())])
         chosen = {}
         for side, groups in sides.items():
             share = -(-self.wanted[side] // len(groups))
@@ -104,8 +145,26 @@ class Pairs:
             groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
             self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
             self.cells[side] = torch.tensor([place[item.concepts] for item in items])
-        self.own = model.embed([self.dataset.caption(cell) for cell in cells])
-        self.overwritten = model.embed([self.dataset.caption(self.request.overwritten(cell)) for cell in cells])
+        captions = [self.dataset.caption(cell) for cell in cells]
+        self.own = model.embed(captions)
+        self.overwritten = model.embed([self.dataset.caption(self.surrogate(cell)) for cell in cells])
+        self.concept = torch.zeros(self.own.shape[:2], dtype=torch.bool, device=self.own.device)
+        for row, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+            for request in self.requests:
+                if request.concerns(cell):
+                    said = self.dataset.says.get(request.target, words(request.target))
+                    self.concept[row, model.places(caption, said)] = True
+        self._find_anchors(cells, place)
+
+    def _find_anchors(self, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
+        """Retain images that show a request's surrogate, with the cell that shows its target instead."""
+        retained = self.cells["retain"].tolist()
+        found = [(i, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+                 for request in self.requests for i, row in enumerate(retained)
+                 if cells[row][request.domain] == request.surrogate]  # fmt: skip
+        if not found:
+            raise BadInput(f"{self.dataset.name}: no image of a surrogate is left for {[r.target for r in self.requests]}")
+        self.anchors = torch.tensor(found)
 
     def _encoded(self, model: Diffusion, items: list[Item], autoencoder: str) -> Tensor:
         """Latents (N, C, h, w) of one cell's images, from the cache where they are there."""
@@ -118,8 +177,9 @@ class Pairs:
         return read_tensors(path)[0]["latents"].to(model.device)
 
     def draw(self, generator: Generator) -> Batch:
-        """A random batch: `batch` examples of either side."""
-        return Batch(forget=self._draw("forget", generator), retain=self._draw("retain", generator))
+        """A random batch: `batch` examples of each kind."""
+        forget, retain = self._draw("forget", generator), self._draw("retain", generator)
+        return Batch(forget=forget, retain=retain, anchor=self._anchor(self.batch, generator))
 
     def _draw(self, side: str, generator: Generator) -> Example:
         index = torch.randint(0, len(self.latents[side]), (self.batch,), generator=generator)
@@ -127,7 +187,21 @@ class Pairs:
 
     def _example(self, side: str, index: Tensor) -> Example:
         cell = self.cells[side][index]
-        return Example(latents=self.latents[side][index], prompt=self.own[cell], surrogate=self.overwritten[cell])
+        return Example(
+            latents=self.latents[side][index],
+            prompt=self.own[cell],
+            surrogate=self.overwritten[cell],
+            concept=self.concept[cell],
+        )
+
+    def _anchor(self, n: int, generator: Generator) -> Example:
+        image, target = self.anchors[torch.randint(0, len(self.anchors), (n,), generator=generator)].T
+        return Example(
+            latents=self.latents["retain"][image],
+            prompt=self.own[target],
+            surrogate=self.own[self.cells["retain"][image]],
+            concept=self.concept[target],
+        )
 
     def sweep(self, batch: int, generator: Generator) -> list[Batch]:
         """One pass over the forget images in random order, each batch beside as many random retain images."""
@@ -135,5 +209,8 @@ class Pairs:
         batches = []
         for index in order.split(batch):
             other = torch.randint(0, len(self.latents["retain"]), (len(index),), generator=generator)
-            batches.append(Batch(forget=self._example("forget", index), retain=self._example("retain", other)))
+            retain = self._example("retain", other)
+            batches.append(
+                Batch(forget=self._example("forget", index), retain=retain, anchor=self._anchor(len(index), generator))
+            )
         return batches

@@ -15,11 +15,12 @@ from fade.adapters import Adapter
 from fade.data.pairs import Batch
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.methods import Method, noised
 from fade.saliency import Saliency, ratio, sum_of_abs
 
 
-class Fade:
-    """`saliency`: "forget", the paper's, or "ratio", forget over retain.
+class Fade(Method):
+    """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is SPARE.
 
     Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch, and
     the teacher is the same U-Net with the adapter muted.
@@ -40,9 +41,7 @@ class Fade:
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget, retain = batch["forget"], batch["retain"]
-        latents = torch.cat([forget["latents"], retain["latents"]])
-        t = torch.randint(0, model.pipe.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
-        z_t = model.noised(latents, t, torch.randn_like(latents))
+        z_t, t = torch.cat([noised(model, forget), noised(model, retain)]), torch.cat([forget["t"], retain["t"]])
         with torch.no_grad(), adapter.off():
             wanted = model.predict(z_t, t, torch.cat([forget["surrogate"], retain["prompt"]]))
         given = model.predict(z_t, t, torch.cat([forget["prompt"], retain["prompt"]]))

@@ -1,0 +1,39 @@
+"""Concept Ablation: on images of an anchor, the target's caption is taught to give what the anchor's gives (arXiv 2303.13516).
+
+L = ‖ε_θ(x_t, t, c_target) − sg ε(x_t, t, c_anchor)‖² + λ_p ‖ε_θ(x_t, t, c_anchor) − ε‖², x_t from the anchor's images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fade.adapters import Adapter
+from fade.data.pairs import Batch
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.methods import Method, denoising, noised
+
+
+class ConceptAblation(Method):
+    """`variant` "paper": the anchor's prediction is the frozen model's; "as_released": the live model's, without gradient
+    (the diffusers port). Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random.
+    """
+
+    terms = ("forget", "prior")
+
+    def __init__(self, variant: str = "paper") -> None:
+        if variant not in ("paper", "as_released"):
+            raise BadInput(f"method.variant is {variant!r}; Concept Ablation has paper and as_released")
+        self.variant = variant
+
+    def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
+        anchor = batch["anchor"]
+        x_t, t = noised(model, anchor), anchor["t"]
+        with torch.no_grad(), adapter.off() if self.variant == "paper" else contextlib.nullcontext():
+            wanted = model.predict(x_t, t, anchor["surrogate"])
+        forget = mse_loss(model.predict(x_t, t, anchor["prompt"]), wanted)
+        return {"forget": forget, "prior": denoising(model, anchor, anchor["surrogate"])}

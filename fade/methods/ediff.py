@@ -1,0 +1,44 @@
+"""EraseDiff: forgetting as a constraint on retention, a bilevel problem solved to first order (arXiv 2401.05779).
+
+L = L_denoise(retain) + λ (L_f(θ) − L̄_f), L_f = ‖ε_θ(x_t, t, c_f) − sg ε_θ(x_t, t, c_pseudo)‖².
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fade.adapters import Adapter
+from fade.data.pairs import Batch
+from fade.diffusion import Diffusion
+from fade.methods import Gradients, Method, denoising, dot, noised
+
+
+class EraseDiff(Method):
+    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step; 0: λ is weights.forget (released: 0.1).
+
+    L̄_f is the mean forget loss of K inner passes whose weights are thrown away. It has no gradient, so neither form of the
+    released update depends on it: the inner passes cost time and change nothing, and are left out here.
+    """
+
+    terms = ("forget", "retain")
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.step = step
+        self.combines = step > 0
+        self.variant = "paper" if step > 0 else "as_released"
+
+    def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
+        forget, retain = batch["forget"], batch["retain"]
+        x_t = noised(model, forget)
+        with torch.no_grad():
+            wanted = model.predict(x_t, forget["t"], forget["surrogate"])
+        given = model.predict(x_t, forget["t"], forget["prompt"])
+        return {"forget": mse_loss(given, wanted), "retain": denoising(model, retain, retain["prompt"])}
+
+    def combine(self, gradients: dict[str, Gradients]) -> Gradients:
+        forget, retain = gradients["forget"], gradients["retain"]
+        cosine = dot(forget, retain) / (dot(forget, forget) * dot(retain, retain)).sqrt().clamp(min=1e-20)
+        rate = (self.step - cosine).clamp(min=0)
+        return [r + rate * f for f, r in zip(forget, retain, strict=True)]

@@ -1,0 +1,49 @@
+"""ESD: the model's own negative guidance becomes its prediction (arXiv 2303.07345).
+
+L = ‖ε_θ(x_t, t, c) − sg[base − η (ε_0(x_t, t, c) − ε_0(x_t, t, ∅))]‖², x_t half-denoised from pure noise under c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fade.adapters import Adapter
+from fade.data.pairs import Batch, Pairs
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.methods import Method
+
+
+class Esd(Method):
+    """Three algorithms go by this name; `variant` says which.
+
+    "paper": the base is ε_0(∅) and x_t is sampled by the student (the original code too). "as_released": the base is
+    ε_0(c) and x_t is sampled by the frozen model (the authors' newer esd_sd.py). eta: η. sampling_steps: of DDIM, of which
+    a random number is done. Differs: c are the forget captions of the batch instead of one prompt, and t is the sampler's
+    own timestep instead of a draw from its bin. The surrogate is not used: the concept is pushed away, not replaced.
+    """
+
+    terms = ("forget",)
+
+    def __init__(self, variant: str = "paper", eta: float = 1.0, guidance: float = 3.0, sampling_steps: int = 50) -> None:
+        if variant not in ("paper", "as_released"):
+            raise BadInput(f"method.variant is {variant!r}; ESD has paper and as_released")
+        self.variant, self.eta, self.guidance, self.sampling_steps = variant, eta, guidance, sampling_steps
+
+    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.empty = model.embed([""])
+
+    def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
+        prompt = batch["forget"]["prompt"]
+        stop = int(torch.randint(0, self.sampling_steps, (1,)))
+        with torch.no_grad():
+            with contextlib.nullcontext() if self.variant == "paper" else adapter.off():
+                x_t, t = model.partly(prompt, self.sampling_steps, stop, self.guidance, self.empty)
+            with adapter.off():
+                given, empty = model.predict(x_t, t, prompt), model.predict(x_t, t, self.empty.expand_as(prompt))
+        base = empty if self.variant == "paper" else given
+        return {"forget": mse_loss(model.predict(x_t, t, prompt), base - self.eta * (given - empty))}

@@ -1,0 +1,102 @@
+"""How the timesteps of the forget term are drawn; the retain term's are always uniform."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fade.data.pairs import Batch
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+
+
+class Timesteps(ABC):
+    """A distribution over 0..T−1. `measure` runs once, in stage one; its tensors are kept with the saliency."""
+
+    def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
+        """What the distribution needs to know of the concept, as one tensor; nothing, by default."""
+        return torch.zeros(0)
+
+    @abstractmethod
+    def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
+        """Turn uniform draws (B,) of 0..total−1 into draws of this distribution."""
+
+
+class Uniform(Timesteps):
+    """t ~ U{0..T−1}, as FADE's public code draws it."""
+
+    def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
+        return uniform
+
+
+class Window(Timesteps):
+    """t ~ U{low..high}: LACU's forget term uses [0, 600] of 1000. Raises BadInput for an empty window."""
+
+    def __init__(self, low: int = 0, high: int = 600) -> None:
+        if not 0 <= low < high:
+            raise BadInput(f"timesteps window [{low}, {high}] is empty; give 0 <= low < high")
+        self.low, self.high = low, high
+
+    def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
+        high = min(self.high, total - 1)
+        return self.low + (uniform.double() / total * (high - self.low + 1)).long()
+
+
+class Targeted(Timesteps):
+    """SPARE's timestep targeting, in this project's reading: the authors' formula is not public (arXiv 2602.07058 v2).
+
+    d(t) = E ‖ε_θ(z_t, t, c_f) − ε_θ(z_t, t, c_s)‖² is measured on `points` timesteps while locating, and the forget
+    term's t is drawn from p(t) ∝ (1 − ρ) d(t)/Σd + ρ · uniform, piecewise constant between the points. d is measured in
+    the model's own parameterisation, the one in which the loss lives.
+    """
+
+    def __init__(self, rho: float = 0.3, points: int = 20) -> None:
+        if not 0 <= rho <= 1:
+            raise BadInput(f"timesteps.rho is {rho}; it must lie in [0, 1]")
+        if points < 2:
+            raise BadInput(f"timesteps.points is {points}; two or more are needed")
+        self.rho, self.points = rho, points
+
+    @torch.no_grad()
+    def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
+        """d (points,), averaged over the forget examples of the first two batches."""
+        total = model.train_steps
+        centres = ((torch.arange(self.points) + 0.5) * total / self.points).long()
+        found = torch.zeros(self.points)
+        for batch in batches[:2]:
+            example = batch["forget"]
+            for k, t in enumerate(centres.tolist()):
+                steps = torch.full((len(example["latents"]),), t, device=model.device)
+                z_t = model.noised(example["latents"], steps, torch.randn_like(example["latents"]))
+                apart = model.predict(z_t, steps, example["prompt"]) - model.predict(z_t, steps, example["surrogate"])
+                found[k] += apart.square().mean().item()
+        return found
+
+    def probabilities(self, measured: Tensor) -> Tensor:
+        """p (points,) of each stretch of timesteps."""
+        return (1 - self.rho) * measured / measured.sum().clamp(min=1e-20) + self.rho / len(measured)
+
+    def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
+        p = self.probabilities(measured.double()).to(uniform.device)
+        edges = torch.cat([torch.zeros(1, dtype=p.dtype, device=p.device), p.cumsum(0)])
+        u = (uniform.double() + 0.5) / total * edges[-1]
+        k = torch.searchsorted(edges, u, right=True).clamp(1, len(p)) - 1
+        return ((k + (u - edges[k]) / p[k]) * total / len(p)).long().clamp(0, total - 1)
+
+
+def timed(batch: Batch, timesteps: Timesteps, measured: Tensor, total: int) -> Batch:
+    """The batch with t and noise for every example: the forget term's t from `timesteps`, the others' uniform."""
+    forget, retain, anchor = batch["forget"], batch["retain"], batch["anchor"]
+    n, latents = len(forget["latents"]), torch.cat([forget["latents"], retain["latents"]])
+    t = torch.randint(0, total, (len(latents),), device=latents.device)
+    noise = torch.randn_like(latents)
+    elsewhere = torch.randint(0, total, (len(anchor["latents"]),), device=latents.device)
+    targeted = timesteps.draw(t[:n], total, measured)
+    return Batch(
+        forget={**forget, "t": targeted, "noise": noise[:n]},
+        retain={**retain, "t": t[n:], "noise": noise[n:]},
+        anchor={**anchor, "t": elsewhere, "noise": torch.randn_like(anchor["latents"])},
+    )
