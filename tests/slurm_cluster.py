@@ -40,6 +40,7 @@ ReturnToService=2
 MpiDefault=none
 JobRequeue=1
 KillWait=2
+MinJobAge=3600
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=3 RealMemory={memory}
