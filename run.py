@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
+from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
 from benchmarks.ledger import expect, fail
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
@@ -36,10 +38,12 @@ from benchmarks.tables import run_table
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
 from fade.logs import JsonLines, Mirror
+from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
@@ -102,58 +106,97 @@ def saliency_file(cfg: DictConfig, base: str) -> Path:
     return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
 
-def unlearn_task(cfg: DictConfig) -> None:
-    """One run, or the plan of one. Its folder is the record: a step whose file is there is not done again."""
-    dataset = dataset_of(cfg)
-    request = Request.check(dataset, cfg.target, cfg.surrogate)
-    sparsity, method, timesteps = instantiate(cfg.sparsity), instantiate(cfg.method), instantiate(cfg.timesteps)
-    attached = instantiate(cfg.adapter, _convert_="all")
-    if method.terms and cfg.optimizer.build.lr is None:
-        raise BadInput(f"no known rate for method={choice('method')} on model={choice('model')} (conf/settings); give "
-                       "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
-    method.check(attached.func.__self__.kind, sparsity.kind, cfg.trainer.max_steps)
-    benchmark = benchmark_of(cfg, dataset)
-    for forget, surrogate in benchmark.check_captions(request):
-        print(f"  {forget}  ->  {surrogate}")
+@dataclass
+class Parts:
+    """What a run is composed of, checked before any work."""
 
-    chosen = choice("method")
-    record = None if cfg.task == "plan" else recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
+    cfg: DictConfig
+
+    def __post_init__(self) -> None:
+        cfg = self.cfg
+        self.dataset, self.name = dataset_of(cfg), choice("method")
+        self.sparsity, self.method, self.timesteps = (instantiate(part) for part in (cfg.sparsity, cfg.method, cfg.timesteps))
+        self.attached = instantiate(cfg.adapter, _convert_="all")
+        if self.method.terms and cfg.optimizer.build.lr is None:
+            raise BadInput(f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
+                           "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
+        self.method.check(self.attached.func.__self__.kind, self.sparsity.kind, cfg.trainer.max_steps)
+        self.benchmark = benchmark_of(cfg, self.dataset)
+        asked = list(HydraConfig.get().overrides.task)
+        seeds = {"train": cfg.seed, "images": self.benchmark.protocol.seeds}
+        self.about = {"method": self.name, "variant": self.method.variant, "seeds": seeds, "overrides": asked}
+
+    def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
+        L.seed_everything(self.cfg.seed, verbose=False)
+        return self.attached(model, name=name)
+
+    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
+              steps: int | None = None) -> Unlearner:  # fmt: skip
+        cfg = self.cfg
+        pairs = Pairs(self.dataset, step.requests, **cfg.pairs, cache=Path(cfg.cache_dir), gone=step.gone, guard=step.guard)
+        unlearner = Unlearner(
+            model, adapter, pairs, step.method, step.sparsity, dict(cfg.weights) | step.weights,
+            instantiate(cfg.optimizer.build), self.timesteps, saliency, **cfg.optimizer.schedule, seed=cfg.seed,
+        )  # fmt: skip
+        trainer = instantiate(cfg.trainer, **({} if steps is None else {"max_steps": steps}))
+        fit(unlearner, trainer, folder / "checkpoints", cfg.checkpoint_every, loggers)
+        return unlearner
+
+
+def unlearn_task(cfg: DictConfig) -> None:
+    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done again."""
+    parts = Parts(cfg)
+    if cfg.sequence is not None:
+        sequence_task(cfg, parts)
+        return
+    request = Request.check(parts.dataset, cfg.target, cfg.surrogate)
+    for forget, surrogate in parts.benchmark.check_captions(request):
+        print(f"  {forget}  ->  {surrogate}")
+    name = f"{parts.dataset.name}-{request.target}-{parts.name}-{parts.sparsity.kind}"
+    record = None if cfg.task == "plan" else recorded(cfg, name)
     loggers = [] if record is None else loggers_of(cfg, record.folder)
 
-    def attach(model: Any) -> Adapter:
-        L.seed_everything(cfg.seed, verbose=False)
-        return attached(model)
-
-    def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
-        pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
-        unlearner = Unlearner(
-            model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
-            timesteps, saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
-        )  # fmt: skip
-        fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
-        return unlearner
+    def learn(model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
+        step = Step([request], [], parts.method, parts.sparsity)
+        return parts.learn(model, adapter, folder, step, saliency_file(cfg, model.sha256()), loggers, steps)
 
     if record is None:
         model, swept = instantiate(cfg.model), dict(HydraConfig.get().sweeper.params or {})
-        print(plan(model, benchmark, attach, learn, cfg.trainer.max_steps, jobs(swept)))
+        print(plan(model, parts.benchmark, parts.attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
     results = record.results
     if results is None:
-        seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
-        about = {
-            "method": chosen,
-            "variant": method.variant,
-            "seeds": seeds,
-            "overrides": list(HydraConfig.get().overrides.task),
-        }
         with record.kept():
-            results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+            model = instantiate(cfg.model)
+            results = study(record, model, parts.benchmark, request, parts.attach, learn, parts.sparsity, parts.about)
         if results is None:
             return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
+
+
+def sequence_task(cfg: DictConfig, parts: Parts) -> None:
+    """Requests one after another; the strategy says how each builds on the last."""
+    requests = check_requests(parts.dataset, cfg.sequence.requests)
+    check_revoked(cfg.sequence.revoke, len(requests))
+    strategy = instantiate(cfg.strategy)
+    strategy.check(parts.method)
+    for request in requests:
+        parts.benchmark.check_captions(request)
+    record = recorded(cfg, f"{parts.dataset.name}-{cfg.sequence.name}-{parts.name}-{choice('strategy')}")
+
+    def learn(model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
+        return parts.learn(model, adapter, folder, step, folder / "saliency.safetensors", [JsonLines(folder / "metrics.jsonl")])
+
+    results = record.results
+    if results is None:
+        with record.kept():
+            run = Continual(record, instantiate(cfg.model), parts.benchmark, requests, strategy, parts.method, parts.sparsity,
+                            parts.attach, learn)  # fmt: skip
+            results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
+    print(f"\n{sequence_table(results)}\n{record.folder}/: comparison.png results.json history.jsonl, one folder a request\n")
 
 
 TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}

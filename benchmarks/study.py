@@ -23,7 +23,7 @@ class Attach(Protocol):
 
 
 class Learn(Protocol):
-    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int = ...) -> Unlearner:
+    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
         """Train the adapter; checkpoints and logs go to the folder."""
 
 

@@ -85,8 +85,24 @@ class Patch(Adapter):
             weight.requires_grad_(True)
         return adapter
 
+    @classmethod
+    def of(cls, model: Diffusion, changes: dict[str, Tensor], name: str = "fade") -> Patch:
+        """A patch that makes the given changes of parameters, by name."""
+        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in changes], name)
+        adapter.deltas = {key: changes[key].float() for key in adapter.chosen}
+        for weight in adapter.chosen.values():
+            weight.requires_grad_(False)
+        adapter._refresh()
+        return adapter
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.chosen.values())
+
+    def names(self) -> list[str]:
+        return list(self.chosen)
+
+    def changes(self) -> dict[str, Tensor]:
+        return dict(self.deltas)
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.chosen)

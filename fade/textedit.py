@@ -48,6 +48,12 @@ class TextEdit(Adapter):
     def parameters(self) -> list[nn.Parameter]:
         return []
 
+    def names(self) -> list[str]:
+        return []
+
+    def changes(self) -> dict[str, Tensor]:
+        return {}
+
     def weights(self) -> dict[str, Tensor]:
         return {}
 

@@ -70,8 +70,9 @@ class Pairs:
     """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly over
     their cells.
 
-    gone: requests that were met before; their images are on neither side. cache: folder for latents, one file a cell,
-    keyed by the images and the autoencoder.
+    gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
+    trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
+    latents, one file a cell, keyed by the images and the autoencoder.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class Pairs:
         batch: int,
         cache: Path,
         gone: Sequence[Request] = (),
+        guard: bool = False,
     ) -> None:
-        self.dataset, self.batch, self.cache, self.gone = dataset, batch, cache, gone
+        self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
         self.latents: dict[str, Tensor] = {}
@@ -155,6 +157,18 @@ class Pairs:
                     said = self.dataset.says.get(request.target, words(request.target))
                     self.concept[row, model.places(caption, said)] = True
         self._find_anchors(cells, place)
+        if self.guard:
+            for side in self.latents:
+                self._guard(side, cells, place)
+
+    def _guard(self, side: str, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
+        """Add the images that show a gone request's surrogate, under the caption that asks for what is gone."""
+        pairs = list(enumerate(self.cells[side].tolist()))
+        for request in self.gone:
+            pairs += [(image, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+                      for image, row in pairs if cells[row][request.domain] == request.surrogate]  # fmt: skip
+        images, rows = (torch.tensor(part) for part in zip(*pairs, strict=True))
+        self.latents[side], self.cells[side] = self.latents[side][images], rows
 
     def _find_anchors(self, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
         """Retain images that show a request's surrogate, with the cell that shows its target instead."""
