@@ -30,7 +30,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 import fade
 from benchmarks.benchmark import Benchmark
 from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
-from benchmarks.ledger import expect
+from benchmarks.ledger import expect, fail
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
@@ -94,12 +94,8 @@ def recorded(cfg: DictConfig, name: str) -> Record:
 
 def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
     """metrics.jsonl always; W&B as a mirror; Lightning's CSV where asked."""
-    made: list[Any] = [JsonLines(folder / "metrics.jsonl")]
-    for name, logger in cfg.logger.items():
-        made.append(
-            Mirror(partial(instantiate(logger), save_dir=folder)) if name == "wandb" else instantiate(logger)(save_dir=folder)
-        )
-    return made
+    makes = {name: partial(instantiate(logger), save_dir=folder) for name, logger in cfg.logger.items()}
+    return [JsonLines(folder / "metrics.jsonl"), *(Mirror(make) if name == "wandb" else make() for name, make in makes.items())]
 
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
@@ -188,6 +184,8 @@ def unlearn_task(cfg: DictConfig) -> None:
             model = instantiate(cfg.model)
             parts.try_on(model, [step])
             results = study(record, model, parts.benchmark, request, parts.attach, learn, parts.sparsity, parts.about)
+        if results is None:
+            return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
@@ -233,6 +231,7 @@ def main(cfg: DictConfig) -> None:
         code = complain(error)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(code)
+        fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
         raise Told(code) from None  # no exit: the other runs of a sweep go on
 
 
@@ -257,10 +256,14 @@ def complain(error: BaseException) -> int:
         line, code = str(error), 1
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
+    elif isinstance(error, FileNotFoundError):
+        line, code = f"{error.filename} is gone; put it back and run the same command again", 1
     elif isinstance(error, MissingMandatoryValue):
         line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
     elif isinstance(error, (HydraException, OmegaConfBaseException)):
         line, code = f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2
+    elif type(error).__name__ == "UncompletedJobError":  # submitit's, which need not be installed
+        line, code = f"{str(error).splitlines()[0]} died; the others go on, and the same command takes up what is missing", 1
     else:
         raise error
     print(f"error: {line}", file=sys.stderr)
@@ -272,7 +275,7 @@ def entry() -> None:
         main()
     except Told as told:
         sys.exit(told.args[0])
-    except HydraException as error:  # a command line that does not compose
+    except Exception as error:  # a command line that does not compose, a task of a job array that died
         sys.exit(complain(error))
 
 
