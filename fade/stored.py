@@ -129,13 +129,13 @@ def read_card(folder: Path | str) -> dict[str, Any]:
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise BadInput(f"no adapter at {path.parent}: adapter.safetensors is missing")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" or start == b"PK":
-        raise BadInput(f"{path} is a pickle, which can run code and is never loaded; only safetensors files are")
     try:
         return read_tensors(path)
     except SafetensorError as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start[:1] == b"\x80" or start == b"PK":
+            raise BadInput(f"{path} is a pickle, which can run code and is never loaded; only safetensors files are") from error
         raise BadInput(f"{path} is truncated or no safetensors file ({error})") from error
 
 

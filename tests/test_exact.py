@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -24,12 +25,15 @@ KINDS: list[Sparsity] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int) -> Stored:
+PATCHED = [r"attn2\.to_[kv]\.weight", r"conv_in\.bias"]
+
+
+def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int, patch: Sequence[str] = PATCHED) -> Stored:
     """A finished adapter that does something: low rank, or a patch where no sparsity is given. The model is clean after it."""
     generator = torch.Generator().manual_seed(seed)
     adapter: Adapter
     if sparsity is None:
-        adapter = Patch.attach(model, [r"attn2\.to_[kv]\.weight", r"conv_in\.bias"], name)
+        adapter = Patch.attach(model, list(patch), name)
         with torch.no_grad():
             for weight in adapter.parameters():
                 weight += 0.1 * torch.randn(weight.shape, generator=generator)
