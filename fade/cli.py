@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given: Any = parser().parse_args(arguments)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
     try:
         return given.does(given) or 0
     except (BadInput, OSError) as error:
