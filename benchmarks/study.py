@@ -7,13 +7,14 @@ from typing import Any, Protocol
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.comparison import comparison
-from benchmarks.record import Record, peak_memory_mb
+from benchmarks.record import Record, peak_memory_mb, provenance
 from fade.adapters import Adapter
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.parallel import leads
 from fade.sparsity import Sparsity
+from fade.stored import complete
 from fade.unlearner import Unlearner
 
 
@@ -48,30 +49,39 @@ def study(
         return None
     record.keep_splits(benchmark.dataset)
     base = benchmark.measure_base(model, identity)
-    adapter, cost = learned(record, model, request, attach, learn, identity)
+    adapter, cost = learned(record, model, request, attach, learn, sparsity, about)
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.applied():
         measured = benchmark.measure(model, record.folder)
     comparison(base.folder / "images", record.folder / "images", benchmark.wanted, benchmark.dataset, request,
                record.folder / "comparison.png")  # fmt: skip
-    written = sum(file.stat().st_size for file in (record.folder / "adapter").iterdir())
-    return record.finish(
-        {
-            **benchmark.results(measured, base, request),
-            **about,
-            "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(), "adapter_bytes": written},
-            "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
-            "base_sha256": identity,
-            "base_answers": str(base.folder / "images"),
-            "adapter_sha256": adapter.sha256(),
-        }
-    )
+    results = {
+        **benchmark.results(measured, base, request),
+        **about,
+        "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(),
+                 "adapter_bytes": (record.folder / "adapter" / "adapter.safetensors").stat().st_size},
+        "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
+        "base_sha256": identity,
+        "base_answers": str(base.folder / "images"),
+        "adapter_sha256": adapter.sha256(),
+    }  # fmt: skip
+    complete(record.folder / "adapter", results, record.folder / "comparison.png")
+    return record.finish(results)
 
 
 def learned(
-    record: Record, model: Diffusion, request: Request, attach: Attach, learn: Learn, identity: str
+    record: Record,
+    model: Diffusion,
+    request: Request,
+    attach: Attach,
+    learn: Learn,
+    sparsity: Sparsity,
+    about: dict[str, Any],
 ) -> tuple[Adapter, dict[str, float]]:
-    """The adapter of this run, read from its folder or trained now; and what the training cost."""
+    """The adapter of this run, read from its folder or trained now; and what the training cost.
+
+    Its card says everything but the results, which are not there yet: the run's whole configuration too.
+    """
     folder = record.folder / "adapter"
     if folder.is_dir():
         return Adapter.load(model, folder), Adapter.card(folder)["cost"]
@@ -83,7 +93,9 @@ def learned(
         "teacher_passes": adapter.teacher_passes,
         "steps": unlearner.trainer.global_step,
     }
-    adapter.save(folder, {**vars(request), "base_sha256": identity, "cost": cost})
+    card = {"sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()}, "cost": cost,
+            "config": (record.folder / "config.yaml").read_text(encoding="utf-8")}  # fmt: skip
+    adapter.save(folder, {**vars(request), **about, **card, **provenance()})
     return adapter, cost
 
 

@@ -1,5 +1,25 @@
-"""Make a text-to-image diffusion model forget one concept, and nothing else."""
+"""Make a text-to-image diffusion model forget one concept, and nothing else.
+
+fade.unlearn(pipe, concept=..., surrogate=...)   trains an adapter on a stock diffusers pipeline
+fade.load(pipe, folder)                          puts a saved one on it
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from fade.errors import BadInput
 
-__all__ = ["BadInput"]
+if TYPE_CHECKING:
+    from fade.api import Handle, load, unlearn
+
+__all__ = ["BadInput", "Handle", "load", "unlearn"]
+
+
+def __getattr__(name: str) -> Any:
+    """torch and diffusers are imported when they are asked for: `import fade` alone costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'fade' has no attribute {name!r}")
+    from fade import api
+
+    return getattr(api, name)

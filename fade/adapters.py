@@ -7,7 +7,6 @@ Every kind answers to the same verbs: fade/lora.py (masked low rank), fade/patch
 from __future__ import annotations
 
 import hashlib
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import read_json, read_tensors, tensors_hash, whole, write_json, write_tensors
+from fade.export import PROMPT, Factors, check_form, export_factors, export_patch
+from fade.files import tensors_hash
+from fade.stored import FORMAT, Stored, identity, read_card
+from fade.written import added, ledger, plain
 
 Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
-FORMAT = 1
-KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "text": "fade.textedit.TextEdit"}  # as adapter.json names them
 
 
 class Adapter(ABC):
@@ -62,10 +62,6 @@ class Adapter(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """One for each of `parameters`: the changed layer or weight, and what of it."""
-
-    @abstractmethod
-    def changes(self) -> dict[str, Tensor]:
-        """ΔW by parameter name, as trained."""
 
     def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
         """Called after every step of the optimizer: what lies outside the masks is put back."""
@@ -144,42 +140,82 @@ class Adapter(ABC):
 
     @classmethod
     @abstractmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Adapter:
-        """The adapter of a file. Raises BadInput, before anything is attached, where it does not fit the pipeline."""
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+        """What `restored` puts on the pipeline; no pipeline is needed yet, and any exception means a file unlike its card."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        """Raises BadInput where the pipeline lacks what the change is of."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Any, name: str) -> Adapter:
+        """The adapter of a file, attached."""
 
     def sha256(self) -> str:
         """The identity: over the tensors of the file, and the settings where there are no tensors."""
         tensors = self.compact()
         return tensors_hash(tensors) if tensors else hashlib.sha256(repr(sorted(self.settings().items())).encode()).hexdigest()
 
-    def save(self, folder: Path, card: dict[str, Any]) -> None:
-        """Write `adapter.safetensors` and `adapter.json` (the card and what is needed to attach it again)."""
+    def stored(self, card: dict[str, Any]) -> Stored:
+        """The adapter as a folder will hold it; `card`: what only the caller knows (concept, method, seeds, ...)."""
         about = {"format": FORMAT, "kind": self.kind, **self.settings(), "sha256": self.sha256()}
-        with whole(folder) as temporary:
-            write_tensors(temporary / "adapter.safetensors", self.compact(), {"format": str(FORMAT), "sha256": self.sha256()})
-            write_json(temporary / "adapter.json", {**about, **card})
+        tensors = {name: value.detach().clone() for name, value in self.compact().items()}
+        return Stored({**about, **card, **identity(self.model)}, tensors)
+
+    def save(self, folder: Path | str, card: dict[str, Any]) -> None:
+        """Write `adapter.safetensors`, `adapter.json` and `README.md`: fade/stored.py."""
+        self.stored(card).write(folder)
 
     @staticmethod
     def card(folder: Path | str) -> dict[str, Any]:
         """adapter.json. Raises BadInput where it is missing or newer than this version."""
-        path = Path(folder) / "adapter.json"
-        if not path.is_file():
-            raise BadInput(f"no adapter at {folder}: adapter.json is missing")
-        about = read_json(path)
-        if about["format"] > FORMAT:
-            raise BadInput(f"{folder} has format {about['format']}; this version reads up to {FORMAT}: upgrade fade")
-        return about
+        return read_card(folder)
 
     @staticmethod
+    def load(model: Diffusion, folder: Path | str, name: str = "fade", force: bool = False) -> Adapter:
+        """Attach a saved adapter of any kind. Raises BadInput, before anything is attached, where files do not fit, or where
+        the pipeline is another than the adapter was made for, unless `force`."""
+        return Stored.read(folder).attach(model, name, force)
+
+    # what stock tools read
+
+    @abstractmethod
+    def places(self) -> dict[str, nn.Parameter]:
+        """The weights of the U-Net that the change is of, by the U-Net's own names."""
+
+    @abstractmethod
+    def delta(self, name: str) -> Tensor | None:
+        """s·ΔW of one of `places`, None where it is nothing."""
+
     @torch.no_grad()
-    def load(model: Diffusion, folder: Path | str, name: str = "fade") -> Adapter:
-        """Attach a saved adapter of any kind. Raises BadInput, before anything is attached, where files do not fit."""
-        folder, about = Path(folder), Adapter.card(folder)
-        tensors, _ = read_tensors(folder / "adapter.safetensors")
-        if tensors and tensors_hash(tensors) != about["sha256"]:
-            raise BadInput(f"{folder / 'adapter.safetensors'} is not the file that adapter.json describes (its hash differs)")
-        module, kind = KINDS[about["kind"]].rsplit(".", 1)
-        return getattr(importlib.import_module(module), kind).restored(model, about, tensors, name)
+    def values(self) -> dict[str, Tensor]:
+        """The changed weights as this change alone leaves them: W_0 + s·ΔW, whatever else is merged or attached."""
+        untouched = ledger(self.model.unet).original
+        return {name: added(untouched.get(name, weight.data), [delta]) for name, weight in self.places().items()
+                if (delta := self.delta(name)) is not None}  # fmt: skip
+
+    @classmethod
+    @abstractmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
+        """The change as exact factors, layer by layer; no pipeline is needed. Raises BadInput where a LoRA cannot carry it."""
+
+    def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
+        """Write what tools without this package read, at the present scale; returns the error of the fit, if `rank` asks for
+        one, else 0. Raises BadInput where the form cannot carry the change: fade/export.py.
+        """
+        check_form(to)
+        if to == "patch":
+            if not self.mergeable:
+                raise BadInput(PROMPT)
+            return export_patch(Path(folder), self.values())
+        settings = self.settings()
+        factors = self.factors(settings, self.unpacked(settings, self._on_cpu()), self.scale)
+        return export_factors(Path(folder), to, factors, rank, limit)
+
+    def _on_cpu(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self.compact().items()}
 
 
 def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
@@ -188,8 +224,3 @@ def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
     for name, shape in shapes.items():
         if found.get(name) != shape:
             raise BadInput(f"the adapter changes {name} {shape}, which this U-Net does not have; it was made for another model")
-
-
-def plain(name: str) -> str:
-    """A parameter's name without what PEFT's layers add."""
-    return name.replace(".base_layer.", ".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fade.errors import BadInput
 from fade.files import tensors_hash
+from fade.written import ledger, plain
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Diffusion(nn.Module):
         self.steps, self.guidance = steps, guidance
         self.edits: list[Callable[[list[str], Tensor], Tensor]] = []  # (prompts, embeddings) -> embeddings, in order
         self.asked: list[str] | None = None  # the prompts of the batch that is being generated
+        self.listeners: list[object] = []  # adapters that need to hear the prompt
         self.size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
@@ -102,15 +104,18 @@ class Diffusion(nn.Module):
         """T, 1000 in every Stable Diffusion."""
         return self.pipe.scheduler.config.num_train_timesteps
 
-    def sha256(self) -> str:
-        """The identity of the base: a hash over every tensor of U-Net, autoencoder and text encoder, adapters left out."""
+    def sha256(self, dtype: torch.dtype | None = None) -> str:
+        """The identity of the base: a hash over every tensor of U-Net, autoencoder and text encoder, adapters left out.
+
+        dtype: as the hash would be of the same pipeline in another floating-point type.
+        """
         modules = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
-        tensors = {
-            f"{part}.{name.replace('base_layer.', '')}": value
-            for part, module in modules.items()
-            for name, value in module.state_dict().items()
-            if ".lora_" not in name
-        }
+        tensors = {f"{part}.{plain(name)}": value for part, module in modules.items()
+                   for name, value in module.state_dict().items() if ".lora_" not in name}  # fmt: skip
+        for name, original in ledger(self.unet).original.items():
+            tensors[f"unet.{name}"] = original.to(tensors[f"unet.{name}"].dtype)
+        if dtype is not None:
+            tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
         return tensors_hash(tensors)
 
     def token_ids(self, prompts: list[str]) -> list[list[int]]:
@@ -139,6 +144,52 @@ class Diffusion(nn.Module):
         for edit in self.edits:
             embeddings = edit(prompts, embeddings)
         return embeddings
+
+    def listen(self, adapter: object) -> None:
+        """From here on `pipe("...")` itself tells attached adapters what is asked: edits apply and gates open there too."""
+        if any(other is adapter for other in self.listeners):
+            return
+        self.listeners.append(adapter)
+        if len(self.listeners) == 1:
+            self.pipe.encode_prompt = partial(self._heard, self.pipe.encode_prompt)
+            self.pipe.maybe_free_model_hooks = partial(self._answered, self.pipe.maybe_free_model_hooks)
+
+    def unlisten(self, adapter: object) -> None:
+        """The pipeline's own methods are back when the last listener has gone."""
+        before = len(self.listeners)
+        self.listeners = [other for other in self.listeners if other is not adapter]
+        if before and not self.listeners:
+            del vars(self.pipe)["encode_prompt"], vars(self.pipe)["maybe_free_model_hooks"]
+            self.asked = None
+
+    def _heard(
+        self,
+        encode: Callable[..., Any],
+        prompt: Any,
+        device: Any,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: Any = None,
+        **settings: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`encode_prompt`, then the edits; embeddings that the caller made are left alone."""
+        own, other = encode(prompt, device, num_images_per_prompt, do_classifier_free_guidance, negative_prompt, **settings)
+        if prompt is None:
+            return own, other
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        refused = negative_prompt or ""
+        negatives = [refused] * len(prompts) if isinstance(refused, str) else list(refused)
+        self.asked = [text for text in prompts for _ in range(num_images_per_prompt)]
+        for edit in self.edits:
+            own = edit(self.asked, own)
+            if do_classifier_free_guidance and other is not None:
+                other = edit([text for text in negatives for _ in range(num_images_per_prompt)], other)
+        return own, other
+
+    def _answered(self, free: Callable[[], None]) -> None:
+        """`maybe_free_model_hooks`, the last thing a pipeline's call does."""
+        self.asked = None
+        free()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

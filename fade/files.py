@@ -21,14 +21,19 @@ from torch import Tensor
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` (file or folder); rename it to `path` if all went well, else remove it."""
+    """Yield a temporary name beside `path` (file or folder); rename it to `path` if all went well, else remove it.
+
+    A folder that is there already steps aside first and is deleted last, so that no moment has neither.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
+    old = path.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
+        if temporary.is_dir() and path.is_dir():
+            os.replace(path, old)
         os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

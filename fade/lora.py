@@ -6,13 +6,12 @@ mask M (out, in). Where M is a rectangle u vᵀ this is the ordinary LoRA (diag(
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraVariant
@@ -22,12 +21,13 @@ from torch.nn.functional import linear
 from fade.adapters import Adapter, Masks, check_shapes
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import whole
+from fade.export import PROMPT, Factors
+from fade.written import Ledger, added, ledger
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-@dataclass
+@dataclass(eq=False)  # compared by identity: a layer knows by it whether what it folded still holds
 class Kept:
     """A mask, and its rows and columns where it is a rectangle (then `mask` is not needed to apply it)."""
 
@@ -64,7 +64,7 @@ class _Masked(LoraVariant):
             a, b = module.factors(active_adapter)
             added = linear(linear(x, a), b) * module.scaling[active_adapter]
         else:
-            added = linear(x, module.change(active_adapter))
+            added = linear(x[..., kept.cols], module.change(active_adapter)[:, kept.cols])
         gate = module.gates.get(active_adapter)
         return result + (added if gate is None else added * gate.to(added)[:, None, None])
 
@@ -76,6 +76,7 @@ class MaskedLinear(LoraLinear):
         self.kept: dict[str, Kept] = {}
         self.muted: set[str] = set()
         self.gates: dict[str, Tensor] = {}  # adapter -> strength (B,) for each sample of the batch that is on its way
+        self._folded: tuple[Any, Tensor] = (None, torch.empty(0))
         super().__init__(base_layer, adapter_name, **settings)
 
     def resolve_lora_variant(self, **_: Any) -> LoraVariant:
@@ -85,7 +86,43 @@ class MaskedLinear(LoraLinear):
         """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device here."""
         super()._apply(*args, **settings)
         self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
+        self._folded = (None, torch.empty(0))
         return self
+
+    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
+        """Several adapters at once, none of them in training, cost what one weight costs: their sum is folded, once."""
+        names = [] if torch.is_grad_enabled() or self.disable_adapters or self.merged or settings else self._foldable()
+        if len(names) < 2:
+            return super().forward(x, *args, **settings)
+        result = linear(x, self.folded(names), self.get_base_layer().bias)
+        for name in self.active_adapters:
+            if name in self.lora_A and name not in names:
+                result = _Masked.forward(self, name, x, result)
+        return result
+
+    def _foldable(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.lora_A and name not in self.muted
+                and name not in self.gates and not self.kept[name].empty
+                and (isinstance(self.lora_dropout[name], nn.Identity) or not self.lora_dropout[name].training)]  # fmt: skip
+
+    def folded(self, names: list[str]) -> Tensor:
+        """W + Σ ΔW (out, in) of the named adapters, remembered until one of them, or W, is another.
+
+        The key holds the tensors themselves: a remembered address could be another tensor's by now.
+        """
+        base = self.get_base_layer().weight
+        parts = [(self.lora_A[n].weight, self.lora_B[n].weight, self.scaling[n], self.kept[n]) for n in names]
+        key = [(id(a), a._version, id(b), b._version, s, kept) for a, b, s, kept in parts]
+        now = (base.data_ptr(), base._version, base.dtype, key)
+        if self._folded[0] is None or self._folded[0][0] != now:
+            held = (base.data, parts)
+            self._folded = ((now, held), added(base, [self.exact(name) for name in names]))
+        return self._folded[1]
+
+    def exact(self, name: str) -> Tensor:
+        """ΔW (out, in) in double precision."""
+        a, b = self.factors(name)
+        return (b.double() @ a.double()) * self.kept[name].mask * self.scaling[name]
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
@@ -126,8 +163,8 @@ class Lora(Adapter):
     def __init__(self, model: Diffusion, name: str, layers: dict[str, MaskedLinear], rank: int, alpha: float) -> None:
         super().__init__(model, name)
         self.unet, self.layers, self.rank, self.alpha = model.unet, layers, rank, alpha
-        self._overwritten: dict[str, Tensor] = {}
-        self.gate: Gate | None = None
+        self.merged = False
+        self._gate: Gate | None = None
         self._gating = self.unet.register_forward_pre_hook(self._open, with_kwargs=True)
 
     def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -171,13 +208,23 @@ class Lora(Adapter):
                 raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
         config._register_custom_module({nn.Linear: MaskedLinear})
-        unet.add_adapter(config, adapter_name=name)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is an adapter already: it is meant
+            unet.add_adapter(config, adapter_name=name)
         unet.set_adapter([*earlier, name])
         layers = {n: unet.get_submodule(n) for n in found}
         for layer in layers.values():
             for key, parameter in layer.named_parameters():
                 parameter.requires_grad_(key.split(".")[-2] == name)
         return cls(model, name, layers, rank, alpha)
+
+    @property
+    def gate(self) -> Gate | None:
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self._gate = gate
+        (self.model.listen if gate else self.model.unlisten)(self)
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
@@ -188,9 +235,6 @@ class Lora(Adapter):
 
     def names(self) -> list[str]:
         return [f"{layer}.{factor}" for layer in self.layers for factor in "AB"]
-
-    def changes(self) -> dict[str, Tensor]:
-        return {f"{name}.weight": layer.change(self.name).detach() for name, layer in self.layers.items()}
 
     def weights(self) -> dict[str, Tensor]:
         return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
@@ -212,6 +256,9 @@ class Lora(Adapter):
     # switching
 
     def _mute(self, muted: bool) -> None:
+        if self.merged:
+            (self.ledger.remove if muted else self.ledger.add)(self)
+            return
         for layer in self.layers.values():
             (layer.muted.add if muted else layer.muted.discard)(self.name)
 
@@ -223,30 +270,50 @@ class Lora(Adapter):
     def scale(self, value: float) -> None:
         for layer in self.layers.values():
             layer.scaling[self.name] = value * self.alpha / self.rank
+        if self.merged:
+            self.ledger.refresh(self)
+
+    # as a writer of the ledger, while it is merged
+
+    @property
+    def training(self) -> bool:
+        return False
+
+    @property
+    def ledger(self) -> Ledger:
+        return ledger(self.unet)
+
+    def places(self) -> dict[str, nn.Parameter]:
+        return {f"{name}.weight": layer.get_base_layer().weight for name, layer in self.layers.items()
+                if not layer.kept[self.name].empty}  # fmt: skip
 
     @torch.no_grad()
+    def delta(self, name: str) -> Tensor | None:
+        layer = self.layers.get(name.removesuffix(".weight"))
+        if layer is None or layer.kept[self.name].empty or layer.scaling[self.name] == 0:
+            return None
+        return layer.exact(self.name)
+
     def merge(self) -> None:
-        if self._overwritten:
+        if self.merged:
             raise BadInput(f"adapter {self.name!r} is merged already")
         if self.gate is not None:
             raise BadInput(
                 f"adapter {self.name!r} is gated by the prompt and cannot be merged; set gate to None to merge it whole"
             )
-        for name, layer in self.layers.items():
-            weight = layer.get_base_layer().weight
-            self._overwritten[name] = weight.clone()
-            weight += layer.change(self.name).to(weight.dtype)
-            layer.muted.add(self.name)
+        self.ledger.add(self)
+        self._mute(True)
+        self.merged = True
 
-    @torch.no_grad()
     def unmerge(self) -> None:
-        for name, original in self._overwritten.items():
-            self.layers[name].get_base_layer().weight.copy_(original)
-            self.layers[name].muted.discard(self.name)
-        self._overwritten = {}
+        if self.merged:
+            self.ledger.remove(self)
+            self.merged = False
+            self._mute(False)
 
     def detach(self) -> None:
         self.unmerge()
+        self.gate = None
         self._gating.remove()
         if list(self.unet.peft_config) == [self.name]:
             self.unet.unload_lora()
@@ -254,8 +321,16 @@ class Lora(Adapter):
         self.unet.delete_adapters(self.name)
         for layer in self.layers.values():
             layer.kept.pop(self.name)
+            layer.gates.pop(self.name, None)
+            layer.muted.discard(self.name)
 
     # files
+
+    def settle(self) -> None:
+        """Dropout is for training; what remains is frozen."""
+        self.unet.eval()
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
         """A and B of every layer, whole, with their masks."""
@@ -297,54 +372,58 @@ class Lora(Adapter):
         return {"rank": self.rank, "alpha": self.alpha, "layers": shapes, **gate}
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Lora:
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+        """Every layer's A (r, in), B (out, r) and mask (out, in), on the CPU."""
+        strangers = {key.rsplit(".", 1)[0] for key in tensors} - settings["layers"].keys()
+        if strangers:
+            raise KeyError(f"{sorted(strangers)[0]} is no layer of the card")
+        return {n: _expanded(n, out, into, settings["rank"], tensors) for n, (out, into) in settings["layers"].items()}
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
         check_shapes(model, {f"{layer}.weight": shape for layer, shape in settings["layers"].items()})
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Lora:
         adapter = cls.attach(model, settings["rank"], settings["alpha"], targets=list(settings["layers"]), name=name)
-        adapter._expand(tensors)
+        for layer, (a, b, _) in unpacked.items():
+            adapter.layers[layer].lora_A[name].weight.data.copy_(a)
+            adapter.layers[layer].lora_B[name].weight.data.copy_(b)
+        adapter.set_masks({layer: mask for layer, (_, _, mask) in unpacked.items()})
+        for parameter in adapter.parameters():
+            parameter.requires_grad_(False)
         if "gate" in settings:
             adapter.gate = Gate(tuple(settings["gate"]["prompts"]), settings["gate"]["power"])
         return adapter
 
-    def _expand(self, tensors: dict[str, Tensor]) -> None:
-        masks = {}
-        for name, layer in self.layers.items():
-            a, b = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
-            a.zero_()
-            b.zero_()
-            mask = torch.zeros(b.shape[0], a.shape[1], dtype=torch.bool)
-            if f"{name}.A" in tensors:
-                rows = tensors.get(f"{name}.rows", torch.arange(b.shape[0])).long()
-                cols = tensors.get(f"{name}.cols", torch.arange(a.shape[1])).long()
-                a[:, cols] = tensors[f"{name}.A"].to(a)
-                b[rows] = tensors[f"{name}.B"].to(b)
-                inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
-                if f"{name}.bits" in tensors:
-                    bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
-                    inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
-                mask[rows[:, None], cols] = inner
-            masks[name] = mask
-        self.set_masks(masks)
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+        """A rectangle leaves as the ordinary LoRA that it is, any other mask by selection: fade/export.py."""
+        if "gate" in settings:
+            raise BadInput(PROMPT)
+        found, alpha = {}, scale * settings["alpha"]
+        for name, (a, b, mask) in unpacked.items():
+            kept = Kept.of(mask)
+            if kept.empty:
+                continue
+            a, b = a * kept.cols, b * kept.rows[:, None]
+            found[name] = Factors(a, b, alpha) if kept.rectangle else Factors.select((b @ a) * mask * (alpha / len(a)))
+        return found
 
-    def export(self, folder: Path) -> None:
-        """Write an ordinary LoRA that stock `pipe.load_lora_weights(folder)` reads. Raises BadInput for other masks."""
-        layers = {n: layer for n, layer in self.layers.items() if not layer.kept[self.name].empty}
-        if self.gate is not None:
-            raise BadInput(
-                "this adapter is gated by the prompt, which an ordinary LoRA is not; set gate to None to export it whole"
-            )
-        odd = [n for n, layer in layers.items() if not layer.kept[self.name].rectangle]
-        if odd:
-            raise BadInput(f"{len(odd)} masks are no rectangles (first: {odd[0]}): this adapter is no low-rank matrix, do not "
-                           "hand it out as a LoRA; sparsity=neuron, module or dense can be exported")  # fmt: skip
-        tensors = {}
-        for name, layer in layers.items():
-            a, b = layer.factors(self.name)
-            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (
-                a.detach().contiguous(),
-                b.detach().contiguous(),
-            )
-        metadata = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(layers)).to_dict()
-        with whole(folder) as temporary:
-            StableDiffusionPipeline.save_lora_weights(
-                temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=metadata, safe_serialization=True
-            )
+
+Unpacked = dict[str, tuple[Tensor, Tensor, Tensor]]  # layer -> A, B, mask
+
+
+def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    a, b, mask = torch.zeros(rank, into), torch.zeros(out, rank), torch.zeros(out, into, dtype=torch.bool)
+    if f"{name}.A" in tensors:
+        rows = tensors.get(f"{name}.rows", torch.arange(out)).long()
+        cols = tensors.get(f"{name}.cols", torch.arange(into)).long()
+        a[:, cols] = tensors[f"{name}.A"].float()
+        b[rows] = tensors[f"{name}.B"].float()
+        inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
+        if f"{name}.bits" in tensors:
+            bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
+            inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
+        mask[rows[:, None], cols] = inner
+    return a, b, mask

@@ -8,35 +8,18 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fade.adapters import Adapter, Masks, check_shapes, plain
+from fade.adapters import Adapter, Masks, check_shapes
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.export import Factors
+from fade.written import ledger, plain
 
-
-class _Stack:
-    """The untouched values W_0 of one U-Net's patched weights, and the patches on it in the order of attachment."""
-
-    def __init__(self) -> None:
-        self.original: dict[str, Tensor] = {}
-        self.patches: list[Patch] = []
-
-    @torch.no_grad()
-    def value(self, name: str, without: Patch | None = None) -> Tensor:
-        """W_0 + Σ s_i ΔW_i of one weight, one patch left out if asked; W_0 itself where nothing is added."""
-        value = self.original[name]
-        for patch in self.patches:
-            if patch is not without and name in patch.deltas and patch.scale != 0:
-                value = value + patch.scale * patch.deltas[name].to(value)
-        return value
-
-
-_stacks: WeakKeyDictionary[nn.Module, _Stack] = WeakKeyDictionary()
+Unpacked = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
 
 
 class Patch(Adapter):
@@ -56,12 +39,9 @@ class Patch(Adapter):
         self._masks: Masks = {}  # of weights that are not kept whole
         self._hooks: list[Any] = []
         self._away: dict[str, Tensor] = {}  # the changed values, while the untouched ones are in their place
-        self.stack = _stacks.setdefault(model.unet, _Stack())
-        for key, weight in chosen.items():
-            if key not in self.stack.original:
-                self.stack.original[key] = weight.detach().clone()
-        self.stack.patches.append(self)
-        self.start = {key: self.stack.value(key, without=self) for key in chosen}
+        self.ledger = ledger(model.unet)
+        self.ledger.add(self)
+        self.start = {key: self.ledger.value(key, weight, without=self) for key, weight in chosen.items()}
 
     @classmethod
     def attach(
@@ -85,24 +65,11 @@ class Patch(Adapter):
             weight.requires_grad_(True)
         return adapter
 
-    @classmethod
-    def of(cls, model: Diffusion, changes: dict[str, Tensor], name: str = "fade") -> Patch:
-        """A patch that makes the given changes of parameters, by name."""
-        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in changes], name)
-        adapter.deltas = {key: changes[key].float() for key in adapter.chosen}
-        for weight in adapter.chosen.values():
-            weight.requires_grad_(False)
-        adapter._refresh()
-        return adapter
-
     def parameters(self) -> list[nn.Parameter]:
         return list(self.chosen.values())
 
     def names(self) -> list[str]:
         return list(self.chosen)
-
-    def changes(self) -> dict[str, Tensor]:
-        return dict(self.deltas)
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.chosen)
@@ -130,20 +97,30 @@ class Patch(Adapter):
 
     @torch.no_grad()
     def settle(self) -> None:
-        self.deltas = self._changes()
+        self.deltas = self._found()
         for weight in self.chosen.values():
             weight.requires_grad_(False)
             weight.grad = None
-        self._refresh()
+        self.ledger.refresh(self)
 
-    def _changes(self) -> dict[str, Tensor]:
+    def _found(self) -> dict[str, Tensor]:
+        """The differences that stand in the weights now."""
         return {
             key: (weight.detach().float() - self.start[key].to(weight.device).float()) for key, weight in self.chosen.items()
         }
 
-    def _refresh(self) -> None:
-        for key, weight in self.chosen.items():
-            weight.data = self.stack.value(key).to(weight).clone()
+    # as a writer of the ledger
+
+    @property
+    def training(self) -> bool:
+        """Whether the values in place are the optimizer's, and no difference is known yet."""
+        return not self.deltas
+
+    def places(self) -> dict[str, nn.Parameter]:
+        return self.chosen
+
+    def delta(self, name: str) -> Tensor | None:
+        return self.scale * self.deltas[name] if name in self.deltas and self.scale != 0 else None
 
     # switching
 
@@ -152,8 +129,8 @@ class Patch(Adapter):
             if not muted:
                 weight.data = self._away.pop(key)
                 continue
-            if self.deltas:  # trained: other patches may have come and gone since
-                self.start[key] = self.stack.value(key, without=self)
+            if self.deltas:  # trained: others may have come and gone since
+                self.start[key] = self.ledger.value(key, weight, without=self)
             self.start[key] = self.start[key].to(weight)
             self._away[key], weight.data = weight.data, self.start[key]
 
@@ -164,7 +141,7 @@ class Patch(Adapter):
     @scale.setter
     def scale(self, value: float) -> None:
         self._scale = value
-        self._refresh()
+        self.ledger.refresh(self)
 
     def merge(self) -> None:
         """Nothing to do: the change is in the weights, and what it overwrote is kept."""
@@ -175,11 +152,10 @@ class Patch(Adapter):
     def detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self.stack.patches.remove(self)
-        for key, weight in self.chosen.items():
+        for weight in self.chosen.values():
             weight.requires_grad_(False)
             weight.grad = None
-            weight.data = self.stack.value(key).to(weight).clone()
+        self.ledger.remove(self)
 
     # files
 
@@ -198,7 +174,7 @@ class Patch(Adapter):
     def compact(self) -> dict[str, Tensor]:
         """Differences of the weights that changed: whole, or the kept entries in order and a bit mask of their places."""
         tensors = {}
-        for key, delta in (self.deltas or self._changes()).items():
+        for key, delta in (self.deltas or self._found()).items():
             if not delta.any():
                 continue
             mask = self._masks.get(key)
@@ -211,22 +187,49 @@ class Patch(Adapter):
         return {"weights": {key: list(weight.shape) for key, weight in self.chosen.items()}}
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Patch:
-        check_shapes(model, settings["weights"])
-        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in settings["weights"]], name)
-        deltas, masks = {}, {}
-        for key, weight in adapter.chosen.items():
-            delta = torch.zeros(weight.shape, device=weight.device)
-            masks[key] = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+        """Every weight's difference and its mask, on the CPU."""
+        found = {}
+        for key, shape in settings["weights"].items():
+            delta, mask = torch.zeros(shape), torch.ones(shape, dtype=torch.bool)
             if f"{key}.bits" in tensors:
-                bits = np.unpackbits(tensors[f"{key}.bits"].numpy(), count=weight.numel())
-                masks[key] = torch.from_numpy(bits.astype(bool)).reshape(weight.shape).to(weight.device)
+                bits = np.unpackbits(tensors[f"{key}.bits"].numpy(), count=delta.numel())
+                mask = torch.from_numpy(bits.astype(bool)).reshape(shape)
             if f"{key}.delta" in tensors:
-                delta[masks[key]] = tensors[f"{key}.delta"].to(delta).flatten()
-            deltas[key] = delta
-        adapter.set_masks(masks)
-        adapter.deltas = deltas
+                delta[mask] = tensors[f"{key}.delta"].float().flatten()
+            found[key] = (delta, mask)
+        return found
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        check_shapes(model, settings["weights"])
+
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+        found = {}
+        for key, (delta, _) in unpacked.items():
+            layer, _, kind = key.rpartition(".")
+            if not delta.any() or scale == 0:
+                continue
+            if kind != "weight" or delta.dim() != 2:
+                raise BadInput(f"the change touches {key} {list(delta.shape)}, which a LoRA of linear layers cannot carry; "
+                               "export it to=patch")  # fmt: skip
+            found[layer] = Factors.select(scale * delta)
+        return found
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Patch:
+        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in unpacked], name)
+        device = model.device
         for weight in adapter.chosen.values():
             weight.requires_grad_(False)
-        adapter._refresh()
+        adapter._masks = {key: mask.to(device) for key, (_, mask) in unpacked.items() if not mask.all()}
+        adapter.deltas = {key: delta.to(device) for key, (delta, _) in unpacked.items()}
+        adapter.ledger.refresh(adapter)
         return adapter
+
+    @classmethod
+    def of(cls, model: Diffusion, deltas: dict[str, Tensor], name: str) -> Patch:
+        """A patch with given differences, attached."""
+        whole = {key: (delta.float(), torch.ones_like(delta, dtype=torch.bool)) for key, delta in deltas.items()}
+        return cls.restored(model, {}, whole, name)

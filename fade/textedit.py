@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fade.adapters import Adapter, Masks
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.export import PROMPT, Factors
 
 
 class TextEdit(Adapter):
@@ -25,6 +26,7 @@ class TextEdit(Adapter):
         super().__init__(model, name)
         self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
         model.edits.append(self.edit)
+        model.listen(self)
 
     @classmethod
     def attach(cls, model: Diffusion, strength: float = 1.0, name: str = "fade") -> TextEdit:
@@ -50,9 +52,6 @@ class TextEdit(Adapter):
 
     def names(self) -> list[str]:
         return []
-
-    def changes(self) -> dict[str, Tensor]:
-        return {}
 
     def weights(self) -> dict[str, Tensor]:
         return {}
@@ -80,6 +79,7 @@ class TextEdit(Adapter):
 
     def detach(self) -> None:
         self.model.edits.remove(self.edit)
+        self.model.unlisten(self)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -93,10 +93,29 @@ class TextEdit(Adapter):
     def settings(self) -> dict[str, Any]:
         return {"strength": self.strength, "concept": self.concept}
 
+    def places(self) -> dict[str, nn.Parameter]:
+        return {}
+
+    def delta(self, name: str) -> Tensor | None:
+        return None
+
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], tensors: dict[str, Tensor], name: str) -> TextEdit:
-        adapter = cls.attach(model, settings["strength"], name)
-        adapter.concept = settings["concept"]
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[float, str]:
+        return float(settings["strength"]), str(settings["concept"])
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        """Every pipeline has a text embedding."""
+
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
+        raise BadInput(PROMPT)
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: tuple[float, str], name: str) -> TextEdit:
+        strength, concept = unpacked
+        adapter = cls.attach(model, strength, name)
+        adapter.concept = concept
         return adapter
 
 

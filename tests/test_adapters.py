@@ -97,13 +97,6 @@ def test_exported_it_loads_in_stock_diffusers(model: Diffusion, tmp_path: Path, 
         assert (stock.unet(*inputs(model)).sample - wanted).abs().max() == 0
 
 
-def test_weight_masks_are_not_handed_out_as_a_lora(adapter: Adapter, tmp_path: Path) -> None:
-    sparsify(adapter, Weight(0.1))
-    with pytest.raises(BadInput, match="no rectangles"):
-        adapter.export(tmp_path / "lora")
-    assert not (tmp_path / "lora").exists()
-
-
 def test_a_second_adapter_trains_alone_and_sees_the_first(model: Diffusion) -> None:
     first = Lora.attach(model, rank=2, alpha=2, name="first")
     shake(first)

@@ -81,6 +81,8 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
         assert len(list(csv.DictReader(file))) == 72
     with Image.open(folder / "comparison.png") as picture:
         assert picture.width > 600
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "| UA ↑" in card and "before_after.png" in card and results["adapter_sha256"] in card and "max_steps: 4" in card
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     again = run("target=neon", *SHORT)
     assert again.stdout == first.stdout and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before

@@ -9,7 +9,7 @@ import torch
 from fade.adapters import Adapter
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.merging import ties
+from fade.merging import changes_of, ties
 from fade.patch import Patch
 from fade.strategies import Strategy
 
@@ -28,7 +28,7 @@ class Independent(Strategy):
     def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:
         if self.compose == "sum" or len(adapters) < 2:
             return list(adapters)
-        merged = ties([adapter.changes() for adapter in adapters], self.keep, self.scale)
+        merged = ties([changes_of(adapter) for adapter in adapters], self.keep, self.scale)
         for adapter in adapters:
             adapter.detach()
-        return [Patch.of(model, merged)]
+        return [Patch.of(model, merged, "ties")]

@@ -1,0 +1,281 @@
+"""A stock diffusers pipeline in, an adapter out: `unlearn` and `load`, without Hydra and without a dataset."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+import torch
+from diffusers import StableDiffusionPipeline
+
+from fade.adapters import Adapter
+from fade.data.generated import Generated
+from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.lora import Lora
+from fade.methods import Method
+from fade.patch import Patch
+from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
+from fade.stored import Stored
+from fade.textedit import TextEdit
+from fade.timesteps import Uniform
+from fade.unlearner import Unlearner, fit
+
+TEMPLATES = ("{}", "a picture, {}", "{}, in detail", "an image with {}")
+RETAIN = ("a photo of a dog", "a portrait of a woman", "a city street at night", "a bowl of fruit", "a mountain lake",
+          "an oil painting of a ship", "a pencil drawing of a house", "a red car")  # fmt: skip
+SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning")
+
+
+class Handle:
+    """A change that belongs to one pipeline: on or off, scaled, merged, saved, exported.
+
+    `with handle:` has it on inside and off outside. Several handles of one pipeline are attached, merged and removed in
+    any order; when the last one is removed the pipeline is what it was, bit for bit.
+    """
+
+    def __init__(self, model: Diffusion, stored: Stored, force: bool = False) -> None:
+        self.model, self.stored, self.force = model, stored, force
+        self.adapter: Adapter | None = None
+        self._scale = 1.0
+
+    def __repr__(self) -> str:
+        state = "off" if self.adapter is None else "on"
+        return f"<adapter without {self.stored.about.get('target')}, {self.stored.about['kind']}, {state}>"
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What adapter.json holds."""
+        return self.stored.about
+
+    def attach(self) -> Handle:
+        """Put it on; nothing happens where it is on. Raises BadInput, the pipeline untouched, where it does not fit."""
+        if self.adapter is None:
+            self.adapter = self.stored.attach(self.model, _free_name(self.model), self.force)
+            self._apply_scale()
+        return self
+
+    def remove(self) -> None:
+        """Take it off, unmerged first where it is merged."""
+        if self.adapter is not None:
+            self.adapter.detach()
+            self.adapter = None
+
+    def __enter__(self) -> Handle:
+        return self.attach()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    @property
+    def scale(self) -> float:
+        """1 as trained, 0 the untouched pipeline."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = float(value)
+        self._apply_scale()
+
+    def _apply_scale(self) -> None:
+        if self.adapter is not None and self.adapter.scale != self._scale:
+            self.adapter.scale = self._scale
+
+    def merge(self) -> None:
+        """Write it into the weights: generation then costs what the base costs. Raises BadInput where it is off."""
+        self._on().merge()
+
+    def unmerge(self) -> None:
+        self._on().unmerge()
+
+    def _on(self) -> Adapter:
+        if self.adapter is None:
+            raise BadInput("the adapter is off; call attach() first, or use `with`")
+        return self.adapter
+
+    def save(self, folder: Path | str) -> None:
+        """adapter.safetensors, adapter.json and the card; as trained, whatever the scale is."""
+        self.stored.write(folder)
+
+    def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
+        """What tools without this package read, at the present scale; on or off: fade/export.py."""
+        if to in ("diffusers", "peft"):
+            return self.stored.export(Path(folder), to, self._scale, rank, limit)
+        was_on = self.adapter is not None
+        try:
+            return self.attach()._on().export(folder, to)
+        finally:
+            if not was_on:
+                self.remove()
+
+
+def load(pipe: StableDiffusionPipeline, folder: Path | str, scale: float = 1.0, force: bool = False) -> Handle:
+    """Attach a saved adapter.
+
+    Raises BadInput, one line, the pipeline untouched: for files that are missing, damaged or newer, and for a pipeline
+    other than the one the adapter was made for, unless `force`.
+    """
+    handle = Handle(diffusion_of(pipe), Stored.read(folder), force)
+    handle.scale = scale
+    return handle.attach()
+
+
+def unlearn(
+    pipe: StableDiffusionPipeline,
+    concept: str,
+    surrogate: str,
+    method: str | Method = "fade",
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    retain: Sequence[str] = RETAIN,
+    images: int = 16,
+    sampling_steps: int = 30,
+    guidance: float = 7.5,
+    sparsity: str | Sparsity = "neuron",
+    p: float = 0.1,
+    rank: int = 4,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    steps: int = 1550,
+    batch: int = 4,
+    lr: float = 1e-4,
+    weights: dict[str, float] | None = None,
+    seed: int = 0,
+) -> Handle:
+    """Train an adapter that draws `surrogate` where `concept` is asked for; the pipeline is left as it was, the adapter off.
+
+    concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by the
+    pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate weights.
+    weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv 2602.07058).
+    Raises BadInput for words, templates, numbers or a method that cannot be used, and for a pipeline in half precision.
+    """
+    model = diffusion_of(pipe)
+    if pipe.unet.dtype != torch.float32:
+        raise BadInput(f"training needs float32 and the pipeline is {pipe.unet.dtype}; load it with dtype=torch.float32 "
+                       "(the adapter then goes onto half precision too)")  # fmt: skip
+    device, how = model.device, method_of(method)
+    mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
+    wanted = {**{term: 1.0 for term in how.terms}, **({"forget": 0.3} if method == "fade" else {}), **(weights or {})}
+    steps = steps if how.terms else 0
+    dataset = Generated(concept, surrogate, templates, retain, images, seed)
+    request = Request.check(dataset, concept, surrogate)
+    settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
+                "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
+                "weights": wanted, "method": vars_of(how)}  # fmt: skip
+    with _sampled(model, sampling_steps, guidance), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(seed)
+        adapter = adapter_of(model, how, rank, alpha, targets)
+        try:
+            how.check(adapter.kind, mask.kind, steps)
+            with adapter.off():
+                dataset.make(model)
+            pairs = Pairs(dataset, request, images * len(templates), images * (len(dataset.cells()) - len(templates)),
+                          batch, Path(folder))  # fmt: skip
+            learner = Unlearner(
+                model, adapter, pairs, how, mask, wanted, partial(torch.optim.AdamW, lr=lr), Uniform(),
+                Path(folder) / "saliency.safetensors", locate_batch=batch, seed=seed,
+            )  # fmt: skip
+            adapter.teacher_passes = 0
+            fit(learner, partial(_trainer, steps), Path(folder) / "checkpoints", max(steps, 1) + 1, [])
+            model.to(device)  # Lightning hands it back on the CPU
+            about = {**vars(request), "method": type(how).__name__, "variant": how.variant, "settings": settings,
+                     "seeds": {"train": seed}, "density": adapter.density(), **made_with()}  # fmt: skip
+            return Handle(model, adapter.stored(about))
+        finally:
+            adapter.detach()
+
+
+def method_of(method: str | Method) -> Method:
+    """The Method of fade/methods/<name>.py, with its defaults. Raises BadInput for a name that is no file there."""
+    if isinstance(method, Method):
+        return method
+    try:
+        module = importlib.import_module(f"fade.methods.{method}")
+    except ModuleNotFoundError as error:
+        names = sorted(f.stem for f in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
+        raise BadInput(f"method {method!r} is unknown; choose {', '.join(names)}") from error
+    (found,) = (v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
+                and issubclass(v, Method))  # fmt: skip
+    return found()
+
+
+def sparsity_of(sparsity: str | Sparsity, p: float) -> Sparsity:
+    if isinstance(sparsity, Sparsity):
+        return sparsity
+    if sparsity not in SPARSITIES:
+        raise BadInput(f"sparsity {sparsity!r} is unknown; choose {', '.join(SPARSITIES)}")
+    return Dense() if sparsity == "dense" else SPARSITIES[sparsity](p)
+
+
+def adapter_of(model: Diffusion, method: Method, rank: int, alpha: float | None, targets: Sequence[str] | None) -> Adapter:
+    """A low-rank change where the method can train one, else changed weights, else an edit of the text embedding."""
+    name = _free_name(model)
+    if "lora" in method.kinds:
+        where = {"targets": list(targets)} if targets else {}
+        return Lora.attach(model, rank, rank if alpha is None else alpha, name=name, **where)  # type: ignore[arg-type]
+    if "patch" in method.kinds:
+        return Patch.attach(model, list(targets), name) if targets else Patch.attach(model, name=name)
+    return TextEdit.attach(model, name=name)
+
+
+def vars_of(method: Method) -> dict[str, Any]:
+    """The method's own settings: its plain attributes."""
+    return {"class": type(method).__name__} | {k: v for k, v in vars(method).items() if isinstance(v, (str, int, float))}
+
+
+def diffusion_of(pipe: StableDiffusionPipeline) -> Diffusion:
+    """The one Diffusion of a pipeline, on which all its handles act; the pipeline's own progress bar stays as it is."""
+    if "_diffusion" not in vars(pipe):
+        bar = dict(getattr(pipe, "_progress_bar_config", {}))
+        vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)
+        pipe.set_progress_bar_config(**bar)
+    return vars(pipe)["_diffusion"]
+
+
+@contextmanager
+def _sampled(model: Diffusion, steps: int, guidance: float) -> Iterator[None]:
+    """Inside, images are made in this many steps, without a progress bar."""
+    own, bar = (model.steps, model.guidance), dict(getattr(model.pipe, "_progress_bar_config", {}))
+    model.steps, model.guidance = steps, guidance
+    model.pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        model.steps, model.guidance = own
+        model.pipe.set_progress_bar_config(**bar)
+
+
+def _free_name(model: Diffusion) -> str:
+    """A name that no adapter of this U-Net has."""
+    taken, n = set(getattr(model.unet, "peft_config", {})), 1
+    while f"fade{n}" in taken:
+        n += 1
+    return f"fade{n}"
+
+
+def _trainer(steps: int, **given: Any) -> L.Trainer:
+    """One device, no bars and no banner: a library call says nothing."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return L.Trainer(max_steps=steps, max_epochs=-1, devices=1, gradient_clip_val=1.0, enable_progress_bar=False,
+                     enable_model_summary=False, **given)  # fmt: skip
+
+
+def made_with() -> dict[str, Any]:
+    """Versions, and the commit where the package lies in a checkout of its own."""
+    asked = ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"versions": versions, "git_commit": done.stdout.strip()}

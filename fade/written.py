@@ -1,0 +1,91 @@
+"""What is written into a U-Net's weights, so that it can be taken out again: in any order, bit for bit.
+
+W = W_0 + Σ_i s_i ΔW_i is summed in double precision and rounded once, so the order of the writers does not show; where
+no writer is left, W_0 itself stands again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fade.errors import BadInput
+
+
+class Writer(Protocol):
+    """A change that stands in the weights themselves: a patch, or a merged low-rank adapter."""
+
+    name: str
+
+    @property
+    def training(self) -> bool:
+        """Whether its values are still being trained in place; nobody else may write there then."""
+
+    def places(self) -> dict[str, nn.Parameter]:
+        """The weights it writes to, by the U-Net's own names."""
+
+    def delta(self, name: str) -> Tensor | None:
+        """s·ΔW of one weight, None where it is nothing."""
+
+
+class Ledger:
+    """The untouched values W_0 of one U-Net's overwritten weights, and who wrote."""
+
+    def __init__(self) -> None:
+        self.original: dict[str, Tensor] = {}
+        self.writers: list[Writer] = []
+
+    def add(self, writer: Writer) -> None:
+        self._refuse_training(writer)
+        for name, weight in writer.places().items():
+            if name not in self.original:
+                self.original[name] = weight.detach().clone()
+        self.writers.append(writer)
+        if not writer.training:
+            self.refresh(writer)
+
+    def remove(self, writer: Writer) -> None:
+        """Raises BadInput where another one is in training on the same weights."""
+        self._refuse_training(writer)
+        self.writers.remove(writer)
+        self.refresh(writer)
+        needed = {name for other in self.writers for name in other.places()}
+        self.original = {name: value for name, value in self.original.items() if name in needed}
+
+    def refresh(self, writer: Writer) -> None:
+        """Put the sum in place again wherever `writer` writes."""
+        for name, weight in writer.places().items():
+            weight.data = self.value(name, weight)
+
+    @torch.no_grad()
+    def value(self, name: str, like: Tensor, without: Writer | None = None) -> Tensor:
+        """W_0 + Σ s_i ΔW_i as a fresh tensor of the type and on the device of `like`, one writer left out if asked."""
+        parts = [part for w in self.writers if w is not without and (part := w.delta(name)) is not None]
+        return added(self.original[name].to(like.device), parts).to(like.dtype, copy=True)
+
+    def _refuse_training(self, writer: Writer) -> None:
+        for other in self.writers:
+            if other is not writer and other.training and other.places().keys() & writer.places().keys():
+                raise BadInput(f"{other.name!r} is in training on the same weights; finish or detach it first")
+
+
+def added(original: Tensor, parts: list[Tensor]) -> Tensor:
+    """W_0 plus the parts, rounded once; W_0 itself where there are none."""
+    if not parts:
+        return original
+    total = original.double()
+    for part in parts:
+        total = total + part.to(total)
+    return total.to(original.dtype)
+
+
+def ledger(unet: nn.Module) -> Ledger:
+    """The one ledger of a U-Net. It lives on the module, so it goes with it."""
+    return vars(unet).setdefault("_ledger", Ledger())
+
+
+def plain(name: str) -> str:
+    """A parameter's name without what PEFT's layers add."""
+    return name.replace(".base_layer.", ".")

@@ -1,0 +1,293 @@
+"""The few lines of Python and the few commands that a user needs, on stock pipelines; and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from test_exact import made, predict, state
+from test_export import alone, ours
+
+import fade
+from fade.cli import main
+from fade.diffusion import Diffusion
+from fade.files import read_tensors, tensors_hash, write_json, write_tensors
+from fade.methods.spm import Spm
+from fade.sparsity import Dense, Neuron
+from fade.stored import complete
+
+ROOT = Path(__file__).parents[1]
+SHORT: dict[str, Any] = {
+    "templates": ["A cat image in {}.", "A fish image in {}."], "retain": ["A car image in sketch style.", "A tree image."],
+    "images": 2, "sampling_steps": 2, "guidance": 3.0, "steps": 3, "batch": 2, "lr": 1e-2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def pipe(model: Diffusion) -> StableDiffusionPipeline:
+    return model.pipe
+
+
+def image(pipe: StableDiffusionPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("A cat image in neon style.", num_inference_steps=2, generator=generator, output_type="pt").images
+
+
+def test_the_snippet(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path) -> None:
+    """Trained, saved, on inside and off outside, scaled, merged, removed; the random state of the caller is not touched."""
+    clean, untouched, drawn = state(model), image(pipe), torch.random.get_rng_state()
+    adapter = fade.unlearn(pipe, concept="neon style", surrogate="photo style", method="fade", **SHORT)
+    assert state(model) == clean and torch.equal(torch.random.get_rng_state(), drawn)
+    adapter.save(tmp_path / "neon")
+    with fade.load(pipe, tmp_path / "neon") as handle:
+        inside = image(pipe)
+        assert "off" not in repr(handle)
+    assert not torch.equal(inside, untouched) and torch.equal(image(pipe), untouched) and state(model) == clean
+    with adapter:
+        assert torch.equal(image(pipe), inside)
+    handle = fade.load(pipe, tmp_path / "neon")
+    handle.scale = 0.5
+    half = image(pipe)
+    handle.merge()
+    torch.testing.assert_close(image(pipe), half, rtol=0, atol=1e-4)
+    handle.remove()
+    handle.remove()
+    assert state(model) == clean and torch.equal(image(pipe), untouched)
+    with handle:  # on again, at its scale
+        assert torch.equal(image(pipe), half)
+    with pytest.raises(fade.BadInput, match="is off"):
+        handle.merge()
+    about = json.loads((tmp_path / "neon" / "adapter.json").read_text())
+    assert about["target"] == "neon style" and about["settings"]["steps"] == 3 and about["versions"]["torch"]
+    card = (tmp_path / "neon" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: diffusers") and "forget **neon style**" in card and about["sha256"] in card
+    again = fade.unlearn(pipe, "neon style", "photo style", **SHORT)
+    assert again.card["sha256"] == about["sha256"]  # the same words, the same seed, the same adapter
+
+
+@pytest.mark.parametrize("method", ["uce", "seot", Spm(sampling_steps=2), "ca"], ids=str)
+def test_other_methods(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path, method: Any) -> None:
+    """A closed form, a text edit, a gated change (a Method given as an object), a distillation."""
+    clean, untouched = state(model), image(pipe)
+    adapter = fade.unlearn(pipe, "neon style", "photo style", method, **SHORT)
+    adapter.save(tmp_path / "a")
+    with adapter:
+        wanted = image(pipe)
+    with fade.load(pipe, tmp_path / "a"):
+        assert torch.equal(image(pipe), wanted) and not torch.equal(wanted, untouched)
+    assert state(model) == clean and torch.equal(image(pipe), untouched)
+
+
+def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path) -> None:
+    for seed, (name, kind) in enumerate({"a": Neuron(0.3), "b": Dense(), "c": None}.items()):
+        made(model, name, kind, seed).write(tmp_path / name)
+    clean = state(model)
+    a, b = fade.load(pipe, tmp_path / "a"), fade.load(pipe, tmp_path / "b")
+    both = predict(model)
+    c = fade.load(pipe, tmp_path / "c", scale=0.3)
+    b.merge()
+    a.remove()
+    c.remove()
+    b.unmerge()
+    a.attach()
+    assert torch.equal(predict(model), both)
+    b.remove()
+    a.remove()
+    assert state(model) == clean
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "fdae"}, "method 'fdae' is unknown; choose ca, ediff, esd, fade"),
+        ({"surrogate": "neon style"}, "not the same"),
+        ({"concept": " "}, "must be words"),
+        ({"templates": ["A cat image"]}, "needs exactly one {}"),
+        ({"sparsity": "sprase"}, "choose dense, module, neuron, weight"),
+        ({"p": 2.0}, "must lie in"),
+        ({"rank": 0}, "1 or more"),
+        ({"steps": 0}, "must be 1 or more"),
+        ({"targets": ["to_nothing"]}, "no linear layer"),
+        ({"images": 0}, "one or more"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_unlearn_refuses(pipe: StableDiffusionPipeline, model: Diffusion, given: dict[str, Any], message: str) -> None:
+    clean = state(model)
+    with pytest.raises(fade.BadInput, match=message.replace("{", r"\{").replace("}", r"\}")):
+        fade.unlearn(pipe, **{"concept": "neon style", "surrogate": "photo style", **SHORT, **given})
+    assert state(model) == clean
+
+
+def test_half_precision_is_for_use_not_for_training(pipe: StableDiffusionPipeline) -> None:
+    pipe.to(torch.float16)
+    with pytest.raises(fade.BadInput, match="training needs float32"):
+        fade.unlearn(pipe, "neon style", "photo style", **SHORT)
+
+
+def spoil(folder: Path, how: str) -> None:
+    """One kind of damage to an adapter's folder."""
+    file, card = folder / "adapter.safetensors", folder / "adapter.json"
+    about, (tensors, metadata) = json.loads(card.read_text()), read_tensors(file)
+    tensors = {name: value.clone() for name, value in tensors.items()}  # not mapped from the file that is spoilt
+    data = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "header":
+        file.write_bytes(data[:4])
+    elif how == "flipped":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif how == "pickle":
+        file.write_bytes(pickle.dumps({"a": 1}))
+    elif how == "torch":
+        torch.save(tensors, file)
+    elif how == "metadata":
+        write_tensors(file, tensors)
+    elif how == "missing":
+        file.unlink()
+    elif how == "card":
+        card.unlink()
+    elif how == "json":
+        card.write_text("{")
+    elif how == "list":
+        card.write_text("[]")
+    elif how == "layers":  # consistent, but of no such U-Net
+        new = {f"nowhere.{k}": v for k, v in about["layers"].items()}
+        tensors = {f"nowhere.{k}": v for k, v in tensors.items()}
+        write_tensors(file, tensors, {"sha256": "", "card": "{}"})
+        write_json(card, about | {"layers": new, "sha256": tensors_hash(tensors)})
+    elif how == "rank":  # the card alone
+        write_json(card, about | {"alpha": 100})
+    elif how == "shape":
+        write_tensors(file, tensors, metadata | {"card": "{}"})
+        write_json(card, about | {"rank": 3})
+    elif how == "kind":
+        write_json(card, about | {"kind": "hypernetwork"})
+    elif how == "format":
+        write_json(card, about | {"format": 99})
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", "is truncated or no safetensors file"),
+        ("header", "is truncated or no safetensors file"),
+        ("flipped", "its hash differs"),
+        ("pickle", "is a pickle, which can run code"),
+        ("torch", "is a pickle, which can run code"),
+        ("metadata", "has no metadata"),
+        ("missing", r"adapter\.safetensors is missing"),
+        ("card", r"adapter\.json is missing"),
+        ("json", "is no JSON"),
+        ("list", "is no adapter's card"),
+        ("layers", "which this U-Net does not have; it was made for another model"),
+        ("rank", "differ in 'alpha'; one of them was changed"),
+        ("shape", "its tensors do not fit its own card"),
+        ("kind", "kind 'hypernetwork', which this version does not know"),
+        ("format", "has format 99; this version reads up to"),
+        ("base", "was made for the base .*, and this pipeline is .*; force=True"),
+        ("architecture", "which this U-Net does not have"),
+    ],
+)
+def test_bad_files_are_one_line_and_the_pipeline_stays(model: Diffusion, tmp_path: Path, how: str, message: str) -> None:
+    folder = tmp_path / "neon"
+    made(model, "a", Neuron(0.3), 0).write(folder)
+    spoil(folder, how)
+    if how == "base":
+        with torch.no_grad():
+            model.unet.conv_in.bias[0] += 1
+    if how == "architecture":
+        model.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k = torch.nn.Linear(8, 8)
+    clean = state(model)
+    with pytest.raises(fade.BadInput, match=message) as caught:
+        fade.load(model.pipe, folder)
+    assert "\n" not in str(caught.value) and state(model) == clean and not hasattr(model.unet, "peft_config")
+    if how == "base":
+        with fade.load(model.pipe, folder, force=True):
+            assert state(model) != clean
+        assert state(model) == clean
+
+
+def test_results_come_into_the_card_and_the_file_stays(model: Diffusion, tmp_path: Path) -> None:
+    folder, picture = tmp_path / "neon", tmp_path / "p.png"
+    made(model, "neon", Neuron(0.3), 0).write(folder)
+    picture.write_bytes(b"png")
+    before = (folder / "adapter.safetensors").read_bytes()
+    assert "Not at all: no results" in (folder / "README.md").read_text()
+    ua = {"value": 0.975, "low": 0.871, "high": 0.996, "n": 40}
+    results = {"metrics": {"ua": ua, "fid_judge": {"value": 2.181, "n": 9}}, "base": {"ua": {**ua, "value": 0.0}},
+               "dataset": "d", "protocol": "p", "gates": {"judge_accuracy": {"style": 1.0}},
+               "landed": {"photo": 40}}  # fmt: skip
+    complete(folder, results, picture)
+    card = (folder / "README.md").read_text()
+    assert "97.5 [87.1, 99.6]" in card and "![before and after](before_after.png)" in card and "NOT checked" in card
+    assert (folder / "adapter.safetensors").read_bytes() == before and (folder / "before_after.png").is_file()
+    assert not list(tmp_path.glob(".*"))
+    with fade.load(model.pipe, folder):  # the card has grown, and still belongs to its file
+        pass
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    assert main([str(a) for a in arguments]) == code
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    return lines[0] if code else out
+
+
+def test_the_commands(model: Diffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(model, "neon", Neuron(0.3), 0).write(tmp_path / "neon")
+    made(model, "whole", None, 0).write(tmp_path / "whole")
+    base = tmp_path / "base"
+    model.pipe.save_pretrained(base)
+    assert "forget **neon**" in said(capsys, "info", tmp_path / "neon")
+    assert "(exact)" in said(capsys, "export", tmp_path / "neon", "--to", "diffusers", "--out", tmp_path / "lora")
+    said(capsys, "export", tmp_path / "whole", "--to", "patch", "--out", tmp_path / "patch", "--base", base)
+    assert (
+        load_file(tmp_path / "patch" / "patch.safetensors").keys()
+        == json.loads((tmp_path / "whole" / "adapter.json").read_text())["weights"].keys()
+    )
+    said(capsys, "merge", tmp_path / "neon", "--base", base, "--out", tmp_path / "merged")
+    with fade.load(model.pipe, tmp_path / "neon") as handle:
+        attached = ours(model)
+        handle.merge()
+        wanted = ours(model)
+    found = alone(tmp_path, model, [f"pipeline={tmp_path}/merged", f"diffusers={tmp_path}/lora"])
+    for place, (prediction, picture) in ((f"pipeline={tmp_path}/merged", wanted), (f"diffusers={tmp_path}/lora", attached)):
+        assert torch.equal(found[place], prediction) and torch.equal(found[f"{place} image"], picture)
+    report = said(capsys, "verify", tmp_path / "neon", "--base", base, "--cycles", "3")
+    assert "round trip   max |Δε| 0 between" in report and report.count("max |ΔW| 0 after 3 cycles") == 3
+    assert "fuse_lora and unfuse_lora, 3 times: max |ΔW| " in report and report.endswith("exact\n")
+    report = said(capsys, "verify", tmp_path / "whole", "--base", base, "--cycles", "1")
+    assert report.endswith("exact\n") and "no comparison" in report
+    for arguments, message in (
+        (["info", tmp_path / "none"], "adapter.json is missing"),
+        (["export", tmp_path / "neon", "--to", "diffusers", "--out", base], "exists already"),
+        (["export", tmp_path / "whole", "--to", "patch", "--out", tmp_path / "x"], "needs --base"),
+        (["export", tmp_path / "whole", "--to", "peft", "--out", tmp_path / "x"], "cannot carry"),
+        (["merge", tmp_path / "neon", "--base", tmp_path / "none", "--out", tmp_path / "x"], "no pipeline at"),
+    ):
+        assert message in said(capsys, *arguments, code=1)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "neon"), "--to", "onnx", "--out", "x"])
+    assert ended.value.code == 2 and not (tmp_path / "x").exists()
+
+
+def test_the_module_runs_and_importing_the_package_costs_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = "import sys, fade; assert 'torch' not in sys.modules; print(fade.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, capture_output=True, check=True
+    )
+    assert Path(done.stdout.strip()).is_relative_to(ROOT)
+    line = [sys.executable, "-m", "fade.cli", "info", str(tmp_path)]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: no adapter at") and done.stderr.count("\n") == 1

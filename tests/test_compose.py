@@ -1,0 +1,115 @@
+"""TIES against its definition by hand; what several adapters do to each other; parts rebuilt from a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_exact import made, predict, state
+
+from benchmarks.compose import Target, composed, interference, matrix, picture
+from benchmarks.metrics import scores
+from benchmarks.rebuilt import built, config_of, rebuilt
+from fade.data.minicanvas import MiniCanvas
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.merging import changes_of, ties, trimmed
+from fade.sparsity import Dense, Neuron
+
+
+def test_ties_by_hand() -> None:
+    one = {"w": torch.tensor([4.0, -3.0, 0.1, 2.0]), "v": torch.tensor([0.0, 0.2])}
+    two = {"w": torch.tensor([-1.0, -5.0, 3.0, 0.1])}
+    assert trimmed(one, 0.5)["w"].tolist() == [4.0, -3.0, 0.0, 2.0] and not trimmed(one, 0.5)["v"].any()
+    merged = ties([one, two], keep=0.5, scale=2.0)  # two keeps -5 and 3
+    assert merged["w"].tolist() == [8.0, -8.0, 6.0, 4.0]  # means of those that agree, doubled
+    opposed = ties([{"w": torch.tensor([4.0])}, {"w": torch.tensor([-1.0])}], keep=1.0, scale=1.0)
+    assert opposed["w"].tolist() == [4.0]  # the elected sign is +, so -1 has no say
+    with pytest.raises(BadInput, match="fraction in"):
+        ties([one], keep=0.0)
+
+
+def target(model: Diffusion, concept: str, domain: str, seed: int, folder: Path) -> Target:
+    stored = made(model, concept, Neuron(0.3) if seed else Dense(), seed)
+    stored.about.update({"target": concept, "domain": domain, "surrogate": "photo"})
+    stored.write(folder / concept / "adapter")
+    return Target.read(folder / concept)
+
+
+def test_together_and_gone_again(model: Diffusion, tmp_path: Path) -> None:
+    clean, untouched = state(model), predict(model)
+    members = (target(model, "neon", "style", 0, tmp_path), target(model, "cat", "object", 1, tmp_path))
+    with composed(model, members, "sum", 0.2, 1.75):
+        together = predict(model)
+    on = [m.stored.attach(model, m.concept) for m in reversed(members)]
+    changes = [changes_of(adapter) for adapter in on]
+    assert torch.equal(predict(model), together)
+    for adapter in on:
+        adapter.detach()
+    with composed(model, members, "ties", 0.2, 1.75):
+        merged = predict(model)
+        weights = dict(model.unet.named_parameters())
+        for name, delta in ties(changes[::-1]).items():
+            base = weights[name] - delta
+            torch.testing.assert_close(base + delta, weights[name])
+    assert not torch.equal(merged, together) and not torch.equal(merged, untouched) and state(model) == clean
+
+
+def test_interference_of_one_is_the_usual_score_and_of_two_leaves_both_out(model: Diffusion, tmp_path: Path) -> None:
+    dataset = MiniCanvas("A {object} image in {style} style.", {}, 1, 1, 1)
+    rows = []
+    for k, cell in enumerate(dataset.cells()):  # neon reads as photo, every third bird as a boat
+        read = {"style_predicted": "photo" if cell["style"] == "neon" else cell["style"],
+                "object_predicted": "boat" if cell["object"] == "bird" and k % 3 == 0 else cell["object"]}  # fmt: skip
+        rows.append({**cell, **read, "seed": "1"})
+    neon, bird = target(model, "neon", "style", 0, tmp_path), target(model, "bird", "object", 1, tmp_path)
+    alone = interference(rows, (neon,), [neon, bird], ["style", "object"])
+    usual = scores(rows, "neon", "style", ["style", "object"])
+    assert alone["ua neon"] == usual["ua"]
+    assert alone["ira"]["value"] == usual["ira"]["value"] and alone["cra"]["value"] == usual["cra"]["value"] < 1
+    both = interference(rows, (neon, bird), [neon, bird], ["style", "object"])
+    assert both["ira"]["value"] == both["cra"]["value"] == 1 and both["ua bird"]["value"] == pytest.approx(1 / 3, abs=0.12)
+    entries = [{"members": [], "rule": "", **interference(rows, (), [neon, bird], ["style", "object"])},
+               {"members": ["neon"], "rule": "", **alone}, {"members": ["neon", "bird"], "rule": "sum", **both}]  # fmt: skip
+    header, lines = matrix(entries, [neon, bird])
+    assert header[2:] == ["UA neon", "UA bird", "IRA", "CRA"] and lines[1][2].endswith("*") and not lines[1][3].endswith("*")
+    assert lines[0][-1] == "–"
+    picture(entries, [neon, bird], tmp_path / "composed.png")
+    assert (tmp_path / "composed.png").stat().st_size > 500
+
+
+def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
+    spec = {
+        "_target_": "fade.data.minicanvas.MiniCanvas",
+        "template": "{style} {object}",
+        "partials": {},
+        "train": 1,
+        "judge": 1,
+        "test": 1,
+    }
+    shipped = {d: f"${{shipped:minicanvas/judges/{d}}}" for d in ("style", "object")}
+    config = {
+        "dataset": {"source": spec, "judges": shipped},
+        "protocol": {"_target_": "benchmarks.benchmark.Protocol", "name": "p", "seeds": [1, 2], "judge_floor": 0.0},
+        "model": {
+            "_target_": "fade.diffusion.Diffusion.load",
+            "path": "${shipped:minicanvas/pipeline}",
+            "steps": 2,
+            "guidance": 3.0,
+        },
+    }
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    model, benchmark = rebuilt([tmp_path / "a", tmp_path / "b"], tmp_path / "cache", seeds=[7])
+    assert model.steps == 2 and [a.seed for a in benchmark.wanted] == [7] * 72
+    config["protocol"]["seeds"] = [1]  # type: ignore[index]
+    (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(BadInput, match="differ in protocol"):
+        rebuilt([tmp_path / "a", tmp_path / "b"], tmp_path / "cache")
+    with pytest.raises(BadInput, match="is no run"):
+        config_of(tmp_path)
+    with pytest.raises(BadInput, match=r"resolved by run\.py alone"):
+        built("${dataset.root}")

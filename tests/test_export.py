@@ -1,0 +1,144 @@
+"""What is exported works where this package cannot be imported: the same predictions and the same image, to the bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import inputs
+from safetensors.torch import load_file, save_file
+from test_exact import made
+
+from fade.diffusion import Diffusion, Noise
+from fade.errors import BadInput
+from fade.lora import Gate
+from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
+from fade.stored import Stored
+from fade.textedit import TextEdit
+
+KINDS: list[Sparsity | None] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), None]
+ALONE = """
+import sys
+sys.modules["fade"] = None  # an import of it fails from here on
+from copy import deepcopy
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+torch.set_num_threads(1)
+base, asked, out, *forms = sys.argv[1:]
+given = {k: v.clone() for k, v in load_file(asked).items()}  # a mapped file lies unaligned, and kernels round by alignment
+found = {}
+pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+clean = pipe.unet
+for place in forms:
+    form, folder = place.split("=", 1)
+    pipe.unet = deepcopy(clean)
+    if form == "diffusers":
+        pipe.load_lora_weights(folder)
+    elif form == "peft":
+        from peft import PeftModel
+        PeftModel.from_pretrained(pipe.unet, folder)
+    elif form == "patch":
+        missing, strange = pipe.unet.load_state_dict(load_file(folder + "/patch.safetensors"), strict=False)
+        assert not strange
+    elif form == "pipeline":
+        own = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
+        pipe.unet = own.unet
+    elif form == "raw":
+        try:
+            pipe.load_lora_weights(folder)
+        except ValueError:
+            continue  # as it should be: the masked file is no LoRA
+        raise SystemExit("a stock loader took the raw masked file")
+    with torch.no_grad():
+        found[place] = pipe.unet(given["z"], given["t"], given["e"]).sample
+        image = pipe("A cat image in neon style.", latents=given["latent"], num_inference_steps=2, output_type="pt").images
+    found[place + " image"] = image
+try:
+    import fade
+    raise SystemExit("fade could be imported")
+except ImportError:
+    save_file(found, out)
+"""
+
+
+def alone(folder: Path, model: Diffusion, forms: list[str]) -> dict[str, torch.Tensor]:
+    """What a process without this package makes of the exports: predictions and an image for each."""
+    z, t, embedding = inputs(model)
+    save_file({"z": z, "t": t, "e": embedding, "latent": model.latent(Noise(4))}, folder / "asked.safetensors")
+    script = folder / "alone.py"
+    script.write_text(ALONE)
+    line = [sys.executable, "-I", script, folder / "base", folder / "asked.safetensors", folder / "found.safetensors", *forms]
+    done = subprocess.run(line, cwd=folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return load_file(folder / "found.safetensors")
+
+
+@torch.no_grad()
+def ours(model: Diffusion) -> tuple[torch.Tensor, torch.Tensor]:
+    latent = model.latent(Noise(4))
+    image = model.pipe("A cat image in neon style.", latents=latent, num_inference_steps=2, output_type="pt").images
+    return model.predict(*inputs(model)), image
+
+
+def test_every_kind_in_every_form_in_a_process_without_this_package(model: Diffusion, tmp_path: Path) -> None:
+    model.pipe.save_pretrained(tmp_path / "base")
+    forms, attached, merged = [], {}, {}
+    for kind in KINDS:
+        name = kind.kind if kind else "whole"
+        stored = made(model, name, kind, 1, patch=[r"attn2\.to_[kv]\.weight"])
+        stored.write(tmp_path / f"{name}-raw")
+        adapter = stored.attach(model, name)
+        adapter.scale = 0.5
+        attached[name] = ours(model)
+        for form in ("diffusers", "peft", "patch"):
+            assert adapter.export(tmp_path / f"{name}-{form}", to=form) == 0
+        adapter.merge()
+        merged[name] = ours(model)
+        adapter.detach()
+        forms += [f"{form}={tmp_path}/{name}-{form}" for form in ("diffusers", "peft", "patch", "raw")]
+    found = alone(tmp_path, model, forms)
+    for name in attached:
+        for form in ("diffusers", "peft", "patch"):
+            wanted = merged[name] if form == "patch" else attached[name]
+            prediction, image = (found[f"{form}={tmp_path}/{name}-{form}{what}"] for what in ("", " image"))
+            if name == "whole" and form != "patch":  # the change is in the weights here, beside them there: one rounding
+                torch.testing.assert_close(prediction, wanted[0], rtol=1e-4, atol=1e-5)
+                continue
+            assert (prediction - wanted[0]).abs().max() == 0, (name, form)
+            assert (image - wanted[1]).abs().max() == 0, (name, form)
+    assert not any(key.startswith("raw=") for key in found)
+
+
+def test_a_fit_says_its_error_and_is_refused_above_the_limit(model: Diffusion, tmp_path: Path) -> None:
+    stored = made(model, "a", Weight(0.3), 0)
+    with pytest.raises(BadInput, match=r"rank 1 misses \d+\.\d % of the change \(limit 5\.0 %\)"):
+        stored.export(tmp_path / "fit", "diffusers", rank=1)
+    assert not (tmp_path / "fit").exists()
+    assert 0.1 < stored.export(tmp_path / "fit", "diffusers", rank=1, limit=1.0) < 1
+    assert stored.export(tmp_path / "whole", "diffusers", rank=64, limit=1e-6) < 1e-6
+
+
+def test_what_cannot_be_exported_says_so(model: Diffusion, tmp_path: Path) -> None:
+    adapter = made(model, "a", Dense(), 0).attach(model, "a")
+    with pytest.raises(BadInput, match="choose diffusers, peft, patch"):
+        adapter.export(tmp_path / "out", to="onnx")
+    adapter.gate = Gate(("neon",))
+    for form in ("diffusers", "peft", "patch"):
+        with pytest.raises(BadInput, match="depends on the prompt"):
+            adapter.export(tmp_path / "out", to=form)
+    adapter.detach()
+    edit = TextEdit.attach(model)
+    with pytest.raises(BadInput, match="depends on the prompt"):
+        edit.export(tmp_path / "out")
+    edit.detach()
+    with pytest.raises(BadInput, match=r"conv_in\.bias \[16\], which a LoRA of linear layers cannot carry; export it to=patch"):
+        made(model, "b", None, 0).export(tmp_path / "out", "diffusers")
+    nothing = made(model, "c", Dense(), 0)
+    zero = Stored(nothing.about, {k: v * 0 for k, v in nothing.tensors.items()})
+    assert zero.export(tmp_path / "zero", "peft") == 0
+    assert not (tmp_path / "out").exists()
