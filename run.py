@@ -160,7 +160,7 @@ class Parts:
 def unlearn_task(cfg: DictConfig) -> None:
     """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done again."""
     parts = Parts(cfg)
-    if cfg.sequence is not None:
+    if cfg.get("sequence"):
         sequence_task(cfg, parts)
         return
     request = Request.check(parts.dataset, cfg.target, cfg.surrogate)

@@ -69,8 +69,8 @@ def pairs(dataset: MiniCanvas, model: Diffusion, cache: Path) -> Pairs:
 class Formula:
     """The losses of one batch as functions of the live weights; what stands behind a stop-gradient is computed once."""
 
-    def __init__(self, model: Diffusion, base: nn.Module, batch: Batch) -> None:
-        self.unet, self.base, self.batch = model.unet, base, batch
+    def __init__(self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None) -> None:
+        self.unet, self.base, self.batch, self.method = model.unet, base, batch, method
         self.empty = model.embed([""])
         self.alphas = model.pipe.scheduler.alphas_cumprod
 
@@ -145,6 +145,27 @@ class Formula:
             "retain": self.distance(same, t, others, kept),
         }
 
+    def lacu(self) -> Callable[[], Losses]:
+        """On the pools that `prepare` made, drawn as the method draws; θ_before is the untouched model's."""
+        torch.manual_seed(7)
+        drawn = [torch.randint(0, self.method.pool, (len(self.batch["forget"]["t"]),)) for _ in range(2)]
+        pools = {"forget": self.method.forget, "retain": self.method.retain}
+        terms = {}
+        for (side, pool), rows in zip(pools.items(), drawn, strict=True):
+            example: Any = self.batch[side]  # type: ignore[literal-required]
+            alpha = self.alphas[example["t"]].to(pool[0])[:, None, None, None]
+            z = alpha.sqrt() * pool[0][rows] + (1 - alpha).sqrt() * example["noise"]
+            wanted = self.base(z, example["t"], pool[-1][rows]).sample
+            terms[side] = (z, example["t"], pool[1][rows], wanted)
+        before = dict(self.base.named_parameters())
+
+        def loss() -> Losses:
+            live = {n: p for n, p in self.unet.named_parameters() if ".attn1." in n or ".attn2." in n}
+            moved = sum(((p - before[n]) ** 2).sum() for n, p in live.items() if n.endswith("weight"))
+            return {**{side: self.distance(*term) for side, term in terms.items()}, "stay": moved}
+
+        return loss
+
     def shs(self) -> Callable[[], Losses]:
         return lambda: {"forget": self.denoising("forget"), "retain": self.denoising("retain")}
 
@@ -195,6 +216,11 @@ CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], in
     ("esd", SAMPLED): (lambda f: f.esd(f.unet, True, 1.0), 2, 3),
     ("esd", SAMPLED, "method.variant=as_released", "method.eta=2"): (lambda f: f.esd(f.base, False, 2.0), None, 3),
     ("spm", SAMPLED): (Formula.spm, 3, 5),
+    ("lacu", "method.pool=8", "method.sampling_steps=2", "method.mapping_samples=2", "method.related_samples=2"): (
+        Formula.lacu,
+        1,
+        2,
+    ),
     ("shs",): (Formula.shs, 0, 2),
     ("fmn",): (lambda f: f.fmn(False), 0, 1),
     ("fmn", "method.end=true"): (lambda f: f.fmn(True), 0, 1),
@@ -225,7 +251,7 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     method.prepare(model, adapter, pairs)
     torch.manual_seed(2)
     batch = exact(timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
-    formula = formula_of(Formula(model, base, batch))
+    formula = formula_of(Formula(model, base, batch, method))
     counted = []
     handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))
     torch.manual_seed(7)

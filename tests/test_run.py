@@ -45,7 +45,8 @@ class Command:
 
     def __call__(self, *overrides: str, code: int = 0) -> Done:
         where = [f"output_dir={self.folder}/outputs", f"cache_dir={self.folder}/cache"]
-        self.patch.setattr(sys, "argv", ["run.py", *where, *overrides])
+        flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
+        self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
         self.capture.readouterr()
         try:
             entry()
@@ -176,7 +177,7 @@ def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> 
 
 
 def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "data", per_cell=2, size=32, seed=0)
+    write(tmp_path / "data", per_cell=3, size=32, seed=0)
     data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset.source, _convert_="all")
     items = data.items("train")
     shutil.rmtree(tmp_path / "data")
