@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow lint pins clean
+.PHONY: install run test test-slow test-slurm lint pins clean
 
 install: .venv/.installed
 
@@ -18,10 +18,13 @@ run: install
 	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: install
+	$(BIN)/python -m pytest -m slurm -rs
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
-from benchmarks.ledger import expect
+from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
+from benchmarks.ledger import expect, fail
 from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
@@ -36,10 +38,12 @@ from benchmarks.tables import run_table
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
 from fade.logs import JsonLines, Mirror
+from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
@@ -90,72 +94,126 @@ def recorded(cfg: DictConfig, name: str) -> Record:
 
 def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
     """metrics.jsonl always; W&B as a mirror; Lightning's CSV where asked."""
-    made: list[Any] = [JsonLines(folder / "metrics.jsonl")]
-    for name, logger in cfg.logger.items():
-        made.append(
-            Mirror(partial(instantiate(logger), save_dir=folder)) if name == "wandb" else instantiate(logger)(save_dir=folder)
-        )
-    return made
+    makes = {name: partial(instantiate(logger), save_dir=folder) for name, logger in cfg.logger.items()}
+    return [JsonLines(folder / "metrics.jsonl"), *(Mirror(make) if name == "wandb" else make() for name, make in makes.items())]
 
 
 def saliency_file(cfg: DictConfig, base: str) -> Path:
     """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.adapter.get("targets"), cfg.timesteps,
-             "Dense" in cfg.sparsity._target_, cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
+    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.timesteps,
+             cfg.adapter._target_, cfg.adapter.get("targets"), "Dense" in cfg.sparsity._target_,
+             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
     plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
     return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
 
 
-def unlearn_task(cfg: DictConfig) -> None:
-    """One run, or the plan of one. Its folder is the record: a step whose file is there is not done again."""
-    dataset = dataset_of(cfg)
-    request = Request.check(dataset, cfg.target, cfg.surrogate)
-    sparsity, method, timesteps = instantiate(cfg.sparsity), instantiate(cfg.method), instantiate(cfg.timesteps)
-    attached = instantiate(cfg.adapter, _convert_="all")
-    if method.terms and cfg.optimizer.build.lr is None:
-        raise BadInput(f"no known rate for method={choice('method')} on model={choice('model')} (conf/settings); give "
-                       "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
-    method.check(attached.func.__self__.kind, sparsity.kind, cfg.trainer.max_steps)
-    benchmark = benchmark_of(cfg, dataset)
-    for forget, surrogate in benchmark.check_captions(request):
-        print(f"  {forget}  ->  {surrogate}")
+@dataclass
+class Parts:
+    """What a run is composed of, checked before any work."""
 
-    chosen = choice("method")
-    record = None if cfg.task == "plan" else recorded(cfg, f"{dataset.name}-{request.target}-{chosen}-{sparsity.kind}")
-    loggers = [] if record is None else loggers_of(cfg, record.folder)
+    cfg: DictConfig
 
-    def attach(model: Any) -> Adapter:
-        L.seed_everything(cfg.seed, verbose=False)
-        return attached(model)
+    def __post_init__(self) -> None:
+        cfg = self.cfg
+        self.dataset, self.name = dataset_of(cfg), choice("method")
+        self.sparsity, self.method, self.timesteps = (instantiate(part) for part in (cfg.sparsity, cfg.method, cfg.timesteps))
+        self.attached = instantiate(cfg.adapter, _convert_="all")
+        if self.method.terms and cfg.optimizer.build.lr is None:
+            raise BadInput(f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
+                           "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
+        if self.method.terms and not cfg.optimizer.build.lr > 0:
+            raise BadInput(f"optimizer.build.lr is {cfg.optimizer.build.lr}; it must be above 0")
+        kind = self.attached.func.__self__.kind
+        self.method.check(kind, self.sparsity.kind, cfg.trainer.max_steps, self.timesteps.kind)
+        self.benchmark = benchmark_of(cfg, self.dataset)
+        asked = list(HydraConfig.get().overrides.task)
+        seeds = {"train": cfg.seed, "images": self.benchmark.protocol.seeds}
+        self.about = {"method": self.name, "variant": self.method.variant, "seeds": seeds, "overrides": asked}
 
-    def learn(model: Any, adapter: Adapter, folder: Path, steps: int = cfg.trainer.max_steps) -> Unlearner:
-        pairs = Pairs(dataset, request, **cfg.pairs, cache=Path(cfg.cache_dir))
-        unlearner = Unlearner(
-            model, adapter, pairs, method, sparsity, dict(cfg.weights), instantiate(cfg.optimizer.build),
-            timesteps, saliency_file(cfg, model.sha256()), **cfg.optimizer.schedule, seed=cfg.seed,
+    def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
+        L.seed_everything(self.cfg.seed, verbose=False)
+        return self.attached(model, name=name)
+
+    def made(self, model: Diffusion, adapter: Adapter, step: Step, saliency: Path) -> Unlearner:
+        cfg = self.cfg
+        pairs = Pairs(self.dataset, step.requests, **cfg.pairs, cache=Path(cfg.cache_dir), gone=step.gone, guard=step.guard)
+        return Unlearner(
+            model, adapter, pairs, step.method, step.sparsity, dict(cfg.weights) | step.weights,
+            instantiate(cfg.optimizer.build), self.timesteps, saliency, **cfg.optimizer.schedule, seed=cfg.seed,
         )  # fmt: skip
-        fit(unlearner, instantiate(cfg.trainer, max_steps=steps), folder / "checkpoints", cfg.checkpoint_every, loggers)
+
+    def try_on(self, model: Diffusion, steps: list[Step]) -> None:
+        """Refuses, before any work, what does not go together."""
+        adapter = self.attach(model)
+        for step in steps:
+            self.made(model, adapter, step, Path())
+        adapter.detach()
+
+    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
+              steps: int | None = None) -> Unlearner:  # fmt: skip
+        unlearner = self.made(model, adapter, step, saliency)
+        trainer = instantiate(self.cfg.trainer, **({} if steps is None else {"max_steps": steps}))
+        fit(unlearner, trainer, folder / "checkpoints", self.cfg.checkpoint_every, loggers)
         return unlearner
+
+
+def unlearn_task(cfg: DictConfig) -> None:
+    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done again."""
+    parts = Parts(cfg)
+    if cfg.sequence is not None:
+        sequence_task(cfg, parts)
+        return
+    request = Request.check(parts.dataset, cfg.target, cfg.surrogate)
+    for forget, surrogate in parts.benchmark.check_captions(request):
+        print(f"  {forget}  ->  {surrogate}")
+    name = f"{parts.dataset.name}-{request.target}-{parts.name}-{parts.sparsity.kind}"
+    record = None if cfg.task == "plan" else recorded(cfg, name)
+    loggers = [] if record is None else loggers_of(cfg, record.folder)
+    step = Step([request], [], parts.method, parts.sparsity)
+
+    def learn(model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
+        return parts.learn(model, adapter, folder, step, saliency_file(cfg, model.sha256()), loggers, steps)
 
     if record is None:
         model, swept = instantiate(cfg.model), dict(HydraConfig.get().sweeper.params or {})
-        print(plan(model, benchmark, attach, learn, cfg.trainer.max_steps, jobs(swept)))
+        print(plan(model, parts.benchmark, parts.attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
     results = record.results
     if results is None:
-        seeds = {"train": cfg.seed, "images": benchmark.protocol.seeds}
-        about = {
-            "method": chosen,
-            "variant": method.variant,
-            "seeds": seeds,
-            "overrides": list(HydraConfig.get().overrides.task),
-        }
         with record.kept():
-            results = study(record, instantiate(cfg.model), benchmark, request, attach, learn, sparsity, about)
+            model = instantiate(cfg.model)
+            parts.try_on(model, [step])
+            results = study(record, model, parts.benchmark, request, parts.attach, learn, parts.sparsity, parts.about)
+        if results is None:
+            return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
     print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
+
+
+def sequence_task(cfg: DictConfig, parts: Parts) -> None:
+    """Requests one after another; the strategy says how each builds on the last."""
+    requests = check_requests(parts.dataset, cfg.sequence.requests)
+    check_revoked(cfg.sequence.revoke, len(requests))
+    strategy = instantiate(cfg.strategy)
+    strategy.check(parts.method)
+    for request in requests:
+        parts.benchmark.check_captions(request)
+    record = recorded(cfg, f"{parts.dataset.name}-{cfg.sequence.name}-{parts.name}-{choice('strategy')}")
+
+    def learn(model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
+        return parts.learn(model, adapter, folder, step, folder / "saliency.safetensors", [JsonLines(folder / "metrics.jsonl")])
+
+    results = record.results
+    if results is None:
+        with record.kept():
+            model = instantiate(cfg.model)
+            parts.try_on(model, [strategy.step(requests, k, parts.method, parts.sparsity, []) for k in range(len(requests))])
+            run = Continual(record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity,
+                            parts.attach, learn)  # fmt: skip
+            results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
+    print(f"\n{sequence_table(results)}\n{record.folder}/: comparison.png results.json history.jsonl, one folder a request\n")
 
 
 TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}
@@ -173,6 +231,7 @@ def main(cfg: DictConfig) -> None:
         code = complain(error)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(code)
+        fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
         raise Told(code) from None  # no exit: the other runs of a sweep go on
 
 
@@ -197,10 +256,14 @@ def complain(error: BaseException) -> int:
         line, code = str(error), 1
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
+    elif isinstance(error, FileNotFoundError):
+        line, code = f"{error.filename} is gone; put it back and run the same command again", 1
     elif isinstance(error, MissingMandatoryValue):
         line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
     elif isinstance(error, (HydraException, OmegaConfBaseException)):
         line, code = f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2
+    elif type(error).__name__ == "UncompletedJobError":  # submitit's, which need not be installed
+        line, code = f"{str(error).splitlines()[0]} died; the others go on, and the same command takes up what is missing", 1
     else:
         raise error
     print(f"error: {line}", file=sys.stderr)
@@ -212,7 +275,7 @@ def entry() -> None:
         main()
     except Told as told:
         sys.exit(told.args[0])
-    except HydraException as error:  # a command line that does not compose
+    except Exception as error:  # a command line that does not compose, a task of a job array that died
         sys.exit(complain(error))
 
 

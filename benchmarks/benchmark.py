@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -196,21 +197,28 @@ class Benchmark:
             write_tensors(path, {"features": torch.cat(parts)})
         return read_tensors(path)[0]["features"], [item.concepts for item in items]
 
+    def distances(self, measured: Measured, kept: Callable[[dict[str, str]], bool]) -> dict[str, Metric]:
+        """Fréchet and kernel distances to the test images, over the cells that `kept` is true of, on both sides."""
+        domains, found = list(self.dataset.domains), dict[str, Metric]()
+        made = [kept(row) for row in measured.rows]
+        for name, features in measured.features.items():
+            real, cells = self.real(name, measured.size)
+            ours = real[[kept(dict(zip(domains, cell, strict=True))) for cell in cells]]
+            theirs = features[made]
+            try:
+                found[f"fid_{name}"] = {"value": frechet(ours, theirs), "n": sum(made)}
+            except ValueError as error:
+                found[f"fid_{name}"] = {"value": None, "why": str(error), "n": sum(made)}
+            found[f"kid_{name}"] = kernel(ours, theirs)
+        return found
+
     def score(self, measured: Measured, request: Request) -> dict[str, Metric]:
         """Every metric of one answer set, the target's cells left out of the distances on both sides."""
         domains = list(self.dataset.domains)
         photo = self.dataset.photo_style
         found = scores(measured.rows, request.target, request.domain, domains, self.protocol.reading, photo)
-        place = domains.index(request.domain)
+        found |= self.distances(measured, lambda cell: cell[request.domain] != request.target)
         keep_made = [row[request.domain] != request.target for row in measured.rows]
-        for name, features in measured.features.items():
-            real, cells = self.real(name, measured.size)
-            ours, theirs = real[[cell[place] != request.target for cell in cells]], features[keep_made]
-            try:
-                found[f"fid_{name}"] = {"value": frechet(ours, theirs), "n": sum(keep_made)}
-            except ValueError as error:
-                found[f"fid_{name}"] = {"value": None, "why": str(error), "n": sum(keep_made)}
-            found[f"kid_{name}"] = kernel(ours, theirs)
         if self.clip:
             kept = [float(row["clip_score"]) for row, keep in zip(measured.rows, keep_made, strict=True) if keep]
             found["clip_score"] = {"value": sum(kept) / len(kept), "n": len(kept)}

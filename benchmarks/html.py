@@ -145,9 +145,18 @@ def heat(value: float) -> str:
     return f"background: hsl({round(10 + 200 * value)} 75% {round(60 + 28 * value)}%); color: #111"
 
 
+def rows_of(folder: Path, domain: str) -> list[Row]:
+    """A run's predictions; none where the file is missing, or was cut short."""
+    try:
+        rows = read_rows(folder / "predictions.csv")
+    except (OSError, ValueError, csv.Error):
+        return []
+    return rows if all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows) else []
+
+
 def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
     """Rows: the forgotten concept; columns: the evaluated one; the judge's accuracy in percent."""
-    tables: dict[str, list[Row]] = {r["target"]: read_rows(folder / "predictions.csv") for folder, r in runs}
+    tables: dict[str, list[Row]] = {r["target"]: rows_of(folder, domain) for folder, r in runs}
     columns = sorted({row[domain] for rows in tables.values() for row in rows})
     heads = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
     body = []
@@ -155,9 +164,9 @@ def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
         cells = []
         for column in columns:
             hits = [row[f"{domain}_predicted"] == column for row in rows if row[domain] == column]
-            value = float(np.mean(hits))
+            value = float(np.mean(hits)) if hits else math.nan
             bold = "font-weight: 700;" if column == target else ""
-            cells.append(f'<td class="heat" style="{heat(value)};{bold}">{100 * value:.0f}</td>')
+            cells.append(f'<td class="heat" style="{heat(value)};{bold}">{100 * value:.0f}</td>' if hits else cell("–"))
         body.append(f'<tr><th scope="row">{escape(target)}</th>{"".join(cells)}</tr>')
     return (f'<div class="wide" tabindex="0" role="region" aria-label="accuracy by {domain}"><table><caption>Accuracy on each '
             f"{domain} (columns) after forgetting one (rows); the forgotten one in bold should be 0</caption><thead><tr><th>forgotten"
@@ -168,9 +177,7 @@ def heat_maps(found: Found) -> str:
     parts: list[str] = []
     for name in by_setting(found):
         for domain in sorted({r["domain"] for _, r in found if setting(r) == name}):
-            runs = [
-                (f, r) for f, r in found if setting(r) == name and r["domain"] == domain and (f / "predictions.csv").is_file()
-            ]
+            runs = [(f, r) for f, r in found if setting(r) == name and r["domain"] == domain and rows_of(f, domain)]
             if runs:
                 parts.append(f"<details{'' if parts else ' open'}><summary>{escape(name)}, {domain}s</summary>"
                              f"{heat_map(runs, domain)}</details>")  # fmt: skip
@@ -279,7 +286,7 @@ def curves(found: Found) -> str:
 
 def shots(found: Found) -> str:
     """Before and after of every run, one picture each, small enough that all of them fit the page's budget."""
-    pictures = [(folder, r) for folder, r in found if (folder / "comparison.png").is_file()]
+    pictures = [(folder, r) for folder, r in found if has_picture(folder)]
     if not pictures:
         return "<p>No pictures.</p>"
     budget = PICTURES // len(pictures)
@@ -293,6 +300,16 @@ def shots(found: Found) -> str:
             f'{escape(r["surrogate"])} <span class="soft">{escape(setting(r))}</span></figcaption></figure>'
         )
     return filtered("pictures", len(figures)) + f'<div class="shots" id="pictures">{"".join(figures)}</div>'
+
+
+def has_picture(folder: Path) -> bool:
+    """Whether the run's picture is there, and whole."""
+    try:
+        with Image.open(folder / "comparison.png") as file:
+            file.load()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def shrunk(path: Path, budget: int) -> bytes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import table
 from fade.errors import BadInput
-from fade.files import read_json, write_json
+from fade.files import content_hash, read_json, write_json
 
 STATES = ("finished", "running", "failed", "stopped", "missing")
 QUIET_S = 600.0  # a run on another host that has written nothing for so long is taken for dead
@@ -30,8 +31,26 @@ class Entry:
 def expect(folder: Path, jobs: list[list[str]]) -> None:
     """Write what a sweep asks for, added to what earlier sweeps into this folder asked for."""
     path = folder / "sweep.json"
-    known: list[list[str]] = read_json(path)["jobs"] if path.is_file() else []
+    known: list[list[str]] = []
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or a broken one
+        known = read_json(path)["jobs"]
     write_json(path, {"jobs": known + [job for job in jobs if job not in known]})
+
+
+def fail(folder: Path, overrides: list[str], line: str) -> None:
+    """Write what a run of a sweep died of; a run that has no folder yet has nowhere else to say it."""
+    with suppress(OSError):  # a full disk: the line is on the screen at least
+        write_json(folder / f"failed-{content_hash(sorted(overrides))}.json", {"overrides": overrides, "error": line})
+
+
+def failures(folder: Path) -> dict[frozenset[str], str]:
+    """What `fail` wrote in a sweep's folder: overrides -> the line."""
+    found = {}
+    for path in folder.glob("failed-*.json"):
+        with suppress(ValueError, KeyError, TypeError, OSError):  # foreign or cut short: the run is missing then
+            failure = read_json(path)
+            found[frozenset(failure["overrides"])] = failure["error"]
+    return found
 
 
 def alive(claim: dict[str, Any], folder: Path) -> bool:
@@ -45,7 +64,7 @@ def alive(claim: dict[str, Any], folder: Path) -> bool:
             return True
         return True
     latest = max((f.stat().st_mtime for f in (folder, *folder.iterdir(), *folder.glob("*/"))), default=0.0)
-    return time.time() - latest < QUIET_S
+    return abs(time.time() - latest) < QUIET_S  # a clock that jumped makes no dead run live
 
 
 def state(folder: Path) -> tuple[Entry, list[str]]:
@@ -74,8 +93,19 @@ def ledger(folder: Path) -> list[Entry]:
         entries.append(entry)
         seen.add(frozenset(overrides))
     for plan in sorted(folder.rglob("sweep.json")):
-        entries += [Entry("missing", " ".join(job)) for job in read_json(plan)["jobs"] if frozenset(job) not in seen]
+        entries += asked(plan, seen)
     return entries
+
+
+def asked(plan: Path, seen: set[frozenset[str]]) -> list[Entry]:
+    """The runs of one sweep.json that have no folder: failed before they had one, or not begun."""
+    try:
+        jobs = [list(map(str, job)) for job in read_json(plan)["jobs"]]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        return [Entry("failed", str(plan), f"a broken list of runs ({error}); the sweep's command writes it again")]
+    died = failures(plan.parent)
+    return [Entry("failed" if frozenset(job) in died else "missing", " ".join(job), died.get(frozenset(job), ""))
+            for job in jobs if frozenset(job) not in seen]  # fmt: skip
 
 
 def status(folder: Path) -> str:

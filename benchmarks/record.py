@@ -7,7 +7,9 @@ import gzip
 import io
 import os
 import platform
+import re
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ import torch
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, whole, write_json, write_text
+from fade.parallel import leads
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", "torchmetrics")
 
@@ -39,11 +42,11 @@ class Record:
                 raise BadInput(
                     f"{folder} holds a run with another configuration (see its config.yaml); choose another out=FOLDER"
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif leads() and folder.is_dir() and any(folder.iterdir()):
             raise BadInput(f"{folder} is not empty and is no run of this tool; choose another out=FOLDER")
-        else:
+        elif leads():
             write_text(folder / "config.yaml", config)
-        if self.results is None:
+        if self.results is None and leads():
             (folder / "failed.json").unlink(missing_ok=True)
             write_json(claim, {"identity": self.identity, "overrides": list(overrides), "host": platform.node(),
                                "pid": os.getpid(), "started": time.time()})  # fmt: skip
@@ -87,9 +90,19 @@ class Record:
 
 def provenance() -> dict[str, Any]:
     here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"versions": versions, "git_commit": commit}
+    return {"versions": versions, "git_commit": commit, "machine": machine()}
+
+
+def machine() -> str:
+    """Processor, cores, and GPU where there is one; no host name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    gpu = f", {torch.cuda.device_count()} × {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores{gpu}"
 
 
 def peak_memory_mb() -> float:

@@ -2,6 +2,7 @@
 
 python -m benchmarks.report FOLDER...             writes report/ and prints the tables
 python -m benchmarks.report --status FOLDER...    where the sweeps in these folders stand
+python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B report on the runs that were synced there
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.html import write_page
+from benchmarks.html import has_picture, rows_of, write_page
 from benchmarks.ledger import status
 from benchmarks.tables import as_csv, as_latex, per_target, summary, table
+from benchmarks.workspace import publish
 from fade.errors import BadInput
 from fade.files import read_json, write_text
 
@@ -36,12 +38,31 @@ def find(folders: list[Path]) -> tuple[list[tuple[Path, dict[str, Any]]], list[s
             if missing or "ua" not in results["metrics"]:
                 raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
             found.append((path.parent, results))
+            problems += flaws(path.parent, results["domain"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
+    found, repeated = unique(found)
+    problems += repeated
     if not found:
         why = f" ({problems[0]})" if problems else ""
         raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
     return found, problems
+
+
+def flaws(folder: Path, domain: str) -> list[str]:
+    """A line for each file beside results.json that is there and cannot be read; the page does without it."""
+    usable = {"predictions.csv": bool(rows_of(folder, domain)), "comparison.png": has_picture(folder)}
+    return [f"{folder / name}: left out, broken" for name, good in usable.items() if (folder / name).exists() and not good]
+
+
+def unique(found: list[tuple[Path, dict[str, Any]]]) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
+    """Each configuration once, its first folder; and a line for each of the others (copies, sweeps of one name)."""
+    first: dict[str, Path] = {}
+    for folder, results in found:
+        first.setdefault(results.get("identity", str(folder)), folder)
+    kept = [(folder, r) for folder, r in found if first[r.get("identity", str(folder))] == folder]
+    return kept, [f"{folder}: left out, the same configuration as {first[r['identity']]}" for folder, r in found
+                  if (folder, r) not in kept]  # fmt: skip
 
 
 def write(folders: list[Path], out: Path) -> str:
@@ -64,12 +85,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A page and tables from the results.json files below some folders.")
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--status", action="store_true", help="only say where the sweeps in these folders stand")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B report there instead of a page")
     parser.add_argument("--out", type=Path, default=Path("report"), help="the folder to write (report)")
     given = parser.parse_args()
     try:
-        print("\n\n".join(map(status, given.folders)) if given.status else write(given.folders, given.out))
+        if given.status:
+            print("\n\n".join(map(status, given.folders)))
+        elif given.wandb:
+            print(publish(find(given.folders)[0], given.wandb))
+        else:
+            print(write(given.folders, given.out))
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise SystemExit(f"error: cannot write {error.filename or given.out}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

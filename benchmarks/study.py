@@ -12,6 +12,7 @@ from fade.adapters import Adapter
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.parallel import leads
 from fade.sparsity import Sparsity
 from fade.stored import complete
 from fade.unlearner import Unlearner
@@ -23,7 +24,7 @@ class Attach(Protocol):
 
 
 class Learn(Protocol):
-    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int = ...) -> Unlearner:
+    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
         """Train the adapter; checkpoints and logs go to the folder."""
 
 
@@ -36,10 +37,17 @@ def study(
     learn: Learn,
     sparsity: Sparsity,
     about: dict[str, Any],
-) -> dict[str, Any]:
-    """Do what is not done yet and write results.json. `about`: what only the caller knows (method, seeds, overrides)."""
-    record.keep_splits(benchmark.dataset)
+) -> dict[str, Any] | None:
+    """Do what is not done yet and write results.json. `about`: what only the caller knows (method, seeds, overrides).
+
+    Where several processes train the run, all but rank zero train only, and get None.
+    """
     identity = model.sha256()
+    if not leads():
+        if not (record.folder / "adapter").is_dir():
+            learn(model, attach(model), record.folder)
+        return None
+    record.keep_splits(benchmark.dataset)
     base = benchmark.measure_base(model, identity)
     adapter, cost = learned(record, model, request, attach, learn, sparsity, about)
     model.to(benchmark.device)  # Lightning hands it back on the CPU
@@ -54,6 +62,7 @@ def study(
                  "adapter_bytes": (record.folder / "adapter" / "adapter.safetensors").stat().st_size},
         "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
         "base_sha256": identity,
+        "base_answers": str(base.folder / "images"),
         "adapter_sha256": adapter.sha256(),
     }  # fmt: skip
     complete(record.folder / "adapter", results, record.folder / "comparison.png")

@@ -59,6 +59,10 @@ class Adapter(ABC):
     def change(self, name: str) -> Tensor:
         """ΔW of one weight, at scale 1 or whatever the scale is."""
 
+    @abstractmethod
+    def names(self) -> list[str]:
+        """One for each of `parameters`: the changed layer or weight, and what of it."""
+
     def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
         """Called after every step of the optimizer: what lies outside the masks is put back."""
 

@@ -119,16 +119,19 @@ class Diffusion(nn.Module):
         return tensors_hash(tensors)
 
     def token_ids(self, prompts: list[str]) -> list[list[int]]:
-        """The tokens of each prompt, without the ones that begin, end and pad it."""
-        return [self.pipe.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        """The tokens of each prompt that `embed` sees, without the ones that begin, end and pad it."""
+        tokenizer = self.pipe.tokenizer
+        room = {"truncation": True, "max_length": tokenizer.model_max_length - 2}
+        return [tokenizer(prompt, add_special_tokens=False, **room).input_ids for prompt in prompts]
 
     def places(self, prompt: str, concept: str) -> list[int]:
-        """Positions (the first token is at 1) of the concept's words in a prompt's tokens; none where it does not name it."""
+        """Positions (the first token is at 1) of the concept's words in a prompt's tokens, as often as it names it."""
         (tokens,), (wanted,) = self.token_ids([prompt]), self.token_ids([concept])
-        for start in range(len(tokens) - len(wanted) + 1):
-            if wanted and tokens[start : start + len(wanted)] == wanted:
-                return list(range(start + 1, start + 1 + len(wanted)))
-        return []
+        found: set[int] = set()
+        for start in range(1, len(tokens) - len(wanted) + 2):
+            if tokens[start - 1 : start - 1 + len(wanted)] == wanted:
+                found.update(range(start, start + len(wanted)))
+        return sorted(found)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
@@ -236,6 +239,9 @@ class Diffusion(nn.Module):
         maps: list[Tensor] = []
         layers = [m for name, m in self.unet.named_modules() if name.endswith("attn2")]
         before = [layer.processor for layer in layers]
+        checkpointing = self.unet.is_gradient_checkpointing  # it would compute, in the backward pass, without recording
+        if checkpointing:
+            self.unet.disable_gradient_checkpointing()
         for layer in layers:
             layer.set_processor(_Recording(maps))
         try:
@@ -243,6 +249,8 @@ class Diffusion(nn.Module):
         finally:
             for layer, processor in zip(layers, before, strict=True):
                 layer.set_processor(processor)
+            if checkpointing:
+                self.unet.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:

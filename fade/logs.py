@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch import Tensor
+
+from fade.files import write_json, write_text
+from fade.parallel import leads
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +30,49 @@ def wandb(save_dir: Path, offline: bool, **settings: Any) -> WandbLogger:
     return WandbLogger(save_dir=save_dir, offline=mode == "offline" if mode else offline, **settings)
 
 
+def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """What stage one found in each masked layer: its mean score, its share of all scores (none where the method does not
+    locate), and the kept fraction."""
+    total = sum(float(scores.sum()) for scores in saliency.values()) or 1.0
+    scored = {name: {"saliency": float(s.mean()), "share": float(s.sum()) / total} for name, s in saliency.items()}
+    none = {"saliency": None, "share": None}
+    return [{"layer": name, **scored.get(name, none), "density": float(mask.float().mean())} for name, mask in masks.items()]
+
+
+def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
+    """Caption, and before and after side by side from the same noise: the target's images first, then others."""
+    base = Path(results.get("base_answers") or "")
+    if not results.get("base_answers") or not (folder / "predictions.csv").is_file():
+        return []
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    concerned = [row for row in rows if row[results["domain"]] == results["target"]][:most]
+    others = [row for row in rows if row[results["domain"]] != results["target"]]
+    found = []
+    for row in concerned + others[:: max(1, len(others) // most)][:most]:
+        with Image.open(base / row["file"]) as before, Image.open(folder / "images" / row["file"]) as after:
+            sheet = Image.new("RGB", (before.width + after.width, before.height))
+            sheet.paste(before, (0, 0))
+            sheet.paste(after, (before.width, 0))
+        found.append((f"{row['prompt'] or row['file']}, seed {row['seed']}", sheet))
+    return found
+
+
 class JsonLines(Logger):
     """One line of JSON for each time something is logged: {"step": ..., "loss/forget": ...}, appended and flushed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+
+    def go_on_from(self, step: int) -> None:
+        """Drop what was said from this step on, and a line that a kill cut short: a resumed run says it again."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        if kept != lines:
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     @property
     def name(self) -> str:
@@ -41,6 +85,12 @@ class JsonLines(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **settings: Any) -> None:
         """Nothing: config.yaml lies beside."""
 
+    @rank_zero_only
+    def log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write NAME.json beside."""
+        write_json(self.path.with_name(f"{name}.json"), rows)
+
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
@@ -56,7 +106,7 @@ class Mirror(Logger):
         self._make, self._logger, self.broken = make, None, False
 
     def _try(self, act: Callable[[WandbLogger], Any]) -> None:
-        if self.broken:
+        if self.broken or not leads():
             return
         try:
             self._logger = self._logger or self._make()
@@ -80,6 +130,11 @@ class Mirror(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._try(lambda logger: logger.log_metrics(metrics, step))
 
+    def log_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """A table. The rows have the same keys."""
+        columns, data = list(rows[0]) if rows else [], [list(row.values()) for row in rows]
+        self._try(lambda logger: logger.log_table(name, columns=columns, data=data))
+
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         """Every metric with its interval as the run's summary, the picture, and adapter and record as one artifact."""
         self._try(lambda logger: _finish(logger, results, folder))
@@ -91,6 +146,8 @@ def _finish(logger: WandbLogger, results: dict[str, Any], folder: Path) -> None:
     run = logger.experiment
     run.summary.update({**flat, **{f"cost/{key}": value for key, value in results["cost"].items()}})
     logger.log_image("before and after", [str(folder / "comparison.png")])
+    if sheets := pairs(results, folder):
+        logger.log_image("before beside after", [sheet for _, sheet in sheets], caption=[caption for caption, _ in sheets])
     name = f"{results['dataset']}-{results['target']}-{results['method']}"
     for path in (folder / "adapter", folder / "results.json"):
         if path.exists():

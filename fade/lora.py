@@ -241,6 +241,9 @@ class Lora(Adapter):
     def parameters(self) -> list[nn.Parameter]:
         return [w for layer in self.layers.values() for w in (layer.lora_A[self.name].weight, layer.lora_B[self.name].weight)]
 
+    def names(self) -> list[str]:
+        return [f"{layer}.{factor}" for layer in self.layers for factor in "AB"]
+
     def weights(self) -> dict[str, Tensor]:
         return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
 

@@ -68,6 +68,9 @@ class Patch(Adapter):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.chosen.values())
 
+    def names(self) -> list[str]:
+        return list(self.chosen)
+
     def weights(self) -> dict[str, Tensor]:
         return dict(self.chosen)
 
@@ -94,13 +97,17 @@ class Patch(Adapter):
 
     @torch.no_grad()
     def settle(self) -> None:
-        self.deltas = {
-            key: (weight.detach().float() - self.start[key].to(weight.device).float()) for key, weight in self.chosen.items()
-        }
+        self.deltas = self._found()
         for weight in self.chosen.values():
             weight.requires_grad_(False)
             weight.grad = None
         self.ledger.refresh(self)
+
+    def _found(self) -> dict[str, Tensor]:
+        """The differences that stand in the weights now."""
+        return {
+            key: (weight.detach().float() - self.start[key].to(weight.device).float()) for key, weight in self.chosen.items()
+        }
 
     # as a writer of the ledger
 
@@ -167,7 +174,7 @@ class Patch(Adapter):
     def compact(self) -> dict[str, Tensor]:
         """Differences of the weights that changed: whole, or the kept entries in order and a bit mask of their places."""
         tensors = {}
-        for key, delta in self.deltas.items():
+        for key, delta in (self.deltas or self._found()).items():
             if not delta.any():
                 continue
             mask = self._masks.get(key)

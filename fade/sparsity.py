@@ -27,6 +27,9 @@ class Sparsity(ABC):
     def __call__(self, saliency: Saliency) -> Masks:
         """Boolean masks with the keys and shapes of the saliency."""
 
+    def suits(self, weights: dict[str, Tensor]) -> None:  # noqa: B027 - most rules score any shape
+        """Raises BadInput for candidate weights that this rule cannot score."""
+
 
 class Dense(Sparsity):
     """Everything: an ordinary LoRA on the candidate layers."""
@@ -79,6 +82,14 @@ class Neuron(Sparsity):
     def __call__(self, saliency: Saliency) -> Masks:
         return {name: torch.outer(self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
 
+    def suits(self, weights: dict[str, Tensor]) -> None:
+        odd = [name for name, weight in weights.items() if weight.dim() != 2]
+        if odd:
+            raise BadInput(
+                f"sparsity=neuron keeps rows and columns of matrices, and {len(odd)} of the weights are none (first: {odd[0]} "
+                f"{tuple(weights[odd[0]].shape)}); use sparsity=weight or module, or narrower adapter.targets"
+            )
+
     def _top(self, scores: Tensor) -> Tensor:
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[scores.topk(max(1, round(math.sqrt(self.p) * len(scores)))).indices] = True
@@ -96,6 +107,9 @@ class Random(Sparsity):
             raise BadInput(f"sparsity.like is {like!r}; a random mask can be like neuron or weight")
         self.shape: Sparsity = Neuron(p) if like == "neuron" else Weight(p)
         self.seed = seed
+
+    def suits(self, weights: dict[str, Tensor]) -> None:
+        self.shape.suits(weights)
 
     def __call__(self, saliency: Saliency) -> Masks:
         generator = torch.Generator().manual_seed(self.seed)

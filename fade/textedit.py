@@ -50,6 +50,9 @@ class TextEdit(Adapter):
     def parameters(self) -> list[nn.Parameter]:
         return []
 
+    def names(self) -> list[str]:
+        return []
+
     def weights(self) -> dict[str, Tensor]:
         return {}
 

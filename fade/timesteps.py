@@ -1,4 +1,4 @@
-"""How the timesteps of the forget term are drawn; the retain term's are always uniform."""
+"""How the timesteps of the forget term, and of the anchor's images, are drawn; the retain term's are always uniform."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from fade.errors import BadInput
 class Timesteps(ABC):
     """A distribution over 0..T−1. `measure` runs once, in stage one; its tensors are kept with the saliency."""
 
+    kind: str
+
     def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
         """What the distribution needs to know of the concept, as one tensor; nothing, by default."""
         return torch.zeros(0)
@@ -25,8 +27,15 @@ class Timesteps(ABC):
         """Turn uniform draws (B,) of 0..total−1 into draws of this distribution."""
 
 
+def unit(uniform: Tensor, total: int) -> Tensor:
+    """Draws (B,) of [0, 1): within their 1/total at random, or some timesteps would come twice and others never."""
+    return (uniform.double() + torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device)) / total
+
+
 class Uniform(Timesteps):
     """t ~ U{0..T−1}, as FADE's public code draws it."""
+
+    kind = "uniform"
 
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
         return uniform
@@ -35,14 +44,20 @@ class Uniform(Timesteps):
 class Window(Timesteps):
     """t ~ U{low..high}: LACU's forget term uses [0, 600] of 1000. Raises BadInput for an empty window."""
 
+    kind = "window"
+
     def __init__(self, low: int = 0, high: int = 600) -> None:
         if not 0 <= low < high:
             raise BadInput(f"timesteps window [{low}, {high}] is empty; give 0 <= low < high")
         self.low, self.high = low, high
 
+    def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
+        if self.high >= model.train_steps:
+            raise BadInput(f"timesteps.high is {self.high}; this model's timesteps end at {model.train_steps - 1}")
+        return super().measure(model, batches)
+
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
-        high = min(self.high, total - 1)
-        return self.low + (uniform.double() / total * (high - self.low + 1)).long()
+        return self.low + (unit(uniform, total) * (self.high - self.low + 1)).long()
 
 
 class Targeted(Timesteps):
@@ -52,6 +67,8 @@ class Targeted(Timesteps):
     term's t is drawn from p(t) ∝ (1 − ρ) d(t)/Σd + ρ · uniform, piecewise constant between the points. d is measured in
     the model's own parameterisation, the one in which the loss lives.
     """
+
+    kind = "targeted"
 
     def __init__(self, rho: float = 0.3, points: int = 20) -> None:
         if not 0 <= rho <= 1:
@@ -82,21 +99,21 @@ class Targeted(Timesteps):
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
         p = self.probabilities(measured.double()).to(uniform.device)
         edges = torch.cat([torch.zeros(1, dtype=p.dtype, device=p.device), p.cumsum(0)])
-        u = (uniform.double() + 0.5) / total * edges[-1]
+        u = unit(uniform, total) * edges[-1]
         k = torch.searchsorted(edges, u, right=True).clamp(1, len(p)) - 1
         return ((k + (u - edges[k]) / p[k]) * total / len(p)).long().clamp(0, total - 1)
 
 
 def timed(batch: Batch, timesteps: Timesteps, measured: Tensor, total: int) -> Batch:
-    """The batch with t and noise for every example: the forget term's t from `timesteps`, the others' uniform."""
+    """The batch with t and noise for every example: retain's t uniform, forget's and anchor's from `timesteps`."""
     forget, retain, anchor = batch["forget"], batch["retain"], batch["anchor"]
     n, latents = len(forget["latents"]), torch.cat([forget["latents"], retain["latents"]])
     t = torch.randint(0, total, (len(latents),), device=latents.device)
     noise = torch.randn_like(latents)
     elsewhere = torch.randint(0, total, (len(anchor["latents"]),), device=latents.device)
-    targeted = timesteps.draw(t[:n], total, measured)
+    anchored = torch.randn_like(anchor["latents"])
     return Batch(
-        forget={**forget, "t": targeted, "noise": noise[:n]},
+        forget={**forget, "t": timesteps.draw(t[:n], total, measured), "noise": noise[:n]},
         retain={**retain, "t": t[n:], "noise": noise[n:]},
-        anchor={**anchor, "t": elsewhere, "noise": torch.randn_like(anchor["latents"])},
+        anchor={**anchor, "t": timesteps.draw(elsewhere, total, measured), "noise": anchored},
     )

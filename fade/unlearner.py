@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,9 +19,11 @@ from fade.adapters import Adapter
 from fade.checkpoint import SafeCheckpoint
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.files import read_tensors, write_tensors
+from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method
+from fade.parallel import check_world, follow, lead, leads, part, share
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
 from fade.timesteps import Timesteps, timed
@@ -57,6 +60,10 @@ class Unlearner(L.LightningModule):
         missing = [term for term in method.terms if term not in weights]
         if missing:
             raise BadInput(f"no weight for the loss term {missing[0]!r}; add weights.{missing[0]}=NUMBER")
+        at_least(0, **{f"weights__{term}": weights[term] for term in method.terms})
+        at_least(1, optimizer__schedule__locate_batch=locate_batch)
+        sparsity.suits(adapter.weights())
+        method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
         self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
         self.timesteps, self.measured = timesteps, torch.zeros(0)
@@ -64,11 +71,14 @@ class Unlearner(L.LightningModule):
         self.strict_loading = False
         self.located = False
         self.locate_s = self.distil_s = 0.0
+        self.drawn = torch.zeros(10)  # how often a timestep of each tenth was drawn, on the forget side
         self._mark = self._said = time.monotonic()
 
     # stage one
 
     def on_fit_start(self) -> None:
+        check_world(self.trainer.world_size, self.pairs.batch, self.method.combines)
+        follow(self.trainer)
         began = time.monotonic()
         self.pairs.prepare(self.model)
         self.method.prepare(self.model, self.adapter, self.pairs)
@@ -77,9 +87,12 @@ class Unlearner(L.LightningModule):
             self.measured = saliency.pop(MEASURED)
             if not self.located:
                 self.adapter.set_masks(self.sparsity(saliency) if saliency else self.adapter.masks())
+                torch.manual_seed(self.seed)  # the same draws whether stage one was read from its file or not
                 self.method.edit(self.model, self.adapter, self.pairs)
+                self.log_layers(saliency)
                 self.located = True
         self.locate_s += time.monotonic() - began
+        lead(self.trainer)
         log.info("located: %.2f %% of %d candidate weights kept (%s)", 100 * self.adapter.density(),
                  sum(w.numel() for w in self.adapter.weights().values()), self.sparsity.kind)  # fmt: skip
 
@@ -101,23 +114,36 @@ class Unlearner(L.LightningModule):
         write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found
 
+    def log_layers(self, saliency: Saliency) -> None:
+        self._log_table("layers", [dict(layer) for layer in layers(saliency, self.adapter.masks())])
+
+    def _log_table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, (JsonLines, Mirror)):
+                logger.log_rows(name, rows)
+
     # stage two
 
     def on_train_start(self) -> None:
         self._mark = time.monotonic()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, JsonLines) and self.trainer.is_global_zero:
+                logger.go_on_from(self.trainer.global_step)
 
     def training_step(self, _: Tensor, __: int) -> Tensor:
         step = self.trainer.fit_loop.total_batch_idx
         torch.manual_seed(self.seed * 1_000_003 + step + 1)
         batch = self.pairs.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1))
         batch = timed(batch, self.timesteps, self.measured, self.model.train_steps)
+        self.drawn += torch.histc(batch["forget"]["t"].float().cpu(), len(self.drawn), 0, self.model.train_steps)
+        batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
         weighted = {name: self.weights[name] * value for name, value in losses.items()}
         total = torch.stack(list(weighted.values())).sum()
-        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
-        self.log("loss/total", total, prog_bar=True)
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
+        self.log("loss/total", total, prog_bar=True, sync_dist=True)
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log("timestep", batch["forget"]["t"].float().mean())
+        self.log("timestep", batch["forget"]["t"].float().mean(), sync_dist=True)
         return self._combined(weighted, total) if self.method.combines else total
 
     def _combined(self, weighted: dict[str, Tensor], total: Tensor) -> Tensor:
@@ -134,6 +160,12 @@ class Unlearner(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.adapter.project()
+
+    def on_train_end(self) -> None:
+        width = self.model.train_steps // len(self.drawn)
+        self._log_table(
+            "timesteps", [{"from": i * width, "to": (i + 1) * width, "drawn": int(n)} for i, n in enumerate(self.drawn)]
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Counts steps; `training_step` draws by the step's number, which Lightning restores on resume."""
@@ -167,15 +199,17 @@ class Unlearner(L.LightningModule):
         now = time.monotonic()
         self.distil_s += now - self._mark
         self._mark = now
-        if now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps:
+        if leads() and (now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps):
             log.info("distil: step %d/%d, loss %.5f", self.trainer.global_step, self.trainer.max_steps, float(outputs["loss"]))
             self._said = now
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         passes = self.adapter.teacher_passes
+        checkpoint["drawn"] = self.drawn
         checkpoint["cost"] = {"locate_s": self.locate_s, "distil_s": self.distil_s, "teacher_passes": passes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.drawn = checkpoint["drawn"]
         self.locate_s, self.distil_s = checkpoint["cost"]["locate_s"], checkpoint["cost"]["distil_s"]
         self.adapter.teacher_passes = checkpoint["cost"]["teacher_passes"]
 
@@ -189,10 +223,14 @@ def fit(
     unlearner: Unlearner, make_trainer: Callable[..., L.Trainer], folder: Path, every: int, loggers: list[Any]
 ) -> L.Trainer:
     """Train, going on from the checkpoint in `folder` where there is one."""
+    plugins: list[Any] = [SafeCheckpoint()]
+    if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not do so too
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     trainer = make_trainer(
-        callbacks=checkpoints(folder, every), plugins=[SafeCheckpoint()], logger=loggers or False, default_root_dir=folder
+        callbacks=checkpoints(folder, every), plugins=plugins, logger=loggers or False, default_root_dir=folder
     )
     last = folder / "last.ckpt"
     trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
+    part()
     unlearner.adapter.settle()
     return trainer

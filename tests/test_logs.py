@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from test_report import finished
 
-from fade.logs import JsonLines, Mirror, wandb
+from benchmarks.judge import read_rows
+from benchmarks.workspace import Panel, RunSet, group_of, publish, report, spec
+from fade.errors import BadInput
+from fade.logs import JsonLines, Mirror, layers, wandb
 
 
 def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
@@ -25,6 +29,31 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     lines.log_metrics({"loss/forget": 0.25}, 4)
     found = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert found == [{"step": 3, "loss/forget": 0.5, "rate": None}, {"step": 4, "loss/forget": 0.25}]
+
+
+def test_a_resumed_run_says_no_step_twice(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.go_on_from(0)
+    for step in range(4):
+        lines.log_metrics({"loss/total": 1.0 - step / 10}, step)
+    with lines.path.open("a") as file:
+        file.write('{"step": 4, "loss/to')  # killed while it wrote
+    lines.go_on_from(3)
+    lines.log_metrics({"loss/total": 0.7}, 3)
+    assert [json.loads(line)["step"] for line in lines.path.read_text().splitlines()] == [0, 1, 2, 3]
+
+
+SALIENCY = {"down.to_q": torch.tensor([[1.0, 2.0]]), "up.to_k": torch.tensor([[0.0, 1.0]])}
+MASKS = {"down.to_q": torch.tensor([[True, True]]), "up.to_k": torch.tensor([[False, True]])}
+
+
+def test_layers_are_a_line_each_on_disk(tmp_path: Path) -> None:
+    JsonLines(tmp_path / "metrics.jsonl").log_rows("layers", layers(SALIENCY, MASKS))
+    assert json.loads((tmp_path / "layers.json").read_text()) == [
+        {"layer": "down.to_q", "saliency": 1.5, "share": 0.75, "density": 1.0},
+        {"layer": "up.to_k", "saliency": 0.5, "share": 0.25, "density": 0.5},
+    ]
+    assert layers({}, MASKS)[0]["saliency"] is None
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -58,8 +87,13 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
     Image.new("RGB", (300, 100)).save(tmp_path / "run" / "comparison.png")
     mirror = Mirror(partial(wandb, tmp_path / "run", True, project="fade", group="g", tags=["minicanvas", "neon"]))
     mirror.log_hyperparams({"target": "neon", "sparsity": {"p": 0.1}})
+    mirror.log_rows("layers", layers(SALIENCY, MASKS))
     mirror.log_metrics({"loss/forget": 0.5}, 1)
-    mirror.finish(results, tmp_path / "run")
+    for name in ("run/images", "base"):
+        (tmp_path / name).mkdir()
+        for row in read_rows(tmp_path / "run" / "predictions.csv"):
+            Image.new("RGB", (32, 32), "red" if name == "base" else "blue").save(tmp_path / name / row["file"])
+    mirror.finish({**results, "base_answers": str(tmp_path / "base")}, tmp_path / "run")
     assert not mirror.broken
     (file,) = (tmp_path / "run").rglob("run-*.wandb")
     summary: dict[str, Any] = {}
@@ -74,6 +108,12 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
         for key in ("value", "low", "high", "n"):
             assert summary[f"metrics/{name}/{key}"] == results["metrics"][name][key]
     assert summary["cost/adapter_bytes"] == 148_000 and any("before and after" in key for key in summary)
+    assert summary["layers/nrows"] == 2 and summary["before beside after/count"] == 24
+    captions = summary["before beside after/captions"]
+    assert captions[0] == "neon_cat_seed0.png, seed 0" and sum("neon_" in c for c in captions) == 12
+    sheets = sorted((tmp_path / "run").rglob("media/images/before beside after*.png"))
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.size == (64, 32) and sheet.getpixel((5, 5)) == (255, 0, 0) and sheet.getpixel((40, 5)) == (0, 0, 255)
 
 
 class Dying:
@@ -112,3 +152,40 @@ def test_no_key_or_no_network_costs_a_warning(tmp_path: Path, key: str, said: st
     away = {"WANDB_MODE": "online", "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_SILENT": "true"}
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **away}, capture_output=True, text=True, check=True)
     assert "broken True" in done.stdout and done.stderr.count("warning: W&B is out") == 1 and said in done.stderr
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> list[dict[str, Any]]:
+    found = []
+    for folder, p in (("sparsity", 0.05), ("sparsity", 0.2), ("seeds", 0.2)):
+        results = finished(tmp_path / f"{folder}-{p}", "neon", p=p)
+        found.append({**results, "overrides": ["target=neon", f"sparsity.p={p}", f"output_dir=outputs/{folder}"]})
+    return found
+
+
+def test_a_wandb_report_is_specified_without_a_login(sweep: list[dict[str, Any]]) -> None:
+    made = spec(sweep)
+    assert made.runs == (RunSet("outputs/sparsity", "outputs/sparsity"), RunSet("outputs/seeds", "outputs/seeds"))
+    over_p = Panel("scatter", "UA ↑ over the kept fraction", ("metrics/ua/value",), "config:sparsity.p", True)
+    assert over_p in made.panels and "3 runs, 1 targets, minicanvas" in made.about
+    (columns,) = [panel for panel in made.panels if panel.kind == "columns"]
+    assert columns.y == ("config:sparsity.p", "metrics/ua/value", "metrics/ira/value", "metrics/cra/value")
+    assert {panel.kind for panel in spec(sweep[1:]).panels} == {"bar", "scatter", "line", "pictures"}
+    assert group_of({"overrides": ["target=neon"]}) == group_of({}) == "outputs"
+
+
+def test_wandb_workspaces_takes_the_spec(sweep: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = pytest.importorskip("wandb_workspaces.reports.v2")
+    made = report(spec(sweep), "someone/fade")
+    (grid,) = [block for block in made.blocks if isinstance(block, pages.PanelGrid)]
+    assert len(grid.panels) == len(spec(sweep).panels) and [r.name for r in grid.runsets] == [
+        "outputs/sparsity",
+        "outputs/seeds",
+    ]
+    assert grid.runsets[0].filters == "Metric(\"Group\") == 'outputs/sparsity'"
+    with pytest.raises(BadInput, match="write ENTITY/PROJECT"):
+        report(spec(sweep), "fade")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(BadInput, match="W&B did not take the report"):
+        publish([(Path("a"), r) for r in sweep], "someone/fade")

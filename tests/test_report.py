@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image
 from benchmarks.generate import kept_cells
 from benchmarks.html import write_page
 from benchmarks.judge import write_rows
-from benchmarks.ledger import expect, ledger, status
+from benchmarks.ledger import expect, fail, ledger, status
 from benchmarks.metrics import landed, scores
 from benchmarks.record import Record
 from benchmarks.report import find, write
@@ -61,6 +62,7 @@ def finished(
         "gates": {"judge_accuracy": {"style": 1.0, "object": 0.99}, "images": 45, "reading": "retained"},
         "cost": {"locate_s": 1.0, "distil_s": 20.0, "generate_s": 9.0, "judge_s": 1.0, "adapter_bytes": 148_000, "steps": 100},
         "sparsity": {"kind": kind, "p": p, "density": p}, "versions": {"torch": "2"}, "git_commit": "abc",
+        "machine": "a processor, 2 cores",
         "base_sha256": "d" * 64,
         "overrides": [f"target={target}", f"sparsity={kind}"],
     }  # fmt: skip
@@ -87,7 +89,14 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     }  # fmt: skip
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|\.\./)""", html) and "http" not in html
     assert html.count('class="shot"') == 12 and "fade random p=0.1" in printed
-    for section in ("What else moved", "UA against retention", "Over the kept fraction", "Published numbers", "Gates"):
+    for section in (
+        "What else moved",
+        "UA against retention",
+        "Over the kept fraction",
+        "Published numbers",
+        "Gates",
+        "a processor, 2 cores",
+    ):
         assert section in html
     assert 'href="../runs/neon-neuron-0.1/"' in html and "SalUn" in html.split("Published numbers")[-1]
     with (tmp_path / "out" / "targets.csv").open() as file:
@@ -182,6 +191,57 @@ def test_the_ledger(study: Path) -> None:
     assert next(e for e in ledger(study) if e.name == "failed").state == "running" and os.getpid()
     with pytest.raises(BadInput, match="no folder"):
         status(study / "none")
+
+
+def test_a_run_that_died_without_a_folder_is_failed(tmp_path: Path) -> None:
+    expect(tmp_path, [["target=noen"], ["target=neon"]])
+    fail(tmp_path, ["target=noen"], "target 'noen' is no concept")
+    assert [(e.state, e.note) for e in ledger(tmp_path)] == [("failed", "target 'noen' is no concept"), ("missing", "")]
+    Record(tmp_path / "run", "a: 1", ["target=noen"])  # tried again, and this time it began
+    assert [e.state for e in ledger(tmp_path)] == ["running", "missing"]
+    next(tmp_path.glob("failed-*.json")).write_text("{")
+    (tmp_path / "sweep.json").write_text('{"jobs": [["targ')
+    assert [e.state for e in ledger(tmp_path)] == ["running", "failed"] and "broken list of runs" in status(tmp_path)
+    expect(tmp_path, [["target=neon"]])
+    assert [e.state for e in ledger(tmp_path)] == ["running", "missing"]
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_makes_no_dead_run_live(tmp_path: Path, jump: int) -> None:
+    folder = Record(tmp_path / "run", "a: 1", []).folder
+    write_json(folder / "run.json", {"identity": "x", "overrides": [], "host": "another", "pid": 1})
+    assert ledger(tmp_path)[0].state == "running"
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time.time() + jump, time.time() + jump))
+    assert ledger(tmp_path)[0].state == "stopped"
+
+
+def test_two_sweeps_with_one_name_count_a_run_once(study: Path, tmp_path: Path) -> None:
+    for name, identity in (("neon-neuron-0.1", "a" * 12), ("glass-neuron-0.1", "b" * 12)):
+        results = json.loads((study / name / "results.json").read_text())
+        write_json(study / name / "results.json", {**results, "identity": identity})
+    shutil.copytree(study, tmp_path / "elsewhere" / "runs")
+    for path in list((tmp_path / "elsewhere").rglob("results.json")):
+        if path.parent.name != "neon-neuron-0.1":
+            shutil.rmtree(path.parent)
+    found, problems = find([study, tmp_path / "elsewhere"])
+    assert len(found) == 12 and len(problems) == 1 and "the same configuration as" in problems[0]
+
+
+def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
+    picture = study / "neon-neuron-0.1" / "comparison.png"
+    picture.write_bytes(picture.read_bytes()[:2000])
+    (study / "cat-neuron-0.1" / "predictions.csv").write_text("file,style,obj")
+    (study / "dog-neuron-0.1" / "predictions.csv").write_bytes(b"\xff\xfe\x00style")
+    printed = write([study], tmp_path / "out")
+    assert printed.count("left out, broken") == 3
+    assert (tmp_path / "out" / "report.html").read_text().count('class="shot"') == 11
+
+
+def test_a_report_onto_a_full_disk_is_one_line(study: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.report", str(study), "--out", "/dev/full/report"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1
 
 
 def test_a_balanced_part_of_the_grid() -> None:

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from hydra.utils import instantiate
 from PIL import Image
+from test_config import composed
 from test_loaders import sun
 
 import fade
+from benchmarks.ledger import status
 from fade.data.minicanvas import write
 from fade.diffusion import Diffusion
 from fade.judges import Judge
-from run import entry
+from run import complain, entry
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
@@ -163,6 +166,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
         assert not list(disk.rglob("*.part")) and not list(disk.rglob("results.json"))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> None:
+    done = run("-m", "target=noen,neon", *SHORT, code=1)
+    assert "target 'noen' is no concept" in done.stderr and "without neon" in done.stdout
+    said = status(tmp_path / "outputs")
+    assert "1 finished, 0 running, 1 failed, 0 stopped, 0 missing" in said and "closest: neon" in said
+
+
+def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "data", per_cell=2, size=32, seed=0)
+    data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset.source, _convert_="all")
+    items = data.items("train")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(FileNotFoundError) as caught:
+        data.images(items[:1], 32)
+    assert complain(caught.value) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {tmp_path / 'data'}") and "is gone; put it back" in line and line.count("\n") == 1
 
 
 def test_a_checkpoint_of_the_wrong_shape(tmp_path: Path) -> None:

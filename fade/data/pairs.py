@@ -13,19 +13,21 @@ from torch import Generator, Tensor
 
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
 from fade.prompts import Cell, find_domain, swapped, words
 
 
 class Example(TypedDict):
     """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption; concept
-    (B, L) bool, where the caption names the target; t (B,) and noise, like latents, as the loop draws them."""
+    (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; t (B,) and noise, like latents, as
+    the loop draws them."""
 
     latents: Tensor
     prompt: Tensor
     surrogate: Tensor
     concept: Tensor
+    end: Tensor
     t: NotRequired[Tensor]
     noise: NotRequired[Tensor]
 
@@ -70,8 +72,9 @@ class Pairs:
     """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly over
     their cells.
 
-    gone: requests that were met before; their images are on neither side. cache: folder for latents, one file a cell,
-    keyed by the images and the autoencoder.
+    gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
+    trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
+    latents, one file a cell, keyed by the images and the autoencoder.
     """
 
     def __init__(
@@ -83,13 +86,15 @@ class Pairs:
         batch: int,
         cache: Path,
         gone: Sequence[Request] = (),
+        guard: bool = False,
     ) -> None:
-        self.dataset, self.batch, self.cache, self.gone = dataset, batch, cache, gone
+        self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
+        at_least(1, pairs__forget=forget, pairs__retain=retain, pairs__batch=batch)
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
         self.latents: dict[str, Tensor] = {}
         self.cells: dict[str, Tensor] = {}  # index into the tables of embeddings
-        self.own = self.overwritten = self.concept = torch.empty(0)
+        self.own = self.overwritten = self.concept = self.end = torch.empty(0)
 
     def side(self, cell: Cell) -> str | None:
         """ "forget", "retain", or None for what earlier requests removed."""
@@ -102,6 +107,10 @@ class Pairs:
         for request in self.requests:
             cell = request.overwritten(cell)
         return cell
+
+    def said(self, request: Request) -> str:
+        """The target as captions name it."""
+        return self.dataset.says.get(request.target, words(request.target))
 
     def captions(self, side: str) -> list[tuple[str, str]]:
         """Each caption of a side with its surrogate's; on the retain side they are the same."""
@@ -152,9 +161,21 @@ class Pairs:
         for row, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
             for request in self.requests:
                 if request.concerns(cell):
-                    said = self.dataset.says.get(request.target, words(request.target))
-                    self.concept[row, model.places(caption, said)] = True
+                    self.concept[row, model.places(caption, self.said(request))] = True
+        self.end = torch.tensor([len(ids) + 1 for ids in model.token_ids(captions)], device=self.own.device)
         self._find_anchors(cells, place)
+        if self.guard:
+            for side in self.latents:
+                self._guard(side, cells, place)
+
+    def _guard(self, side: str, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
+        """Add the images that show a gone request's surrogate, under the caption that asks for what is gone."""
+        pairs = list(enumerate(self.cells[side].tolist()))
+        for request in self.gone:
+            pairs += [(image, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+                      for image, row in pairs if cells[row][request.domain] == request.surrogate]  # fmt: skip
+        images, rows = (torch.tensor(part) for part in zip(*pairs, strict=True))
+        self.latents[side], self.cells[side] = self.latents[side][images], rows
 
     def _find_anchors(self, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
         """Retain images that show a request's surrogate, with the cell that shows its target instead."""
@@ -192,6 +213,7 @@ class Pairs:
             prompt=self.own[cell],
             surrogate=self.overwritten[cell],
             concept=self.concept[cell],
+            end=self.end[cell],
         )
 
     def _anchor(self, n: int, generator: Generator) -> Example:
@@ -201,6 +223,7 @@ class Pairs:
             prompt=self.own[target],
             surrogate=self.own[self.cells["retain"][image]],
             concept=self.concept[target],
+            end=self.end[target],
         )
 
     def sweep(self, batch: int, generator: Generator) -> list[Batch]:

@@ -26,19 +26,29 @@ class Method:
     terms: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("lora", "patch")
     combines = False  # whether `combine` turns the terms' gradients into the step's
+    draws_t = True  # whether its forget term uses the t of the batch, which `timesteps` draws
     variant = ""
 
-    def check(self, kind: str, sparsity: str, steps: int) -> None:
-        """Raises BadInput, before any work, for an adapter, a sparsity or a number of steps that the method cannot use."""
+    def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
+        """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps that it cannot use."""
         name = type(self).__name__
         if kind not in self.kinds:
             raise BadInput(
                 f"{name} cannot train an adapter of kind {kind}; it takes {' or '.join(self.kinds)}: choose another adapter"
             )
+        if kind == "text" and sparsity != "dense":
+            raise BadInput(f"{name} changes no weights, so sparsity={sparsity} has nothing to mask; use sparsity=dense")
+        if timesteps != "uniform" and not self.draws_t:
+            raise BadInput(f"{name} draws no timesteps, so timesteps={timesteps} would change nothing; use timesteps=uniform")
+        if steps < 0:
+            raise BadInput(f"trainer.max_steps is {steps}; it must be 0 or more")
         if not self.terms and steps:
             raise BadInput(f"{name} has no loss to train; trainer.max_steps is {steps} and must be 0")
         if self.terms and not steps:
             raise BadInput(f"{name} is trained; trainer.max_steps is 0 and must be 1 or more")
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        """Raises BadInput for weights or captions that the method cannot work on. The pairs are not prepared yet."""
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """What a step needs and no checkpoint holds; called at every start."""
@@ -57,6 +67,14 @@ class Method:
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         """The step's gradient from those of the weighted terms, where `combines` is set."""
         raise NotImplementedError
+
+
+def named_in_all(model: Diffusion, pairs: Pairs, why: str) -> None:
+    """Raises BadInput where a forget caption has no token of any concept to forget."""
+    said = [pairs.said(request) for request in pairs.requests]
+    for caption, _ in pairs.captions("forget"):
+        if not any(model.places(caption, concept) for concept in said):
+            raise BadInput(f"{why}, and the caption {caption!r} does not say {' or '.join(map(repr, said))}")
 
 
 def noised(model: Diffusion, example: Example) -> Tensor:

@@ -20,7 +20,8 @@ from fade.methods import Method, denoising, noised
 
 class ConceptAblation(Method):
     """`variant` "paper": the anchor's prediction is the frozen model's; "as_released": the live model's, without gradient
-    (the diffusers port). Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random.
+    (the diffusers port). Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random;
+    with other than uniform timesteps the prior term, which shares x_t, is drawn like the forget term.
     """
 
     terms = ("forget", "prior")

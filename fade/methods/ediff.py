@@ -12,11 +12,13 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch
 from fade.diffusion import Diffusion
+from fade.errors import at_least
 from fade.methods import Gradients, Method, denoising, dot, noised
 
 
 class EraseDiff(Method):
-    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step; 0: λ is weights.forget (released: 0.1).
+    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step and times weights.forget, which is 1
+    there; 0: λ is weights.forget (released: 0.1).
 
     L̄_f is the mean forget loss of K inner passes whose weights are thrown away. It has no gradient, so neither form of the
     released update depends on it: the inner passes cost time and change nothing, and are left out here.
@@ -25,6 +27,7 @@ class EraseDiff(Method):
     terms = ("forget", "retain")
 
     def __init__(self, step: float = 0.0) -> None:
+        at_least(0, method__step=step)
         self.step = step
         self.combines = step > 0
         self.variant = "paper" if step > 0 else "as_released"

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.methods import Method
 
 
@@ -28,10 +28,13 @@ class Esd(Method):
     """
 
     terms = ("forget",)
+    draws_t = False
 
     def __init__(self, variant: str = "paper", eta: float = 1.0, guidance: float = 3.0, sampling_steps: int = 50) -> None:
         if variant not in ("paper", "as_released"):
             raise BadInput(f"method.variant is {variant!r}; ESD has paper and as_released")
+        at_least(0, method__eta=eta, method__guidance=guidance)
+        at_least(1, method__sampling_steps=sampling_steps)
         self.variant, self.eta, self.guidance, self.sampling_steps = variant, eta, guidance, sampling_steps
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

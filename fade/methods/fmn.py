@@ -11,12 +11,12 @@ from torch import Tensor
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
-from fade.methods import Method, noised
+from fade.methods import Method, named_in_all, noised
 
 
 class ForgetMeNot(Method):
-    """No term for what is to be kept, and no teacher. end: also the tokens from [EOT] on (the released `use_pooler`).
+    """No term for what is to be kept, and no teacher. end: also [EOT] and the padding after it, which is the same token
+    (the released `use_pooler`).
 
     Differs: the concept's own words are used, without textual inversion before; A is averaged over the batch so that the
     loss does not grow with it.
@@ -27,9 +27,8 @@ class ForgetMeNot(Method):
     def __init__(self, end: bool = False) -> None:
         self.end = end
 
-    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        if not pairs.concept.any():
-            raise BadInput("Forget-Me-Not needs the concept's tokens in the captions, and no caption names it in its own words")
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        named_in_all(model, pairs, "Forget-Me-Not drives attention to the concept's tokens to zero")
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget = batch["forget"]
@@ -37,7 +36,6 @@ class ForgetMeNot(Method):
             model.predict(noised(model, forget), forget["t"], forget["prompt"])
         tokens = forget["concept"]
         if self.end:
-            last = tokens.shape[1] - tokens.flip(1).int().argmax(1)  # one past the concept's last token
-            tokens = tokens | (torch.arange(tokens.shape[1], device=tokens.device) >= last[:, None])
+            tokens = tokens | (torch.arange(tokens.shape[1], device=tokens.device) >= forget["end"][:, None])
         squares = [(a.square() * tokens[:, None, None].to(a)).sum() for a in maps]
         return {"forget": (torch.stack(squares).sum() / len(tokens)).sqrt()}

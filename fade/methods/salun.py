@@ -14,6 +14,7 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
+from fade.errors import at_least
 from fade.methods import Method, denoising, noised
 from fade.saliency import Saliency, sum_of_signed
 
@@ -29,6 +30,7 @@ class SalUn(Method):
     terms = ("forget", "retain")
 
     def __init__(self, guidance: float = 7.5) -> None:
+        at_least(0, method__guidance=guidance)
         self.guidance = guidance
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

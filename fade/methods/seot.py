@@ -6,21 +6,29 @@ from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.methods import Method
-from fade.prompts import words
+from fade.methods import Method, named_in_all
 from fade.textedit import TextEdit
 
 
 class Seot(Method):
-    """All is in fade.textedit. Differs: without the optional optimisation of each prompt's embedding at inference."""
+    """All is in fade.textedit. phrases: for a domain, the words of the caption that are the concept, {concept} in them; the
+    concept's own name where none is given. The words behind it matter: in a causal text encoder they carry it too.
+
+    Differs: without the optional optimisation of each prompt's embedding at inference.
+    """
 
     kinds = ("text",)
+    draws_t = False
+
+    def __init__(self, phrases: dict[str, str] | None = None) -> None:
+        self.phrases = phrases or {}
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if len(pairs.requests) > 1:
+            raise BadInput("SEOT suppresses one concept; ask for one target")
+        named_in_all(model, pairs, "SEOT suppresses the concept's words in the prompt")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         assert isinstance(adapter, TextEdit)
-        if len(pairs.requests) > 1:
-            raise BadInput("SEOT suppresses one concept; ask for one target")
-        (request,) = pairs.requests
-        adapter.concept = pairs.dataset.says.get(request.target, words(request.target))
-        if not any(model.places(own, adapter.concept) for own, _ in pairs.captions("forget")):
-            raise BadInput(f"SEOT needs the concept in the prompt, and no forget caption says {adapter.concept!r}")
+        request = pairs.requests[0]
+        adapter.concept = self.phrases.get(request.domain, "{concept}").format(concept=pairs.said(request))

@@ -21,7 +21,8 @@ from fade.sparsity import Weight
 
 class ScissorHands(Method):
     """cut: the re-initialised fraction of the weights (the paper's sparsity 0.99 is 0.01). New values are normal with the
-    mean and deviation of their own tensor. Differs: the sensitivity is summed over one pass over the forget images.
+    mean and deviation of their own tensor. Differs: the sensitivity is summed over one pass over the forget images; it is
+    the gradient that is projected, not the step that the optimizer makes of it.
     """
 
     terms = ("forget", "retain")
@@ -34,7 +35,7 @@ class ScissorHands(Method):
         self.cut = cut
 
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        generator = Generator().manual_seed(0)
+        generator = Generator().manual_seed(int(torch.randint(2**31, (1,))))  # the loop has seeded this with the run's seed
         weights = adapter.weights()
         found = sum_of_signed(model, weights, pairs.sweep(pairs.batch, generator))
         chosen = Weight(self.cut)({name: found[name] * weight.detach().abs() for name, weight in weights.items()})

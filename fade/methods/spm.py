@@ -13,9 +13,9 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
+from fade.errors import at_least
 from fade.lora import Gate, Lora
 from fade.methods import Method
-from fade.prompts import words
 
 
 class Spm(Method):
@@ -23,16 +23,19 @@ class Spm(Method):
     accepted with probability 1 − cos(c̃, c). gate_power: γ enters once, as in the paper (1), or twice, as in the released
     code (2); 0 leaves the gate out.
 
-    Differs: the gate knows the concept's own words; c are the forget captions; proj_in and proj_out, which are 1 × 1
-    convolutions in Stable Diffusion 1, are not adapted. weights.retain is λ.
+    Differs: the gate knows the concept's own words; c are the forget captions; proj_in and proj_out are not adapted where
+    they are 1 × 1 convolutions (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
     """
 
     terms = ("forget", "retain")
     kinds = ("lora",)
+    draws_t = False
 
     def __init__(
         self, eta: float = 1.0, guidance: float = 3.0, sampling_steps: int = 30, anchors: int = 4, gate_power: float = 1.0
     ) -> None:
+        at_least(0, method__eta=eta, method__guidance=guidance, method__gate_power=gate_power)
+        at_least(1, method__sampling_steps=sampling_steps, method__anchors=anchors)
         self.eta, self.guidance, self.sampling_steps, self.anchors = eta, guidance, sampling_steps, anchors
         self.gate_power = gate_power
         self.variant = {1.0: "paper", 2.0: "as_released"}.get(gate_power, f"gate^{gate_power:g}")
@@ -41,8 +44,7 @@ class Spm(Method):
         self.empty = model.embed([""])
         assert isinstance(adapter, Lora)
         if self.gate_power:
-            says = pairs.dataset.says
-            adapter.gate = Gate(tuple(says.get(r.target, words(r.target)) for r in pairs.requests), self.gate_power)
+            adapter.gate = Gate(tuple(pairs.said(request) for request in pairs.requests), self.gate_power)
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         prompt = batch["forget"]["prompt"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.methods import Method
 
 
@@ -19,37 +19,57 @@ class Uce(Method):
     """c_e, g_e: embeddings of forget captions and of their surrogates'; c_p: of all other captions. No training.
 
     tokens: "last", the last real token of each caption (the released code), or "all", every position aligned (the older
-    code, UnlearnCanvas's). Differs: the guide is the conditional surrogate caption instead of one word such as "art".
+    code, UnlearnCanvas's, but that aligns what stands from the last real token on). Differs: the guide is the conditional
+    surrogate caption instead of one word such as "art".
     """
 
     kinds = ("patch",)
+    draws_t = False
 
     def __init__(self, tokens: str = "last", erase: float = 1.0, preserve: float = 1.0, ridge: float = 0.5) -> None:
         if tokens not in ("last", "all"):
             raise BadInput(f"method.tokens is {tokens!r}; choose last (the released code) or all (the older one)")
-        if ridge <= 0:
+        at_least(0, method__erase=erase, method__preserve=preserve)
+        if not ridge > 0:
             raise BadInput(f"method.ridge is {ridge}; it must be above 0")
         self.tokens, self.erase, self.preserve, self.ridge = tokens, erase, preserve, ridge
         self.variant = f"{tokens} tokens"
 
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        odd = [name for name in adapter.weights() if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+        if odd:
+            raise BadInput(f"UCE edits the keys and values of cross-attention; {odd[0]} is none: narrow adapter.targets")
+
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        forget, retain = pairs.captions("forget"), [own for own, _ in pairs.captions("retain")]
-        c, g = self.contexts(model, [own for own, _ in forget]), self.contexts(model, [other for _, other in forget])
-        p = self.contexts(model, retain)
-        for name, weight in adapter.weights().items():
-            if weight.dim() != 2 or weight.shape[1] != c.shape[1]:
-                raise BadInput(f"UCE edits the keys and values of cross-attention; {name} {tuple(weight.shape)} is none")
+        forget, retain = pairs.captions("forget"), [(own, own) for own, _ in pairs.captions("retain")]
+        (c, g), (p, _) = self.contexts(model, forget), self.contexts(model, retain)
+        for weight in adapter.weights().values():
             weight.copy_(solve(weight.double(), c, g, p, self.erase, self.preserve, self.ridge))
         adapter.project()
 
-    def contexts(self, model: Diffusion, captions: list[str]) -> Tensor:
-        """(N, D): one row a caption, or one a token."""
-        embeddings = model.embed(captions).double()
-        if self.tokens == "all":
-            return embeddings.flatten(0, 1)
-        last = torch.tensor([len(ids) for ids in model.token_ids(captions)], device=embeddings.device)
-        return embeddings[torch.arange(len(captions), device=embeddings.device), last]
+    def contexts(self, model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+        """(N, D) of each caption and of its surrogate's: one row a caption, or one a token."""
+        own, surrogates = [own for own, _ in captions], [other for _, other in captions]
+        found, guides = model.embed(own).double(), model.embed(surrogates).double()
+        c, g = [], []
+        for row, a, b in zip(range(len(captions)), model.token_ids(own), model.token_ids(surrogates), strict=True):
+            length = found.shape[1]
+            here, there = (list(range(length)), aligned(a, b, length)) if self.tokens == "all" else ([len(a)], [len(b)])
+            c.append(found[row, here])
+            g.append(guides[row, there])
+        return torch.cat(c), torch.cat(g)
+
+
+def aligned(own: list[int], other: list[int], length: int) -> list[int]:
+    """For each of a caption's `length` positions the surrogate caption's: from the front up to where the two part, from the
+    end of the text where they agree again; between, one by one until the surrogate's words run out."""
+    shortest = min(len(own), len(other))
+    front = next((i for i in range(shortest) if own[i] != other[i]), shortest)
+    back = next((i for i in range(shortest - front) if own[-1 - i] != other[-1 - i]), shortest - front)
+    same_again, last = len(own) - back + 1, len(other) - back  # positions: the first token is at 1
+    places = [i + len(other) - len(own) if i >= same_again else i if i <= front else min(i, last) for i in range(length)]
+    return [min(place, length - 1) for place in places]
 
 
 def solve(w: Tensor, c: Tensor, g: Tensor, p: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:

@@ -1,0 +1,172 @@
+"""Methods beside each other: the six numbers, what each costs, and paired differences against one of them.
+
+python -m benchmarks.methods FOLDER...  [--against fade] [--out FOLDER]    the comparison of finished runs
+python -m benchmarks.methods FOLDER...  --tuning                           for each method, its settings from best to worst
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from benchmarks.report import find
+from benchmarks.tables import as_csv, as_latex, table
+from fade.errors import BadInput
+from fade.files import write_text
+
+Run = dict[str, Any]
+NUMBERS = ("ua", "ira", "cra")
+
+
+def method_of(run: Run) -> str:
+    """The name in tables: the method, and which of its published versions where there are several."""
+    variant = run.get("variant")
+    return f"{run['method']} ({variant})" if variant else str(run["method"])
+
+
+def mean_of(runs: Sequence[Run], number: str) -> float:
+    """Mean over targets of the mean over training seeds, in percent."""
+    by_target: dict[str, list[float]] = {}
+    for run in runs:
+        if number in run["metrics"]:
+            by_target.setdefault(run["target"], []).append(100 * run["metrics"][number]["value"])
+    return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
+
+
+def domains_of(runs: Sequence[Run]) -> list[str]:
+    return sorted({r["domain"] for r in runs}, reverse=True)
+
+
+def six(runs: Sequence[Run], domains: Sequence[str]) -> dict[str, float]:
+    """UA, IRA and CRA of the style and of the object targets, in percent."""
+    return {f"{domain} {number}": mean_of([r for r in runs if r["domain"] == domain], number)
+            for domain in domains for number in NUMBERS}  # fmt: skip
+
+
+def same_targets(runs: Sequence[Run]) -> None:
+    """Raises BadInput where one method was run on other targets or seeds than another: a mean over other targets is no
+    comparison."""
+    asked = {name: {(r["target"], r["seeds"]["train"]) for r in runs if method_of(r) == name} for name in map(method_of, runs)}
+    targets = {name: {t for t, _ in pairs} for name, pairs in asked.items()}
+    everything = set().union(*targets.values())
+    for name, found in targets.items():
+        if found != everything:
+            raise BadInput(f"{name} lacks the targets {', '.join(sorted(everything - found))}; finish the sweep first")
+
+
+def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """One row a method, best mean of the six numbers first."""
+    domains = domains_of(runs)
+    numbers = list(six(runs, domains))
+    header = [
+        "method",
+        "adapter",
+        *numbers,
+        "mean of six",
+        "CRA on target",
+        "fid_judge",
+        "runs",
+        "train s",
+        "teacher passes",
+        "kB",
+    ]
+    rows = []
+    for name in dict.fromkeys(map(method_of, runs)):
+        own = [r for r in runs if method_of(r) == name]
+        found = six(own, domains)
+        fids = [r["metrics"]["fid_judge"]["value"] for r in own if r["metrics"]["fid_judge"]["value"] is not None]
+        cost = {
+            key: np.mean([r["cost"][key] for r in own]) for key in ("locate_s", "distil_s", "teacher_passes", "adapter_bytes")
+        }
+        rows.append((float(np.mean(list(found.values()))), [
+            name, own[0]["sparsity"]["kind"], *(f"{v:.1f}" for v in found.values()), f"{np.mean(list(found.values())):.2f}",
+            f"{mean_of(own, 'cra_target'):.1f}", f"{np.mean(fids):.2f}" if fids else "–", str(len(own)),
+            f"{cost['locate_s'] + cost['distil_s']:.0f}", f"{cost['teacher_passes']:.0f}",
+            f"{cost['adapter_bytes'] / 1000:.0f}",
+        ]))  # fmt: skip
+    return header, [row for _, row in sorted(rows, key=lambda r: -r[0])]
+
+
+def score(run: Run) -> float:
+    """The mean of a run's UA, IRA and CRA, in percent."""
+    return 100 * float(np.mean([run["metrics"][number]["value"] for number in NUMBERS if number in run["metrics"]]))
+
+
+def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list[str]]]:
+    """Paired over targets and training seeds: each method's mean of UA, IRA and CRA minus that of `against`, in points, with
+    a bootstrap interval whose level is corrected for the number of comparisons (Bonferroni)."""
+    own = {(r["target"], r["seeds"]["train"]): score(r) for r in runs if method_of(r) == against}
+    if not own:
+        raise BadInput(f"no run of {against!r}; choose one of {', '.join(dict.fromkeys(map(method_of, runs)))}")
+    others = [name for name in dict.fromkeys(map(method_of, runs)) if name != against]
+    level = 1 - 0.05 / max(1, len(others))
+    rows = []
+    for name in others:
+        pairs = [(score(r), own[key]) for r in runs if method_of(r) == name
+                 if (key := (r["target"], r["seeds"]["train"])) in own]  # fmt: skip
+        gaps = np.array([a - b for a, b in pairs])
+        if len(gaps) < 2 or np.ptp(gaps) == 0:
+            low = high = float(gaps.mean()) if len(gaps) else float("nan")
+        else:
+            interval = bootstrap((gaps,), np.mean, n_resamples=5000, confidence_level=level, method="percentile",
+                                 rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
+            low, high = float(interval.low), float(interval.high)
+        apart = "" if low <= 0 <= high else ("better" if low > 0 else "worse")
+        rows.append([name, f"{gaps.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]", str(len(gaps)), apart])
+    return [f"against {against}", "difference", f"{100 * level:.2f} % interval", "pairs", ""], rows
+
+
+def tuning(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """For each method, every setting that was tried, best first: the mean of UA, IRA and CRA over the development targets."""
+    rows: list[list[str]] = []
+    domains = domains_of(runs)
+    for name in dict.fromkeys(r["method"] for r in runs):
+        tried: dict[str, list[Run]] = {}
+        for run in (r for r in runs if r["method"] == name):
+            setting = [o for o in run["overrides"] if o.split("=")[0] not in ("method", "target", "logger", "+sweeps")]
+            tried.setdefault(" ".join(sorted(setting)), []).append(run)
+        most = max(len({r["target"] for r in group}) for group in tried.values())
+        full = {s: group for s, group in tried.items() if len({r["target"] for r in group}) == most}
+        means = {setting: six(group, domains) for setting, group in full.items()}
+        for words, numbers in sorted(means.items(), key=lambda e: -np.nanmean(list(e[1].values()))):
+            rows.append([name, words, *(f"{v:.1f}" for v in numbers.values()), f"{np.nanmean(list(numbers.values())):.2f}"])
+    return ["method", "setting", *six(runs, domains), "mean"], rows
+
+
+def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
+    """The tables as text, and as files in `out`."""
+    found, problems = find(folders)
+    runs = [run for _, run in found]
+    if tuned:
+        parts = {"tuning": tuning(runs)}
+    else:
+        same_targets(runs)
+        parts = {"methods": compared(runs), "differences": differences(runs, against)}
+    for name, part in parts.items() if out else ():
+        assert out is not None
+        write_text(out / f"{name}.csv", as_csv(*part))
+        write_text(out / f"{name}.md", table(*part) + "\n")
+        write_text(out / f"{name}.tex", as_latex(*part))
+    return "\n\n".join([*problems, *(table(*part) for part in parts.values())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--against", default="fade")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tuning", action="store_true")
+    given = parser.parse_args()
+    try:
+        print(write(given.folders, given.against, given.out, given.tuning))
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""How a method meets one request after another: one file a strategy, each wrapping any method of the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from torch import Tensor
+
+from fade.adapters import Adapter, Masks
+from fade.data.pairs import Batch, Pairs, Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.methods import Gradients, Method
+from fade.saliency import Saliency
+from fade.sparsity import Sparsity
+
+
+@dataclass
+class Step:
+    """What is trained for one request. requests: met at once; gone: met before, their images are not touched; guard:
+    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds."""
+
+    requests: list[Request]
+    gone: list[Request]
+    method: Method
+    sparsity: Sparsity
+    guard: bool = False
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+class Strategy:
+    """The base is the plain sequence: each request starts from the model that the last one left.
+
+    on_base: each adapter is trained on the untouched model instead. together: one adapter serves all requests so far.
+    """
+
+    on_base = False
+    together = False
+    guard = False
+    weights: Mapping[str, float] = MappingProxyType({})
+
+    def check(self, method: Method) -> None:
+        """Raises BadInput, before any work, for a method that the strategy cannot wrap."""
+
+    def method(self, method: Method) -> Method:
+        return method
+
+    def sparsity(self, sparsity: Sparsity, used: Sequence[Masks]) -> Sparsity:
+        """used: the masks of the adapters that are on the model."""
+        return sparsity
+
+    def step(self, requests: Sequence[Request], k: int, method: Method, sparsity: Sparsity, used: Sequence[Masks]) -> Step:
+        """What is trained for request number k (from 0)."""
+        now, gone = (list(requests[: k + 1]), []) if self.together else ([requests[k]], list(requests[:k]))
+        return Step(
+            now,
+            [] if self.on_base else gone,
+            self.method(method),
+            self.sparsity(sparsity, used),
+            self.guard,
+            dict(self.weights),
+        )
+
+    def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:
+        """The adapters that are measured, given those of all requests, which are attached; more may be attached."""
+        return list(adapters)
+
+
+class Around(Method):
+    """A method with something added: everything else is the inner method's."""
+
+    def __init__(self, inner: Method) -> None:
+        self.inner = inner
+        self.terms, self.kinds, self.combines, self.variant = inner.terms, inner.kinds, inner.combines, inner.variant
+        self.draws_t = inner.draws_t
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.inner.suits(model, adapter, pairs)
+
+    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.inner.prepare(model, adapter, pairs)
+
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
+        return self.inner.locate(model, adapter, batches)
+
+    def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.inner.edit(model, adapter, pairs)
+
+    def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
+        return self.inner.losses(model, adapter, batch)
+
+    def combine(self, gradients: dict[str, Gradients]) -> Gradients:
+        """The inner method's, or the sum where it has none."""
+        if self.inner.combines:
+            return self.inner.combine(gradients)
+        return [sum(parts[1:], start=parts[0]) for parts in zip(*gradients.values(), strict=True)]
+
+
+def trained(method: Method, strategy: str) -> None:
+    """Raises BadInput for a method without a loss, to which nothing can be added."""
+    if not method.terms:
+        raise BadInput(
+            f"strategy {strategy} changes how a method is trained, and {type(method).__name__} is not; use strategy=plain"
+        )

@@ -1,0 +1,816 @@
+"""Every method against its paper: formula, gradient, passes, weights, invariants, and a run from yaml to file and back."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import inputs, shake
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from test_config import ROOT, composed
+from test_run import SHORT, Command, complaint
+from test_stages import Killed, dying, quiet
+from torch import Tensor, nn
+
+from fade.adapters import Adapter
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Batch, Pairs, Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.lora import Gate, Lora
+from fade.methods import Method
+from fade.methods.ca import ConceptAblation
+from fade.methods.ediff import EraseDiff
+from fade.methods.esd import Esd
+from fade.methods.fade import Fade
+from fade.methods.fmn import ForgetMeNot
+from fade.methods.salun import SalUn
+from fade.methods.seot import Seot
+from fade.methods.shs import ScissorHands
+from fade.methods.spm import Spm, anchored
+from fade.methods.uce import Uce, aligned, solve
+from fade.patch import Patch
+from fade.saliency import sum_of_signed
+from fade.textedit import TextEdit, suppressed
+from fade.timesteps import Uniform, timed
+from fade.unlearner import Unlearner, fit
+
+METHODS = [path.stem for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))]
+STEPS = 4  # of the sampler that ESD and SPM train on
+Losses = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents are encoded once for all tests here: every `model` is the same."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def pairs(dataset: MiniCanvas, model: Diffusion, cache: Path) -> Pairs:
+    request = Request.check(dataset, "neon", "photo")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=cache)
+    pairs.prepare(model)
+    return pairs
+
+
+# each method's loss, written again: with its own noise, its own sampler, its own teacher
+
+
+class Formula:
+    """The losses of one batch as functions of the live weights; what stands behind a stop-gradient is computed once."""
+
+    def __init__(self, model: Diffusion, base: nn.Module, batch: Batch) -> None:
+        self.unet, self.base, self.batch = model.unet, base, batch
+        self.empty = model.embed([""])
+        self.alphas = model.pipe.scheduler.alphas_cumprod
+
+    def noised(self, side: str) -> tuple[Tensor, Tensor]:
+        example: Any = self.batch[side]  # type: ignore[literal-required]
+        alpha = self.alphas[example["t"]].to(example["latents"])[:, None, None, None]
+        return alpha.sqrt() * example["latents"] + (1 - alpha).sqrt() * example["noise"], example["t"]
+
+    def denoising(self, side: str, caption: str = "prompt") -> Tensor:
+        z, t = self.noised(side)
+        example: Any = self.batch[side]  # type: ignore[literal-required]
+        return ((self.unet(z, t, example[caption]).sample - example["noise"]) ** 2).mean()
+
+    def sampled(self, unet: nn.Module, c: Tensor, guidance: float = 3.0) -> tuple[Tensor, int]:
+        """DDIM (η = 0) from pure noise to a random step of STEPS, drawn as the methods draw."""
+        torch.manual_seed(7)
+        stop = int(torch.randint(0, STEPS, (1,)))
+        z = torch.randn(len(c), 4, 8, 8, dtype=c.dtype)
+        times = [1 + (STEPS - 1 - k) * 1000 // STEPS for k in range(STEPS)]
+        for t in times[:stop]:
+            with torch.no_grad():
+                given, empty = unet(z, t, c).sample, unet(z, t, self.empty.expand_as(c)).sample
+            ε = empty + guidance * (given - empty)
+            now, then = self.alphas[t].double(), self.alphas[max(t - 1000 // STEPS, 0)].double()
+            z = then.sqrt() * (z - (1 - now).sqrt() * ε) / now.sqrt() + (1 - then).sqrt() * ε
+        return z, times[stop]
+
+    def distance(self, z: Tensor, t: Any, c: Tensor, wanted: Tensor) -> Tensor:
+        return ((self.unet(z, t, c).sample - wanted.detach()) ** 2).mean()
+
+    def fade(self) -> Callable[[], Losses]:
+        (z, t), (z_r, t_r) = self.noised("forget"), self.noised("retain")
+        forget, retain = self.batch["forget"], self.batch["retain"]
+        wanted, kept = self.base(z, t, forget["surrogate"]).sample, self.base(z_r, t_r, retain["prompt"]).sample
+        return lambda: {
+            "forget": self.distance(z, t, forget["prompt"], wanted),
+            "retain": self.distance(z_r, t_r, retain["prompt"], kept),
+        }
+
+    def ca(self, teacher: nn.Module) -> Callable[[], Losses]:
+        z, t = self.noised("anchor")
+        anchor = self.batch["anchor"]
+        wanted = teacher(z, t, anchor["surrogate"]).sample
+        return lambda: {
+            "forget": self.distance(z, t, anchor["prompt"], wanted),
+            "prior": self.denoising("anchor", "surrogate"),
+        }
+
+    def pseudo(self) -> Callable[[], Losses]:
+        """SalUn's and EraseDiff's: the live model under the surrogate caption, detached, and plain denoising."""
+        z, t = self.noised("forget")
+        forget = self.batch["forget"]
+        wanted = self.unet(z, t, forget["surrogate"]).sample
+        return lambda: {"forget": self.distance(z, t, forget["prompt"], wanted), "retain": self.denoising("retain")}
+
+    def esd(self, sampler: nn.Module, centred_on_empty: bool, η: float) -> Callable[[], Losses]:
+        c = self.batch["forget"]["prompt"]
+        z, t = self.sampled(sampler, c)
+        given, empty = self.base(z, t, c).sample, self.base(z, t, self.empty.expand_as(c)).sample
+        wanted = (empty if centred_on_empty else given) - η * (given - empty)
+        return lambda: {"forget": self.distance(z, t, c, wanted)}
+
+    def spm(self) -> Callable[[], Losses]:
+        c = self.batch["forget"]["prompt"]
+        z, t = self.sampled(self.unet, c)
+        others = anchored(c, 4)
+        given, empty = self.base(z, t, c).sample, self.base(z, t, self.empty.expand_as(c)).sample
+        same = z[:1].expand(4, -1, -1, -1)
+        kept = self.base(same, t, others).sample
+        return lambda: {
+            "forget": self.distance(z, t, c, empty - 1.0 * (given - empty)),
+            "retain": self.distance(same, t, others, kept),
+        }
+
+    def shs(self) -> Callable[[], Losses]:
+        return lambda: {"forget": self.denoising("forget"), "retain": self.denoising("retain")}
+
+    def fmn(self, end: bool) -> Callable[[], Losses]:
+        z, t = self.noised("forget")
+        forget = self.batch["forget"]
+        tokens = forget["concept"].clone()
+        for row, place in enumerate(forget["end"].tolist() if end else []):
+            tokens[row, place:] = True
+
+        def loss() -> Losses:
+            with seen_by_cross_attention(self.unet) as seen:
+                self.unet(z, t, forget["prompt"])
+            total = torch.zeros((), dtype=z.dtype)
+            for layer, hidden, context in seen:
+                q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(context)))
+                a = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)  # (B, heads, h·w, L)
+                for row, places in enumerate(tokens):
+                    total = total + (a[row, :, :, places] ** 2).sum()
+            return {"forget": (total / len(tokens)).sqrt()}
+
+        return loss
+
+
+@contextmanager
+def seen_by_cross_attention(unet: nn.Module) -> Iterator[list[tuple[Any, Tensor, Tensor]]]:
+    """Each attn2 layer with its hidden states and its context."""
+    seen: list[tuple[Any, Tensor, Tensor]] = []
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        seen.append((layer, args[0], given["encoder_hidden_states"]))
+
+    handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for n, m in unet.named_modules() if n.endswith("attn2")]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+SAMPLED = f"method.sampling_steps={STEPS}"
+# overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the sampler's
+CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
+    ("fade",): (Formula.fade, 1, 2),
+    ("spare",): (Formula.fade, 1, 2),
+    ("ca",): (lambda f: f.ca(f.base), 1, 3),
+    ("ca", "method.variant=as_released"): (lambda f: f.ca(f.unet), 0, 3),
+    ("salun",): (Formula.pseudo, 0, 3),
+    ("ediff",): (Formula.pseudo, 0, 3),
+    ("esd", SAMPLED): (lambda f: f.esd(f.unet, True, 1.0), 2, 3),
+    ("esd", SAMPLED, "method.variant=as_released", "method.eta=2"): (lambda f: f.esd(f.base, False, 2.0), None, 3),
+    ("spm", SAMPLED): (Formula.spm, 3, 5),
+    ("shs",): (Formula.shs, 0, 2),
+    ("fmn",): (lambda f: f.fmn(False), 0, 1),
+    ("fmn", "method.end=true"): (lambda f: f.fmn(True), 0, 1),
+}
+TRAINED = {key[0] for key in CASES}
+
+
+def test_every_trained_method_has_a_formula() -> None:
+    untrained = {name for name in METHODS if not instantiate(composed(f"method={name}").method).terms}
+    assert set(METHODS) - untrained == TRAINED and untrained == {"uce", "seot"}
+
+
+def exact(batch: Batch) -> Batch:
+    return {side: {key: value.double() if value.is_floating_point() else value for key, value in example.items()}  # type: ignore
+            for side, example in batch.items()}  # type: ignore[attr-defined]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[str, ...]) -> None:
+    """The loss is its formula; its gradient is the formula's finite difference, with what is detached held fixed; and a step
+    takes the passes that methods.md gives."""
+    formula_of, teacher, passes = CASES[case]
+    model.double()
+    base = copy.deepcopy(model.unet).requires_grad_(False)
+    config = composed(f"method={case[0]}", *case[1:])
+    method, adapter = instantiate(config.method), instantiate(config.adapter, _convert_="all")(model)
+    adapter_moved(adapter)
+    method.prepare(model, adapter, pairs)
+    torch.manual_seed(2)
+    batch = exact(timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
+    formula = formula_of(Formula(model, base, batch))
+    counted = []
+    handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))
+    torch.manual_seed(7)
+    losses = method.losses(model, adapter, batch)
+    handle.remove()
+    wanted = formula()
+    assert losses.keys() == wanted.keys() == set(method.terms)
+    for name in losses:
+        assert wanted[name] > 1e-6
+        torch.testing.assert_close(losses[name], wanted[name], rtol=1e-6, atol=1e-12)
+    torch.manual_seed(7)
+    stop = int(torch.randint(0, STEPS, (1,))) if SAMPLED in case else 0
+    assert SAMPLED not in case or stop == 3  # the sampler is at work in this test
+    assert adapter.teacher_passes == (2 + stop if teacher is None else teacher)
+    assert len(counted) == passes + stop
+    check_gradients(adapter.parameters(), losses, formula)
+
+
+def adapter_moved(adapter: Adapter) -> None:
+    """Away from zero change, where a LoRA's gradient is special and student and teacher agree."""
+    if isinstance(adapter, Lora):
+        return shake(adapter)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
+def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float = 1e-5) -> None:
+    """⟨∇L, v⟩ is (L(θ + hv) − L(θ − hv)) / 2h of the formula, v random over all parameters, for every term."""
+    generator = torch.Generator().manual_seed(9)
+    v = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    slopes = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        slopes[name] = sum((g * d).sum() for g, d in zip(gradients, v, strict=True) if g is not None)
+    ends = []
+    with torch.no_grad():
+        for move in (h, -2 * h):
+            for p, d in zip(parameters, v, strict=True):
+                p.add_(move * d)
+            ends.append(formula())
+    for name, slope in slopes.items():
+        difference = (ends[0][name] - ends[1][name]) / (2 * h)
+        assert abs(difference) > 1e-8
+        torch.testing.assert_close(slope, difference, rtol=1e-4, atol=1e-8)
+
+
+def parameters_of(model: Diffusion, chosen: Callable[[str, nn.Module], bool]) -> set[str]:
+    """The names of all parameters of the chosen modules themselves."""
+    return {f"{name}.{key}" for name, module in model.unet.named_modules() if chosen(name, module)
+            for key, _ in module.named_parameters(recurse=False)}  # fmt: skip
+
+
+TRAINS: dict[str, Callable[[str, nn.Module], bool]] = {
+    **dict.fromkeys(("esd", "ediff", "fmn"), lambda name, _: ".attn2." in name),  # ESD-x: all of cross-attention
+    **dict.fromkeys(("ca", "uce"), lambda name, _: name.endswith(("attn2.to_k", "attn2.to_v"))),
+    **dict.fromkeys(("salun", "shs"), lambda *_: True),
+}
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_a_patch_trains_the_weights_of_its_paper(model: Diffusion, name: str) -> None:
+    wanted = parameters_of(model, TRAINS[name])
+    instantiate(composed(f"method={name}").adapter, _convert_="all")(model)
+    assert {n for n, p in model.unet.named_parameters() if p.requires_grad} == wanted
+
+
+@pytest.mark.parametrize(("name", "rank", "within"), [("fade", 8, "to_"), ("spare", 8, "to_"), ("spm", 1, "")])
+def test_an_adapter_trains_the_layers_of_its_paper(model: Diffusion, name: str, rank: int, within: str) -> None:
+    """FADE: every attention projection. SPM: every linear layer of the transformer blocks."""
+    layers = [
+        m for n, m in model.unet.named_modules() if ".transformer_blocks." in n and within in n and isinstance(m, nn.Linear)
+    ]
+    wanted = sum(rank * (m.in_features + m.out_features) for m in layers)
+    adapter = instantiate(composed(f"method={name}").adapter, _convert_="all")(model)
+    assert sum(p.numel() for p in adapter.parameters()) == wanted > 0
+    assert {id(p) for p in model.unet.parameters() if p.requires_grad} == {id(p) for p in adapter.parameters()}
+
+
+# from yaml to file and back: a new method is tested by existing
+
+
+def unlearner_of(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, file: Path) -> Unlearner:
+    return Unlearner(
+        model, adapter, pairs, instantiate(config.method), instantiate(config.sparsity), dict(config.weights),
+        instantiate(config.optimizer.build), instantiate(config.timesteps), file, **config.optimizer.schedule, seed=config.seed,
+    )  # fmt: skip
+
+
+def trained(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, every: int = 3) -> Unlearner:
+    unlearner = unlearner_of(config, model, adapter, pairs, folder / "saliency.safetensors")
+    fit(unlearner, quiet(config.trainer.max_steps, 1), folder, every, [])
+    return unlearner
+
+
+def config_of(name: str, steps: int, *overrides: str) -> DictConfig:
+    """A method as run.py composes it, with a large rate and few steps; those without a loss have none."""
+    config = composed(f"method={name}", *overrides)
+    config.optimizer.build.lr = 1e-2
+    config.trainer.max_steps = steps if instantiate(config.method).terms else 0
+    if "sampling_steps" in config.method:
+        config.method.sampling_steps = STEPS
+    if "points" in config.timesteps:
+        config.timesteps.points = 4
+    return config
+
+
+@torch.no_grad()
+def answer(model: Diffusion) -> Tensor:
+    """What the model says to a prompt that names the concept."""
+    z, t, c = inputs(model)
+    return model.predict(z, t, c)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs, tmp_path: Path, name: str) -> None:
+    config = config_of(name, 2)
+    before, untouched = {k: v.clone() for k, v in model.unet.state_dict().items()}, answer(model)
+    adapter = instantiate(config.adapter, _convert_="all")(model)
+    method: Method = instantiate(config.method)
+    method.check(adapter.kind, instantiate(config.sparsity).kind, config.trainer.max_steps, instantiate(config.timesteps).kind)
+    for kind in {"lora", "patch", "text"} - set(method.kinds):
+        with pytest.raises(BadInput, match="choose another adapter"):
+            method.check(kind, "dense", config.trainer.max_steps)
+    unlearner = trained(config, model, adapter, pairs, tmp_path)
+    assert all(
+        unlearner.trainer.callback_metrics[f"loss/{term}"].isfinite() for term in (*method.terms, "total") if method.terms
+    )
+    assert unlearner.trainer.global_step == config.trainer.max_steps
+    changed = answer(model)
+    assert changed.isfinite().all() and not torch.equal(changed, untouched)
+    check_only_masked_weights_moved(model, adapter, before)
+    adapter.save(tmp_path / "adapter", {})
+    identity = adapter.sha256()
+    adapter.detach()
+    after = model.unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
+    assert torch.equal(answer(model), untouched) and not any(p.requires_grad for p in model.unet.parameters())
+    again = Adapter.load(model, tmp_path / "adapter")
+    assert again.sha256() == identity and (answer(model) - changed).abs().max() == 0
+    with again.off():
+        assert torch.equal(answer(model), untouched)
+
+
+def check_only_masked_weights_moved(model: Diffusion, adapter: Adapter, before: dict[str, Tensor]) -> None:
+    """In the U-Net itself: a LoRA and an edit of the text move nothing; a patch moves what its masks keep."""
+    masks = adapter.masks() if isinstance(adapter, Patch) else {}
+    weights = {n.replace(".base_layer", ""): w for n, w in model.unet.named_parameters() if ".lora_" not in n}
+    assert weights.keys() == before.keys()
+    moved = 0
+    for name, weight in weights.items():
+        kept = masks.get(name, torch.zeros_like(weight, dtype=torch.bool))
+        assert torch.equal(weight[~kept], before[name][~kept]), name
+        moved += bool((weight[kept] != before[name][kept]).any())
+    assert moved >= 0.8 * len(masks)  # a bias before a normalisation has no gradient, a key's bias none either
+
+
+def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
+    return adapter.sha256(), adapter.teacher_passes, unlearner.trainer.global_step
+
+
+@pytest.mark.parametrize("dies_at", [2, 5])  # before the first checkpoint, and after it
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("salun", ["adapter.targets=['attn']"]), ("shs", ["sparsity=weight", "adapter.targets=['attn']"]), ("spare", [])],
+)
+def test_killed_and_resumed_is_undisturbed(
+    model: Diffusion,
+    pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    overrides: list[str],
+    dies_at: int,
+) -> None:
+    def train(folder: str, seed: int) -> tuple[str, int, int]:
+        L.seed_everything(seed, verbose=False)
+        adapter = instantiate(config.adapter, _convert_="all")(model)
+        try:
+            return state_of(adapter, trained(config, model, adapter, pairs, tmp_path / folder))
+        finally:
+            adapter.detach()
+
+    config = config_of(name, 6, *overrides)
+    # whatever state the second process starts in; but a LoRA's first values are drawn from the global seed, which run.py sets
+    resumed = 4 if config.adapter._target_.endswith("Lora.attach") and dies_at < 3 else 99
+    undisturbed = train("whole", 4)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Unlearner, "training_step", dying(dies_at))
+        train("killed", 4)
+    assert (tmp_path / "killed" / "last.ckpt").is_file() == (dies_at > 3)
+    assert train("killed", resumed) == undisturbed
+
+
+# SalUn, EraseDiff, ScissorHands
+
+
+def test_saluns_saliency_is_the_absolute_sum_of_guided_gradients(model: Diffusion, pairs: Pairs) -> None:
+    drawn = [pairs.draw(torch.Generator().manual_seed(i)) for i in range(2)]
+    patch = Patch.attach(model, [r"attn2\.to_k\.weight"])
+    method = SalUn(guidance=7.5)
+    method.prepare(model, patch, pairs)
+    torch.manual_seed(1)
+    found = method.locate(model, patch, drawn)
+    torch.manual_seed(1)
+    name, weight = next(iter(patch.weights().items()))
+    wanted = torch.zeros_like(weight)
+    for batch in drawn:
+        z, c = batch["forget"]["latents"], batch["forget"]["prompt"]
+        t, noise = torch.randint(0, 1000, (2,)), torch.randn_like(z)
+        alpha = model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
+        z_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        guided = 8.5 * model.unet(z_t, t, c).sample - 7.5 * model.unet(z_t, t, model.embed(["", ""])).sample
+        wanted += torch.autograd.grad(((noise - guided) ** 2).mean(), weight)[0]
+    torch.testing.assert_close(found[name], wanted.abs())
+    assert (wanted < 0).any()
+
+
+def random_gradients(seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    one, other = ([torch.randn(shape, generator=generator).double() for shape in ((3, 4), (5,))] for _ in range(2))
+    return one, other
+
+
+def flat(gradients: list[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in gradients])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_erasediffs_rate_is_the_papers(seed: int) -> None:
+    forget, retain = random_gradients(seed)
+    found = flat(EraseDiff(step=0.1).combine({"forget": forget, "retain": retain}))
+    f, r = flat(forget), flat(retain)
+    cosine = torch.nn.functional.cosine_similarity(f, r, dim=0)
+    torch.testing.assert_close(found, r + max(0.0, 0.1 - float(cosine)) * f)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scissorhands_step_never_lowers_the_forget_loss(seed: int) -> None:
+    forget, retain = random_gradients(seed)
+    step = flat(ScissorHands().combine({"forget": forget, "retain": retain}))
+    f, r = flat(forget), flat(retain)
+    assert f @ step <= 1e-10  # a step of −step raises the forget loss or leaves it
+    assert r @ step >= 0  # and lowers the retain loss
+    if f @ r <= 0:
+        assert torch.equal(step, r)
+    else:  # the nearest direction that does so: what was taken away lies along f
+        torch.testing.assert_close(step, r - (f @ r) / (f @ f) * f)
+
+
+def test_both_kinds_of_conflict_were_drawn() -> None:
+    signs = {bool(flat(f) @ flat(r) > 0) for f, r in map(random_gradients, range(6))}
+    assert signs == {True, False}
+
+
+def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
+    config = config_of("shs", 1, "adapter.targets=['attn2']")
+    adapter = instantiate(config.adapter, _convert_="all")(model)
+    unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
+    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    losses = unlearner.method.losses(model, adapter, batch)
+    weighted = {"forget": 0.5 * losses["forget"], "retain": 2 * losses["retain"]}
+    total = weighted["forget"] + weighted["retain"]
+    taken = {name: list(torch.autograd.grad(loss, adapter.parameters(), retain_graph=True)) for name, loss in weighted.items()}
+    scalar = unlearner._combined(weighted, total)
+    scalar.backward()
+    torch.testing.assert_close(scalar, total)
+    for parameter, wanted in zip(adapter.parameters(), unlearner.method.combine(taken), strict=True):
+        torch.testing.assert_close(parameter.grad, wanted)
+
+
+def test_scissorhands_cuts_the_most_sensitive_weights(model: Diffusion, pairs: Pairs) -> None:
+    adapter = Patch.attach(model, [r"attn2\..*weight"])
+    before = {name: weight.detach().clone() for name, weight in adapter.weights().items()}
+    torch.manual_seed(0)
+    order = torch.Generator().manual_seed(int(torch.randint(2**31, (1,))))
+    found = sum_of_signed(model, adapter.weights(), pairs.sweep(2, order))
+    sensitivity = {name: found[name] * before[name].abs() for name in found}
+    torch.manual_seed(0)
+    ScissorHands(cut=0.05).edit(model, adapter, pairs)
+    changed = torch.cat([(w != before[n]).flatten() for n, w in adapter.weights().items()])
+    ranked = torch.cat([s.flatten() for s in sensitivity.values()])
+    assert int(changed.sum()) == round(0.05 * len(ranked))
+    assert ranked[changed].min() >= ranked[~changed].max() > 0
+    torch.manual_seed(1)
+    fresh = {name: weight.detach().clone() for name, weight in adapter.weights().items()}
+    with torch.no_grad():
+        for name, weight in adapter.weights().items():
+            weight.copy_(before[name])
+    ScissorHands(cut=0.05).edit(model, adapter, pairs)
+    assert any((weight != fresh[name]).any() for name, weight in adapter.weights().items())  # another seed, other values
+
+
+# UCE
+
+
+def random_contexts() -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (7, 3, 3, 5))  # w, c, g, p
+
+
+def test_uces_closed_form_is_the_papers_sum() -> None:
+    w, c, g, p = random_contexts()
+    wanted, gram = 0.5 * w, 0.5 * torch.eye(12, dtype=w.dtype)
+    for one, guide in zip(c, g, strict=True):
+        wanted = wanted + 2.0 * torch.outer(w @ guide, one)
+        gram = gram + 2.0 * torch.outer(one, one)
+    for one in p:
+        wanted = wanted + 3.0 * torch.outer(w @ one, one)
+        gram = gram + 3.0 * torch.outer(one, one)
+    torch.testing.assert_close(solve(w, c, g, p, 2.0, 3.0, 0.5), wanted @ torch.inverse(gram))
+
+
+def test_uce_is_the_minimum_of_its_objective_and_keeps_what_it_preserves() -> None:
+    w, c, g, p = random_contexts()
+    found = solve(w, c, g, p, 2.0, 3.0, 0.5).requires_grad_()
+    loss = (2 * (found @ c.T - w @ g.T).square().sum() + 3 * (found @ p.T - w @ p.T).square().sum()
+            + 0.5 * (found - w).square().sum())  # fmt: skip
+    assert torch.autograd.grad(loss, found)[0].abs().max() < 1e-9
+    sharp = solve(w, c, g, p, 1.0, 1.0, 1e-9)  # without the ridge, both demands are met
+    torch.testing.assert_close(sharp @ p.T, w @ p.T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sharp @ c.T, w @ g.T, atol=1e-6, rtol=0)
+    apart = c - c @ torch.linalg.pinv(p) @ p  # contexts orthogonal to what is preserved: the ridge costs nothing there
+    torch.testing.assert_close(solve(w, apart, g, p, 1.0, 1.0, 0.5) @ p.T, w @ p.T)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_uce_edits_every_key_and_value_by_its_captions(model: Diffusion, pairs: Pairs, tokens: str) -> None:
+    patch = Patch.attach(model, [r"attn2\.to_[kv]\.weight"])
+    before = {name: weight.detach().double() for name, weight in patch.weights().items()}
+    tokenizer = model.pipe.tokenizer
+
+    def rows(caption: str, as_long_as: str | None = None) -> Tensor:
+        mask = tokenizer(caption, max_length=16, truncation=True).attention_mask
+        embedded = model.embed([caption])[0].double()
+        if tokens == "last":
+            return embedded[sum(mask) - 2][None]
+        own, other = (tokenizer(x, truncation=True, max_length=14, add_special_tokens=False).input_ids for x in
+                      (as_long_as or caption, caption))  # fmt: skip
+        return embedded[aligned(own, other, 16)]
+
+    c = torch.cat([rows(own) for own, _ in pairs.captions("forget")])
+    g = torch.cat([rows(other, own) for own, other in pairs.captions("forget")])
+    p = torch.cat([rows(own) for own, _ in pairs.captions("retain")])
+    Uce(tokens, erase=2.0, preserve=0.5, ridge=0.3).edit(model, patch, pairs)
+    for name, weight in patch.weights().items():
+        assert not torch.equal(weight.double(), before[name])
+        torch.testing.assert_close(weight.double(), solve(before[name], c, g, p, 2.0, 0.5, 0.3), atol=1e-5, rtol=1e-4)
+
+
+def test_captions_of_unequal_length_are_aligned() -> None:
+    same = aligned([7, 1, 8, 9], [7, 2, 8, 9], 8)
+    assert same == list(range(8))
+    longer = aligned([7, 1, 8, 9], [7, 2, 3, 8, 9], 8)  # [BOS] 7 1 8 9 [EOT] . . -> [BOS] 7 2 3 8 9 [EOT] .
+    assert longer == [0, 1, 2, 4, 5, 6, 7, 7]
+    shorter = aligned([7, 1, 2, 8, 9], [7, 3, 8, 9], 8)
+    assert shorter == [0, 1, 2, 2, 3, 4, 5, 6]
+    assert aligned([7, 7], [7], 5) == [0, 1, 1, 2, 3]
+    assert aligned([5, 5], [5, 5], 4) == [0, 1, 2, 3]
+
+
+# SPM
+
+
+def gated(model: Diffusion, name: str, gate: Gate) -> Lora:
+    adapter = Lora.attach(model, rank=1, alpha=1, targets=["to_q", "ff.net.2"], name=name)
+    generator = torch.Generator().manual_seed(len(name))
+    with torch.no_grad():
+        for factor in adapter.parameters():
+            factor.copy_(torch.randn(factor.shape, generator=generator))
+    adapter.gate = gate
+    return adapter
+
+
+ASKED = ["A cat image in neon style.", "A fish image in mosaic style.", "A neon fish"]
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_gates_add_up_exactly(model: Diffusion, power: float) -> None:
+    """Σ_i γ_i^power B_i A_i, each prompt of a batch with its own γ: the same as a base whose weights were changed so."""
+    model.double()
+    base = copy.deepcopy(model.unet)
+    adapters = [gated(model, "one", Gate(("neon",), power)), gated(model, "other", Gate(("mosaic", "fish"), power))]
+    z, t, c = torch.randn(3, 4, 8, 8).double(), torch.tensor(500), model.embed(ASKED)
+    γ = torch.stack([Gate(adapter.gate.prompts).strength(model, ASKED) for adapter in adapters])  # type: ignore[union-attr]
+    assert γ[0, 0] == 1 and γ[1, 1] == 1 and 0 < γ[0, 1] < 1
+    model.asked = ASKED
+    with torch.no_grad():
+        found = model.predict(torch.cat([z, z]), t, torch.cat([c, c]))  # as under guidance: the prompts twice over
+        for i in range(3):
+            changed = copy.deepcopy(base)
+            for adapter, strength in zip(adapters, γ[:, i], strict=True):
+                for name, layer in adapter.layers.items():
+                    product = layer.lora_B[adapter.name].weight @ layer.lora_A[adapter.name].weight
+                    changed.get_submodule(name).weight += strength**power * product  # type: ignore[operator]
+            wanted = changed(z[i : i + 1], t, c[i : i + 1]).sample
+            torch.testing.assert_close(found[[i]], wanted, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(found[[i + 3]], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_gate_is_its_formula(model: Diffusion) -> None:
+    gate = Gate(("neon sign", "cat"))
+    assert gate.strength(model, ["neon sign", "cat", "a cat"]).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    prompt = "A fish image in mosaic style."
+    cosines = [torch.nn.functional.cosine_similarity(*(model.embed([x]).flatten() for x in (own, prompt)), dim=0)
+               for own in gate.prompts]  # fmt: skip
+    overlaps = []
+    for own in gate.prompts:
+        ids, theirs = (set(model.pipe.tokenizer(x).input_ids[1:-1]) for x in (own, prompt))
+        overlaps.append(len(ids & theirs) / len(ids))
+    torch.testing.assert_close(gate.strength(model, [prompt])[0], torch.tensor(max(*map(float, cosines), *overlaps)))
+
+
+def test_spm_anchors_have_the_prompts_norm_and_keep_away_from_it(model: Diffusion) -> None:
+    torch.manual_seed(0)
+    prompt = model.embed(["A cat image in neon style."])
+    found = anchored(prompt, 64)
+    ratios = found.flatten(1).norm(dim=1) / prompt.norm()
+    assert found.shape == (64, *prompt.shape[1:])
+    assert ratios.min() >= 0.8 - 1e-5 and ratios.max() <= 1.2 + 1e-5 and ratios.std() > 0.08
+    tiny = torch.tensor([[[1.0]]])  # in one dimension a Gaussian is ±: along the prompt it is always rejected
+    assert (anchored(tiny, 16) < 0).all()
+
+
+# SEOT
+
+
+def test_seot_touches_only_prompts_that_name_the_concept(model: Diffusion) -> None:
+    plain, empty = model.embed(ASKED), model.embed([""])
+    edit = TextEdit.attach(model)
+    edit.concept = "neon"
+    edited = model.embed(ASKED)
+    assert torch.equal(edited[1], plain[1]) and torch.equal(model.embed([""]), empty)
+    for row in (0, 2):
+        end = len(model.token_ids([ASKED[row]])[0]) + 1
+        touched = sorted({*model.places(ASKED[row], "neon"), *range(end, 16)})
+        others = [i for i in range(16) if i not in touched]
+        assert torch.equal(edited[row, others], plain[row, others]) and len(others) > 2
+        σ = torch.linalg.svdvals(plain[row, touched])
+        shrunk = (σ * torch.exp(-σ)).sort(descending=True).values
+        torch.testing.assert_close(torch.linalg.svdvals(edited[row, touched]), shrunk, atol=1e-4, rtol=1e-3)
+    with edit.off():
+        assert torch.equal(model.embed(ASKED), plain)
+    with pytest.raises(BadInput, match="cannot be merged"):
+        edit.merge()
+    with edit.applied():
+        assert torch.equal(model.embed(ASKED), edited)
+    edit.detach()
+    assert torch.equal(model.embed(ASKED), plain)
+
+
+def test_suppression_keeps_the_singular_vectors() -> None:
+    rows = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    u, σ, v = torch.linalg.svd(rows, full_matrices=False)
+    torch.testing.assert_close(suppressed(rows, 0.5), u @ torch.diag(σ * torch.exp(-0.5 * σ)) @ v)
+
+
+# Forget-Me-Not
+
+
+def test_places_are_all_mentions_that_the_encoder_sees(model: Diffusion, pairs: Pairs) -> None:
+    assert model.places("neon cat neon", "neon") == [1, 3]
+    assert model.places("A cat image in neon style.", "cat") == [2]
+    assert model.places("A cat image", "neon") == model.places("", "neon") == model.places("neon", "") == []
+    long = "neon " * 30
+    assert model.places(long, "neon") == list(range(1, 15)) and len(model.token_ids([long])[0]) == 14
+    assert Uce("last").contexts(model, [(long, long)])[0].shape == (1, 32)
+    caption = pairs.dataset.caption({"style": "neon", "object": "cat"})
+    row = [pairs.dataset.caption(cell) for cell in pairs.dataset.cells()].index(caption)
+    ids = model.pipe.tokenizer(caption).input_ids
+    assert ids[int(pairs.end[row])] == model.pipe.tokenizer.eos_token_id
+    assert [ids[i] for i in pairs.concept[row].nonzero()[:, 0]] == ids_of(model, "neon")
+
+
+def ids_of(model: Diffusion, text: str) -> list[int]:
+    return model.pipe.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_attention_is_recorded_under_gradient_checkpointing(model: Diffusion, pairs: Pairs) -> None:
+    patch = Patch.attach(model, [r"attn2\."])
+    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        loss = ForgetMeNot().losses(model, patch, batch)["forget"]
+        gradients.append(torch.autograd.grad(loss, patch.parameters(), allow_unused=True))
+    assert any(g is not None and g.any() for g in gradients[0])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (partial(Esd, eta=-1), "method.eta"), (partial(Esd, sampling_steps=0), "method.sampling_steps"),
+        (partial(Esd, guidance=-3), "method.guidance"), (partial(Esd, variant="new"), "method.variant"),
+        (partial(Spm, sampling_steps=0), "method.sampling_steps"), (partial(Spm, anchors=0), "method.anchors"),
+        (partial(Spm, gate_power=-1), "method.gate_power"), (partial(EraseDiff, step=-0.1), "method.step"),
+        (partial(EraseDiff, step=math.nan), "method.step"), (partial(SalUn, guidance=-1), "method.guidance"),
+        (partial(ScissorHands, cut=0), "method.cut"), (partial(ScissorHands, cut=1), "method.cut"),
+        (partial(Uce, ridge=0), "method.ridge"), (partial(Uce, erase=-1), "method.erase"),
+        (partial(Uce, preserve=-1), "method.preserve"), (partial(Uce, tokens="first"), "method.tokens"),
+        (partial(ConceptAblation, variant="x"), "method.variant"), (partial(Fade, saliency="x"), "method.saliency"),
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(make: Callable[[], Method], option: str) -> None:
+    with pytest.raises(BadInput, match=option.replace(".", r"\.")):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        (Uce(), ("lora", "dense", 0), "kind lora"),
+        (Uce(), ("patch", "dense", 5), "must be 0"),
+        (Seot(), ("text", "neuron", 0), "nothing to mask"),
+        (Seot(), ("patch", "dense", 0), "kind patch"),
+        (Fade(), ("text", "dense", 5), "kind text"),
+        (Fade(), ("lora", "dense", 0), "must be 1 or more"),
+        (Fade(), ("lora", "dense", -1), "must be 0 or more"),
+        (ScissorHands(), ("lora", "dense", 5), "kind lora"),
+        (Spm(), ("patch", "dense", 5), "kind patch"),
+        (Esd(), ("patch", "dense", 5, "targeted"), "draws no timesteps"),
+        (Spm(), ("lora", "dense", 5, "window"), "draws no timesteps"),
+    ],
+)
+def test_what_a_method_cannot_use_is_refused(method: Method, given: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        method.check(*given)
+
+
+def test_what_does_not_go_together_is_refused_when_it_is_put_together(
+    model: Diffusion, dataset: MiniCanvas, tmp_path: Path
+) -> None:
+    """Before images are encoded: the pairs are not prepared here."""
+    request = Request.check(dataset, "neon", "photo")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path)
+
+    def put(name: str, *overrides: str) -> None:
+        config = config_of(name, 2, *overrides)
+        adapter = instantiate(config.adapter, _convert_="all")(model)
+        try:
+            unlearner_of(config, model, adapter, pairs, tmp_path / "none")
+        finally:
+            adapter.detach()
+
+    for name, overrides, message in (
+        ("uce", ["adapter.targets=['attn1\\.to_k']"], "keys and values of cross-attention"),
+        ("uce", ["adapter.targets=['.']"], "keys and values of cross-attention"),
+        ("salun", ["sparsity=neuron"], "rows and columns of matrices"),
+        ("esd", ["sparsity=random"], "rows and columns of matrices"),
+        ("fade", ["weights.forget=-1"], r"weights\.forget"),
+        ("fade", ["optimizer.schedule.locate_batch=0"], "locate_batch"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            put(name, *overrides)
+    dataset.says = {"neon": ""}  # a concept of zero tokens
+    for name in ("fmn", "seot"):
+        with pytest.raises(BadInput, match="does not say"):
+            put(name)
+    with pytest.raises(BadInput, match=r"pairs\.batch is 0"):
+        Pairs(dataset, request, forget=16, retain=64, batch=0, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=salun", "sparsity=neuron"], "rows and columns of matrices"),
+        (["method=uce", "adapter=lora"], "kind lora"),
+        (["method=uce", "trainer.max_steps=0", "adapter.targets=['.']"], "keys and values of cross-attention"),
+        (["method=esd", "timesteps=window"], "draws no timesteps"),
+        (["method=esd", "method.eta=-1"], "method.eta is -1"),
+        (["method=ca", "optimizer.build.lr=-1"], "optimizer.build.lr is -1"),
+        (["method=seot", "sparsity=weight"], "nothing to mask"),
+    ],
+)
+def test_run_says_so_in_one_line_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    done = Command(tmp_path, monkeypatch, capsys)(*SHORT, *overrides, code=1)
+    assert message in complaint(done)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".jpg", ".safetensors")]
