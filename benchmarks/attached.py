@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--p", type=float, default=0.1)
     parser.add_argument("--mask", choices=list(MASKS), default="neuron")
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     try:

@@ -7,6 +7,7 @@ import logging
 import platform
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -159,7 +160,8 @@ def unlearn(
 
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by the
     pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate weights.
-    weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv 2602.07058).
+    weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv 2602.07058);
+    other methods have rates, ranks and weights of their own, which conf/method names and this function does not know.
     Raises BadInput for words, templates, numbers or a method that cannot be used, and for a pipeline in half precision.
     """
     model = diffusion_of(pipe)
@@ -175,7 +177,9 @@ def unlearn(
     settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
                 "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
                 "weights": wanted, "method": vars_of(how)}  # fmt: skip
-    with _sampled(model, sampling_steps, guidance), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+    with (_sampled(model, sampling_steps, guidance), torch.random.fork_rng(), warnings.catch_warnings(),
+          tempfile.TemporaryDirectory() as folder):  # fmt: skip
+        warnings.filterwarnings("ignore", module=r"lightning\.")
         torch.manual_seed(seed)
         adapter = adapter_of(model, how, rank, alpha, targets)
         try:

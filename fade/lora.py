@@ -91,7 +91,11 @@ class MaskedLinear(LoraLinear):
 
     def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
         """Several adapters at once, none of them in training, cost what one weight costs: their sum is folded, once."""
-        names = [] if torch.is_grad_enabled() or self.disable_adapters or self.merged or settings else self._foldable()
+        if torch.is_grad_enabled() or self.disable_adapters or self.merged or settings:
+            return super().forward(x, *args, **settings)
+        if len(self.muted) == len(self.lora_A):  # all of them merged, or off
+            return self.base_layer(x)
+        names = self._foldable()
         if len(names) < 2:
             return super().forward(x, *args, **settings)
         result = linear(x, self.folded(names), self.get_base_layer().bias)
@@ -169,8 +173,10 @@ class Lora(Adapter):
 
     def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """Before each pass of the U-Net: the gate of every sample, while prompts are being generated for."""
+        if self.gate is None:
+            return
         gates = {}
-        if self.gate is not None and self.model.asked:
+        if self.model.asked:
             sample = args[0] if args else given["sample"]
             strength = self.gate.strength(self.model, self.model.asked)
             gates = {self.name: strength.repeat(len(sample) // len(strength))}
@@ -224,6 +230,8 @@ class Lora(Adapter):
     @gate.setter
     def gate(self, gate: Gate | None) -> None:
         self._gate = gate
+        for layer in self.layers.values():
+            layer.gates.pop(self.name, None)
         (self.model.listen if gate else self.model.unlisten)(self)
 
     @property
