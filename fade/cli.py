@@ -1,7 +1,7 @@
 """The `fade` command: adapters as files. Hydra is not asked.
 
 fade info DIR · fade export DIR --to FORM --out OUT --base PIPELINE · fade merge DIR --base PIPELINE --out OUT ·
-fade verify DIR --base PIPELINE
+fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from fade import history
 from fade.adapters import Adapter
 from fade.card import card_text
 from fade.diffusion import Diffusion, Noise
@@ -70,9 +71,12 @@ def merge(given: argparse.Namespace) -> None:
 
 
 def verify(given: argparse.Namespace) -> int:
-    """Every claim of exactness, measured; 1 where one of them does not hold."""
-    stored = Stored.read(given.folder)
+    """Every claim of exactness, measured; 1 where one of them does not hold. A sequence: its log."""
     model = base_of(given)
+    if Path(given.folder, history.NAME).is_file():
+        print("\n".join(history.verify(Path(given.folder), model.sha256())))
+        return 0
+    stored = Stored.read(given.folder)
     print(f"tensors      {stored.about['sha256'][:16]} as adapter.json says")
     stored.check_base(model)
     print(f"base         {model.sha256()[:16]} is the one it was made for")

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fade.adapters import Adapter
 from fade.errors import BadInput
-from fade.files import read_tensors, tensors_hash
+from fade.stored import Stored
 
 NAME = "history.jsonl"
 
@@ -55,17 +54,14 @@ def append(folder: Path, event: dict[str, Any], base_sha256: str) -> None:
         file.write(json.dumps({**line, "after": state_after(before, line)}) + "\n")
 
 
-def verify(folder: Path) -> list[str]:
-    """Check the log against the files: one line for each request. Raises BadInput for a broken log, a missing adapter or one
+def verify(folder: Path, base_sha256: str | None = None) -> list[str]:
+    """Check the log against the files: one line for each event. Raises BadInput for a broken log, a missing adapter or one
     whose tensors are not those that the log names."""
     said = []
-    for line in read(folder):
-        if line["event"] == "forgotten":
-            where = folder / line["folder"] / "adapter"
-            about = Adapter.card(where)
-            tensors, _ = read_tensors(where / "adapter.safetensors")
-            if about["sha256"] != line["adapter_sha256"] or (tensors and tensors_hash(tensors) != line["adapter_sha256"]):
-                raise BadInput(f"{where} is not the adapter that {NAME} names for request {line['number']} ({line['target']})")
+    for line in read(folder, base_sha256):
+        where = folder / line["folder"] / "adapter"
+        if line["event"] == "forgotten" and Stored.read(where).about["sha256"] != line["adapter_sha256"]:
+            raise BadInput(f"{where} is not the adapter that {NAME} names for request {line['number']} ({line['target']})")
         what = f"{line['event']:<9}  {line['target']} -> {line['surrogate']}"
         said.append(f"{line['number']:>3}  {what}  {line['when']}  UA {100 * line['ua']:.1f}")
     return said

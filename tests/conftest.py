@@ -10,6 +10,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from command import ROOT, Command
 from diffusers import AutoencoderKL, DDIMScheduler
 
 from fade.adapters import Adapter
@@ -68,3 +69,9 @@ def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, to
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(n, 4, 8, 8, generator=generator)
     return z, torch.tensor([10, 900][:n]), model.embed(["A cat image in neon style."] * n)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.chdir(ROOT)
+    return Command(tmp_path, monkeypatch, capsys)

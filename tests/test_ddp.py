@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from test_run import ROOT, SHORT
+from command import ROOT, SHORT
 
 from fade.errors import BadInput
 from fade.parallel import check_world, share

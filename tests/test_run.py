@@ -7,11 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from command import ROOT, SHIPPED, SHORT, Command, Done, complaint
 from diffusers import StableDiffusionPipeline
 from hydra.utils import instantiate
 from PIL import Image
@@ -23,51 +23,7 @@ from benchmarks.ledger import status
 from fade.data.minicanvas import write
 from fade.diffusion import Diffusion
 from fade.judges import Judge
-from run import complain, entry
-
-ROOT = Path(__file__).parents[1]
-SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
-SHORT = ["protocol.seeds=[188]", "trainer.max_steps=4", "pairs.forget=16", "pairs.retain=64", "model.steps=4"]
-
-
-@dataclass
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-class Command:
-    """`python run.py OVERRIDES...` within this process, with its own folders."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.patch, self.capture = folder, patch, capture
-
-    def __call__(self, *overrides: str, code: int = 0) -> Done:
-        where = [f"output_dir={self.folder}/outputs", f"cache_dir={self.folder}/cache"]
-        flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
-        self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
-        self.capture.readouterr()
-        try:
-            entry()
-            ended = 0
-        except SystemExit as end:
-            ended = int(end.code or 0)
-        done = Done(ended, *self.capture.readouterr())
-        assert done.code == code, done.stderr[-2000:]
-        return done
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.chdir(ROOT)
-    return Command(tmp_path, monkeypatch, capsys)
-
-
-def complaint(done: Done) -> str:
-    (line,) = [text for text in done.stderr.splitlines() if text.strip()]
-    assert line.startswith("error: ")
-    return line
+from run import complain
 
 
 def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
@@ -181,7 +137,7 @@ def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pyte
     data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset.source, _convert_="all")
     items = data.items("train")
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(fade.BadInput) as caught:
         data.images(items[:1], 32)
     assert complain(caught.value) == 1
     line = capsys.readouterr().err

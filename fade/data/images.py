@@ -81,6 +81,8 @@ def open_image(path: Path, size: int) -> Image.Image:
     try:
         with Image.open(path) as file:
             return square(rgb(file), size)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path} is gone; put it back and run the same command again") from error
     except UNREADABLE as error:
         raise BadInput(f"{path}: not a readable image ({error}); repair it, remove it, or set dataset.on_bad=skip") from error
 

@@ -1,0 +1,50 @@
+"""run.py as a user runs it, for the tests."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fade
+from run import entry
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
+SHORT = ["protocol.seeds=[188]", "trainer.max_steps=4", "pairs.forget=16", "pairs.retain=64", "model.steps=4"]
+
+
+@dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Command:
+    """`python run.py OVERRIDES...` within this process, with its own folders."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.patch, self.capture = folder, patch, capture
+
+    def __call__(self, *overrides: str, code: int = 0) -> Done:
+        where = [f"output_dir={self.folder}/outputs", f"cache_dir={self.folder}/cache"]
+        flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
+        self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
+        self.capture.readouterr()
+        try:
+            entry()
+            ended = 0
+        except SystemExit as end:
+            ended = int(end.code or 0)
+        done = Done(ended, *self.capture.readouterr())
+        assert done.code == code, done.stderr[-2000:]
+        return done
+
+
+def complaint(done: Done) -> str:
+    (line,) = [text for text in done.stderr.splitlines() if text.strip()]
+    assert line.startswith("error: ")
+    return line

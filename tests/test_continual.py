@@ -1,0 +1,252 @@
+"""Requests one after another: what each strategy adds, what no request may touch, and a log that cannot be changed unseen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import SHIPPED, SHORT, Command, complaint
+from conftest import shake
+from test_config import composed
+from torch import Tensor
+
+from benchmarks.continual import check_requests, check_revoked, summary
+from fade import history
+from fade.cli import main as fade_command
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
+from fade.errors import BadInput
+from fade.files import read_json
+from fade.lora import Lora
+from fade.methods import Method
+from fade.methods.fade import Fade
+from fade.methods.uce import Uce
+from fade.sparsity import Neuron
+from fade.strategies import Strategy
+from fade.strategies.duge import Duge
+from fade.strategies.projection import Projection, projector
+from fade.strategies.restricted import Restricted
+from fade.strategies.selft import SelFT
+from fade.strategies.simultaneous import Simultaneous
+from fade.strategies.stack import Stack
+from fade.strategies.stay import Stay
+from fade.timesteps import Uniform, timed
+
+
+def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
+    return [Request.check(dataset, name, None) for name in names]
+
+
+def guarded(dataset: MiniCanvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:
+    """cat, after neon and bird were removed."""
+    neon, bird, cat = requests(dataset, "neon", "bird", "cat")
+    pairs = Pairs(dataset, cat, forget=16, retain=64, batch=4, cache=folder, gone=[neon, bird], guard=guard)
+    pairs.prepare(model)
+    return pairs
+
+
+def test_what_is_gone_is_on_neither_side(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    pairs = guarded(dataset, model, tmp_path, False)
+    items = [item for side in pairs.choose().values() for item in side]
+    assert not any({"neon", "bird"} & set(item.concepts) for item in items)
+    cells = dataset.cells()
+    asked = {tuple(cells[row].values()) for side in ("forget", "retain") for row in pairs.cells[side].tolist()}
+    assert not any({"neon", "bird"} & set(cell) for cell in asked)
+
+
+def test_the_guard_asks_for_what_is_gone_on_images_of_its_surrogate(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
+    plain, pairs = guarded(dataset, model, tmp_path, False), guarded(dataset, model, tmp_path, True)
+    items = [item for side in pairs.choose().values() for item in side]
+    assert not any({"neon", "bird"} & set(item.concepts) for item in items)  # no forgotten image is read
+    cells = dataset.cells()
+    asked = {tuple(cells[row].values()) for row in pairs.cells["retain"].tolist()}
+    assert {("neon", "car"), ("sketch", "bird"), ("neon", "bird")} <= asked  # captions alone, and both at once
+    assert ("neon", "cat") in {tuple(cells[row].values()) for row in pairs.cells["forget"].tolist()}
+    known = {tuple(z.flatten().tolist()) for z in plain.latents["retain"]}
+    assert {tuple(z.flatten().tolist()) for z in pairs.latents["retain"]} == known
+    for latent, row in zip(pairs.latents["retain"], pairs.cells["retain"].tolist(), strict=True):
+        if cells[row]["style"] == "neon" and cells[row]["object"] == "car":
+            photos = [z for z, r in zip(plain.latents["retain"], plain.cells["retain"].tolist(), strict=True)
+                      if cells[r] == {"style": "photo", "object": "car"}]  # fmt: skip
+            assert any(torch.equal(latent, z) for z in photos)
+
+
+def losses_of(method: Method, model: Diffusion, adapter: Lora, pairs: Pairs) -> dict[str, Tensor]:
+    method.prepare(model, adapter, pairs)
+    batch = timed(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
+    torch.manual_seed(1)
+    return method.losses(model, adapter, batch)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_stay_is_the_mean_of_the_change(model: Diffusion, adapter: Lora, pairs: Pairs, power: int) -> None:
+    shake(adapter)
+    strategy = Stay(power, 50.0)
+    found = losses_of(strategy.method(Fade()), model, adapter, pairs)
+    every = torch.cat([adapter.change(name).flatten() for name in adapter.weights()])
+    torch.testing.assert_close(found["anchor"], (every.abs() ** power).mean())
+    assert strategy.weights == {"anchor": 50.0} and {"forget", "retain"} < found.keys()
+
+
+def test_the_projection_leaves_nothing_along_what_is_kept(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
+    columns = torch.randn(32, 5)
+    off = projector(columns, 1e-8)
+    assert (off @ columns).abs().max() < 1e-4
+    free = torch.linalg.qr(torch.cat([columns, torch.randn(32, 1)], 1)).Q[:, -1]
+    torch.testing.assert_close(off @ free, free, rtol=1e-4, atol=1e-5)
+    method = Projection(1e-4).method(Fade())
+    method.prepare(model, adapter, pairs)
+    gradients = {side: [torch.randn_like(p) for p in adapter.parameters()] for side in ("forget", "retain")}
+    combined = method.combine(gradients)
+    kept = model.embed([own for own, _ in pairs.captions("retain")])[:, -1]
+    assert kept.shape[1] == 32
+    for name, g, f, r in zip(adapter.names(), combined, gradients["forget"], gradients["retain"], strict=True):
+        if ".attn2.to_k.A" in name or ".attn2.to_v.A" in name:
+            torch.testing.assert_close(g, (f + r) @ method.off)  # type: ignore[attr-defined]
+        elif ".B" in name or ".attn1." in name:
+            torch.testing.assert_close(g, f + r)
+
+
+def test_restricted_gradients_do_not_oppose_each_other(adapter: Lora) -> None:
+    method = Restricted(1.5).method(Fade())
+    f, r = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
+    (step,) = method.combine({"forget": f, "retain": r})
+    torch.testing.assert_close(step, torch.tensor([0.5, 0.5]) + 1.5 * torch.tensor([0.0, 1.0]))
+    (agreed,) = method.combine({"forget": f, "retain": [torch.tensor([1.0, 1.0])]})
+    torch.testing.assert_close(agreed, torch.tensor([1.0, 0.0]) + 1.5 * torch.tensor([1.0, 1.0]))
+
+
+def test_duge_compares_attention_with_the_model_before(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
+    shake(adapter)
+    found = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
+    assert found.keys() == {"forget", "retain", "attention", "replay"} and found["attention"] > 0
+    with torch.no_grad():
+        for layer in adapter.layers.values():
+            layer.lora_B[adapter.name].weight.zero_()
+    same = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
+    assert same["attention"] < found["attention"] or same["attention"] > 0  # the surrogate's maps are not the target's
+
+
+def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora) -> None:
+    saliency = {name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}
+    first = Neuron(0.1)(saliency)
+    second = Stack(avoid=True).sparsity(Neuron(0.1), [first])(saliency)
+    overlap = sum(int((first[n] & second[n]).sum()) for n in first) / sum(int(m.sum()) for m in first.values())
+    again = sum(int((first[n] & Neuron(0.1)(saliency)[n]).sum()) for n in first) / sum(int(m.sum()) for m in first.values())
+    assert again == 1 and overlap < 0.5
+    selected = SelFT(0.1).sparsity(Neuron(0.5), [])(saliency)
+    assert sum(int(m.sum()) for m in selected.values()) == round(0.1 * sum(m.numel() for m in selected.values()))
+
+
+def test_what_a_step_trains(dataset: MiniCanvas) -> None:
+    asked = requests(dataset, "neon", "cat", "sketch")
+    step = Strategy().step(asked, 2, Fade(), Neuron(0.1), [])
+    assert [r.target for r in step.requests] == ["sketch"] and [r.target for r in step.gone] == ["neon", "cat"]
+    step = Simultaneous().step(asked, 2, Fade(), Neuron(0.1), [])
+    assert [r.target for r in step.requests] == ["neon", "cat", "sketch"] and step.gone == []
+
+
+def test_strategies_refuse_methods_that_they_cannot_wrap() -> None:
+    for strategy in (Stay(1, 50.0), SelFT(), Projection(), Duge(), Restricted()):
+        with pytest.raises(BadInput, match="Uce"):
+            strategy.check(Uce())
+
+
+def test_sequences_that_make_no_sense(dataset: MiniCanvas) -> None:
+    with pytest.raises(BadInput, match="'neon' twice"):
+        check_requests(dataset, ["neon", "cat", "neon"])
+    with pytest.raises(BadInput, match=r"surrogate 'fish' of 'cat' is itself removed.*what remains: bird, boat"):
+        check_requests(dataset, ["cat > fish", "fish > house"])
+    with pytest.raises(BadInput, match="name each of the requests 1 to 3"):
+        check_revoked([4], 3)
+    for option in ("minicanvas_10", "minicanvas_10b"):
+        assert len(check_requests(dataset, composed(f"sequence={option}").sequence.requests)) == 10
+
+
+def test_the_log_shows_every_change(tmp_path: Path) -> None:
+    for number, target in enumerate(("neon", "cat", "sketch"), 1):
+        event = {
+            "event": "forgotten",
+            "number": number,
+            "target": target,
+            "surrogate": "x",
+            "adapter_sha256": target,
+            "ua": 1.0,
+        }
+        for _ in range(2):  # a resumed run says it again
+            history.append(tmp_path, event, "base")
+    lines = history.read(tmp_path, "base")
+    assert [line["number"] for line in lines] == [1, 2, 3] and lines[0]["before"] == "base"
+    path = tmp_path / history.NAME
+    text = path.read_text()
+    for broken in (text.replace("cat", "dog"), "\n".join(text.splitlines()[1:]), text[: len(text) // 2]):
+        path.write_text(broken)
+        with pytest.raises(BadInput, match=r"history\.jsonl, line"):
+            history.read(tmp_path, "base")
+    path.write_text(text)
+    with pytest.raises(BadInput, match="line 1"):
+        history.read(tmp_path, "another base")
+
+
+def test_the_summary() -> None:
+    def step(ua: dict[str, float], kept: float, seconds: float) -> dict[str, Any]:
+        return {"ua": {k: {"value": v} for k, v in ua.items()}, "retention": kept, "nearest": {"value": kept},
+                "cost": {"train_s": seconds, "adapter_bytes": 10}}  # fmt: skip
+
+    steps = [step({"a": 1.0}, 0.9, 10), step({"a": 0.7, "b": 0.9}, 0.8, 11)]
+    found = summary(steps, {"retention": 1.0})
+    wanted = {"ua_mean": 0.8, "ua_worst": 0.7, "rebound": 0.3, "retention": 0.8, "retention_drop": 0.2, "retention_area": 0.85,
+              "nearest": 0.8, "seconds": 21, "last_over_first": 1.1, "bytes": 20}  # fmt: skip
+    assert found == pytest.approx(wanted)
+
+
+THREE = [
+    "sequence=minicanvas_10",
+    'sequence.requests=["neon > photo","cat > fish","sketch > photo"]',
+    "sequence.revoke=[2]",
+    *SHORT,
+]
+
+
+def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(*THREE)
+    assert "3 sketch" in done.stdout and "without cat's" in done.stdout and "strategy stack" in done.stdout
+    (folder,) = (tmp_path / "outputs").glob("*minicanvas_10*")
+    whole, log = read_json(folder / "results.json"), (folder / history.NAME).read_text()
+    assert [json.loads(line)["event"] for line in log.splitlines()] == ["forgotten"] * 3 + ["revoked"]
+
+    # killed after the second request was trained: what was done is not done again, and it ends as it did
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "03-sketch")
+    shutil.rmtree(folder / "revoked-02-cat")
+    (folder / "02-cat" / "measured.json").unlink()
+    (folder / history.NAME).write_text("\n".join(log.splitlines()[:1]) + "\n")
+    kept = (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns
+    run(*THREE)
+    again = read_json(folder / "results.json")
+    assert (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns == kept
+    for a, b in zip(whole["steps"], again["steps"], strict=True):
+        assert a["ua"] == b["ua"] and a["retention"] == b["retention"]
+    hashes = [json.loads(line)["adapter_sha256"] for line in log.splitlines()[:3]]
+    found = (folder / history.NAME).read_text().splitlines()
+    assert [json.loads(line)["adapter_sha256"] for line in found[:3]] == hashes
+
+    assert fade_command(["verify", str(folder), "--base", str(SHIPPED / "pipeline")]) == 0
+    assert "revoked    cat -> fish" in capsys.readouterr().out
+    shutil.move(folder / "02-cat" / "adapter", tmp_path / "aside")
+    (folder / "results.json").unlink()
+    assert "says that it was made" in complaint(run(*THREE, code=1))
+
+
+def test_a_sequence_that_cannot_be_is_refused_before_any_work(run: Command, tmp_path: Path) -> None:
+    done = run("sequence=minicanvas_10", "method=uce", "strategy=l2sp", *SHORT[:1], *SHORT[2:], code=1)
+    assert "strategy=plain" in complaint(done) and not (tmp_path / "outputs").exists()
