@@ -386,9 +386,10 @@ def commands(found: Found) -> str:
     return f"<details><summary>{len(lines)} commands</summary><ol>{shown}</ol></details>"
 
 
-def page(found: Found, problems: list[str], home: Path) -> str:
-    """The whole document. home: the folder it will lie in, from which links to runs start."""
+def page(found: Found, problems: list[str], home: Path, first: list[tuple[str, str]]) -> str:
+    """The whole document. home: the folder it will lie in, from which links to runs start. first: sections made elsewhere."""
     sections = [
+        *first,
         ("Summary", main_table(found)), ("Every target", target_table(found, home)), ("What else moved", heat_maps(found)),
         ("UA against retention", pareto(found)), ("Over the kept fraction", curves(found)), ("Before and after", shots(found)),
         ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published()),
@@ -410,5 +411,5 @@ def page(found: Found, problems: list[str], home: Path) -> str:
     )
 
 
-def write_page(found: Found, problems: list[str], path: Path) -> None:
-    write_text(path, page(found, problems, path.parent))
+def write_page(found: Found, problems: list[str], path: Path, first: list[tuple[str, str]] | None = None) -> None:
+    write_text(path, page(found, problems, path.parent, first or []))

@@ -8,11 +8,13 @@ python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.html import has_picture, rows_of, write_page
 from benchmarks.ledger import status
+from benchmarks.sequences import HEADER, section, summary_rows
 from benchmarks.tables import as_csv, as_latex, per_target, summary, table
 from benchmarks.workspace import publish
 from fade.errors import BadInput
@@ -22,9 +24,9 @@ FORMAT = 1  # of results.json
 NEEDED = ("dataset", "target", "domain", "surrogate", "method", "protocol", "metrics", "base", "cost", "gates", "landed")
 
 
-def find(folders: list[Path]) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
+def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
     """All results below the folders, sorted by folder; and one line for each that cannot be used. Raises BadInput where
-    a folder is missing or no result is left."""
+    a folder is missing, or no result is left and nothing else was found (`alone`)."""
     for folder in folders:
         if not folder.is_dir():
             raise BadInput(f"no folder {folder}; name folders that hold finished runs")
@@ -34,6 +36,8 @@ def find(folders: list[Path]) -> tuple[list[tuple[Path, dict[str, Any]]], list[s
             results = read_json(path)
             if results["format"] != FORMAT:
                 raise ValueError(f"format {results['format']}, this version reads {FORMAT}")
+            if results.get("kind") == "sequence":
+                continue
             missing = [key for key in NEEDED if key not in results]
             if missing or "ua" not in results["metrics"]:
                 raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
@@ -43,10 +47,21 @@ def find(folders: list[Path]) -> tuple[list[tuple[Path, dict[str, Any]]], list[s
             problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
     found, repeated = unique(found)
     problems += repeated
-    if not found:
+    if not found and alone:
         why = f" ({problems[0]})" if problems else ""
         raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
     return found, problems
+
+
+def find_sequences(folders: list[Path]) -> list[dict[str, Any]]:
+    """The results of finished sequences of requests below the folders."""
+    found = []
+    for path in sorted({path for folder in folders for path in folder.rglob("results.json")}):
+        with suppress(ValueError, OSError):  # `find` says what is broken
+            results = read_json(path)
+            if isinstance(results, dict) and results.get("kind") == "sequence" and results.get("format") == FORMAT:
+                found.append(results)
+    return found
 
 
 def flaws(folder: Path, domain: str) -> list[str]:
@@ -67,17 +82,22 @@ def unique(found: list[tuple[Path, dict[str, Any]]]) -> tuple[list[tuple[Path, d
 
 def write(folders: list[Path], out: Path) -> str:
     """Write the page and the tables to `out`; return what is printed."""
-    found, problems = find(folders)
+    sequences = find_sequences(folders)
+    found, problems = find(folders, alone=not sequences)
     results = [r for _, r in found]
-    for name, (header, rows) in (("targets", per_target(results)), ("summary", summary(results))):
+    parts = {"targets": per_target(results), "summary": summary(results)} if found else {}
+    if sequences:
+        parts["sequences"] = (HEADER, summary_rows(sequences))
+    for name, (header, rows) in parts.items():
         write_text(out / f"{name}.csv", as_csv(header, rows))
         write_text(out / f"{name}.md", table(header, rows) + "\n")
         write_text(out / f"{name}.tex", as_latex(header, rows))
-    write_page(found, problems, out / "report.html")
+    write_page(found, problems, out / "report.html", [("Sequences of requests", section(sequences))])
     notes = "".join(f"warning: {line}\n" for line in problems)
+    shown = "\n\n".join(table(*part) for part in parts.values())
     return (
-        f"{table(*per_target(results))}\n\n{table(*summary(results))}\n\nPercent; intervals are 95 %; in the second table the "
-        f"range over targets.\n{notes}{out}/: report.html, and targets and summary as .csv .md .tex"
+        f"{shown}\n\nPercent; intervals are 95 %; in the summary the range over targets.\n{notes}{out}/: report.html, and "
+        f"{', '.join(parts)} as .csv .md .tex"
     )
 
 

@@ -169,6 +169,7 @@ class Lora(Adapter):
         self.unet, self.layers, self.rank, self.alpha = model.unet, layers, rank, alpha
         self.merged = False
         self._gate: Gate | None = None
+        self._asked: tuple[list[str] | None, Tensor] = None, torch.empty(0)  # the last batch's prompts, how strongly met
         self._gating = self.unet.register_forward_pre_hook(self._open, with_kwargs=True)
 
     def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -178,8 +179,12 @@ class Lora(Adapter):
         gates = {}
         if self.model.asked:
             sample = args[0] if args else given["sample"]
-            strength = self.gate.strength(self.model, self.model.asked)
+            if self._asked[0] is not self.model.asked:  # the prompts are the same in every pass of a batch
+                self._asked = self.model.asked, self.gate.strength(self.model, self.model.asked)
+            strength = self._asked[1]
             gates = {self.name: strength.repeat(len(sample) // len(strength))}
+        else:
+            self._asked = None, torch.empty(0)
         for layer in self.layers.values():
             layer.gates.pop(self.name, None)
             layer.gates.update(gates)

@@ -1,0 +1,78 @@
+"""Sequences beside each other, for the report: one line each, and their curves over the requests."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, span, table
+
+HEADER = [
+    "sequence",
+    "method, strategy",
+    "seed",
+    "UA mean",
+    "UA worst",
+    "rebound",
+    "kept",
+    "Δ kept",
+    "area",
+    "nearest",
+    "s",
+    "last/first",
+    "kB",
+]
+
+
+def name_of(run: dict[str, Any]) -> str:
+    return f"{run['method']}, {run['strategy']}"
+
+
+def summary_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
+    """One row a sequence: how much is gone at the end, how much is kept, what it cost (HEADER)."""
+    rows = []
+    for run in runs:
+        s = run["summary"]
+        percents = (
+            s["ua_mean"],
+            s["ua_worst"],
+            s["rebound"],
+            s["retention"],
+            -s["retention_drop"],
+            s["retention_area"],
+            s["nearest"],
+        )
+        targets = " ".join(r["target"] for r in run["requests"])
+        rows.append([targets, name_of(run), str(run["seeds"]["train"]), *(f"{100 * v:.1f}" for v in percents),
+                     f"{s['seconds']:.0f}", f"{s['last_over_first']:.2f}", f"{s['bytes'] / 1000:.0f}"])  # fmt: skip
+    return rows
+
+
+def section(runs: list[dict[str, Any]]) -> str:
+    """HTML: the table; then, over the requests, the mean UA of all so far and what is kept of what was never asked for."""
+    if not runs:
+        return ""
+    rows = [(" ".join(row), [cell(escape(text)) for text in row]) for row in summary_rows(runs)]
+    curves = {
+        "mean UA of all requests so far, %": lambda step: float(np.mean([m["value"] for m in step["ua"].values()])),
+        "kept: accuracy on never-requested concepts, %": lambda step: float(step["retention"]),
+    }
+    drawn = "".join(curve(runs, label, read) for label, read in curves.items())
+    return table("sequences", "One request after another; percent, in the order of the requests", HEADER, rows) + drawn
+
+
+def curve(runs: list[dict[str, Any]], label: str, read: Any) -> str:
+    lines = {f"{name_of(r)}, seed {r['seeds']['train']} ({r['requests'][0]['target']} first)":
+             [100 * read(step) for step in r["steps"]] for r in runs}  # fmt: skip
+    most = max(len(line) for line in lines.values())
+    frame = Frame((1, max(2, most)), span([y for line in lines.values() for y in line]), ("request", label))
+    content = ""
+    for i, (name, line) in enumerate(lines.items()):
+        points = [frame.at(k + 1, y) for k, y in enumerate(line)]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        content += f'<path fill="none" stroke="{COLOURS[i % 8]}" stroke-width="2" d="M{path}"/>'
+        content += "".join(mark(MARKS[i % 5], x, y, COLOURS[i % 8], f"{name}, request {k + 1}: {v:.1f}")
+                           for k, ((x, y), v) in enumerate(zip(points, line, strict=True)))  # fmt: skip
+    return frame.draw(content, label, range(1, most + 1)) + legend(list(lines))
