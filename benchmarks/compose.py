@@ -23,7 +23,7 @@ from benchmarks.rebuilt import rebuilt
 from benchmarks.tables import as_csv, cell_text, table
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import whole, write_json, write_text
+from fade.files import read_json, whole, write_json, write_text
 from fade.merging import changes_of, ties
 from fade.patch import Patch
 from fade.stored import Stored
@@ -108,6 +108,28 @@ def compose(
     return entries
 
 
+def jointly(model: Diffusion, benchmark: Benchmark, targets: list[Target], run: Path, out: Path) -> dict[str, object]:
+    """One adapter that was trained on all targets at once: the last of a sequence with strategy=simultaneous.
+
+    Raises BadInput where that sequence had other requests than the targets.
+    """
+    asked = [request["target"] for request in read_json(run / "results.json")["requests"]]
+    if sorted(asked) != sorted(t.concept for t in targets):
+        raise BadInput(f"{run} was trained on {', '.join(asked)}; --joint needs one trained on all the adapters' targets")
+    adapter = Stored.read(sorted(run.glob("[0-9][0-9]-*/adapter"))[-1]).attach(model, "joint")
+    try:
+        with adapter.applied():
+            measured = benchmark.measure(model, out / "joint")
+    finally:
+        adapter.detach()
+    members = [t.concept for t in targets]
+    return {
+        "members": members,
+        "rule": "joint",
+        **interference(measured.rows, tuple(targets), targets, list(benchmark.dataset.domains)),
+    }
+
+
 def matrix(entries: list[dict[str, object]], targets: list[Target]) -> tuple[list[str], list[list[str]]]:
     """One row a combination; a target that is a member is marked, for there UA should be high, and elsewhere low."""
     header = ["adapters on", "rule", *(f"UA {t.concept}" for t in targets), "IRA", "CRA"]
@@ -153,6 +175,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--seeds", type=int, nargs="+", help="of the images; the runs' own protocol has more")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--joint", type=Path, help="a finished sequence of these targets with strategy=simultaneous")
     parser.add_argument("--keep", type=float, default=0.2, help="of TIES")
     parser.add_argument("--scale", type=float, default=1.75, help="of TIES")
     given = parser.parse_args()
@@ -165,6 +188,8 @@ def main() -> None:
             raise BadInput("name two or more runs, each of another target")
         model, benchmark = rebuilt(runs, given.cache, given.seeds)
         entries = compose(model, benchmark, targets, given.out, given.rules, given.keep, given.scale)
+        if given.joint:
+            entries.append(jointly(model, benchmark, targets, given.joint, given.out))
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
     header, rows = matrix(entries, targets)

@@ -9,12 +9,13 @@ import torch
 import yaml
 from test_exact import made, predict, state
 
-from benchmarks.compose import Target, composed, interference, matrix, picture
+from benchmarks.compose import Target, composed, interference, jointly, matrix, picture
 from benchmarks.metrics import scores
 from benchmarks.rebuilt import built, config_of, rebuilt
 from fade.data.minicanvas import MiniCanvas
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.files import write_json
 from fade.merging import changes_of, ties, trimmed
 from fade.sparsity import Dense, Neuron
 
@@ -113,3 +114,10 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
         config_of(tmp_path)
     with pytest.raises(BadInput, match=r"resolved by run\.py alone"):
         built("${dataset.root}")
+
+
+def test_a_joint_adapter_of_other_targets_is_refused(model: Diffusion, tmp_path: Path) -> None:
+    targets = [target(model, "neon", "style", 0, tmp_path), target(model, "cat", "object", 1, tmp_path)]
+    write_json(tmp_path / "joint" / "results.json", {"requests": [{"target": "neon"}, {"target": "tree"}]})
+    with pytest.raises(BadInput, match="was trained on neon, tree"):
+        jointly(model, None, targets, tmp_path / "joint", tmp_path / "out")  # type: ignore[arg-type]
