@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow test-slurm lint pins clean
+.PHONY: install run test test-slow test-processes lint pins clean
 
 install: .venv/.installed
 
@@ -18,13 +18,14 @@ run: install
 	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not slurm and not processes"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: install
-	$(BIN)/python -m pytest -m slurm -rs
+# Slurm where slurmctld is installed and we are root; two processes as one; adapters where this package is not
+test-processes: install
+	$(BIN)/python -m pytest -m "slurm or processes" -rs
 
 lint: install
 	$(BIN)/ruff check .

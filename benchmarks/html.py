@@ -388,18 +388,18 @@ def commands(found: Found) -> str:
 
 def page(found: Found, problems: list[str], home: Path, first: list[tuple[str, str]]) -> str:
     """The whole document. home: the folder it will lie in, from which links to runs start. first: sections made elsewhere."""
-    sections = [
-        *first,
+    about_runs = [
         ("Summary", main_table(found)), ("Every target", target_table(found, home)), ("What else moved", heat_maps(found)),
         ("UA against retention", pareto(found)), ("Over the kept fraction", curves(found)), ("Before and after", shots(found)),
         ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published()),
         ("What was run", what_was_run(found)), ("Commands", commands(found)),
-    ]  # fmt: skip
+    ] if found else []  # fmt: skip
+    sections = [*first, *about_runs]
     kept = [(title, content) for title, content in sections if content]
     links = "".join(f'<li><a href="#s{i}">{title}</a></li>' for i, (title, _) in enumerate(kept))
     body = "".join(f'<section id="s{i}"><h2>{title}</h2>{content}</section>' for i, (title, content) in enumerate(kept))
     style, script = ((HERE / "page" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    count = f"{len(found)} runs, {len(by_setting(found))} settings"
+    count = f"{len(found)} runs, {len(by_setting(found))} settings" if found else "sequences of requests"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
         f'initial-scale=1"><title>FADE report: {count}</title><link rel="icon" href="data:,"><style>{style}</style></head><body>'

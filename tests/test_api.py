@@ -281,6 +281,7 @@ def test_the_commands(model: Diffusion, tmp_path: Path, capsys: pytest.CaptureFi
     assert ended.value.code == 2 and not (tmp_path / "x").exists()
 
 
+@pytest.mark.processes
 def test_the_module_runs_and_importing_the_package_costs_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     code = "import sys, fade; assert 'torch' not in sys.modules; print(fade.__file__)"

@@ -32,6 +32,7 @@ def ran(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, f
     return json.loads((run / "results.json").read_text()), lines, done.stdout
 
 
+@pytest.mark.processes
 def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
     one, alone, _ = ran(tmp_path / "one", *CPU)
     two, together, printed = ran(tmp_path / "two", "trainer=ddp", *CPU)

@@ -85,6 +85,7 @@ def ours(model: Diffusion) -> tuple[torch.Tensor, torch.Tensor]:
     return model.predict(*inputs(model)), image
 
 
+@pytest.mark.processes
 def test_every_kind_in_every_form_in_a_process_without_this_package(model: Diffusion, tmp_path: Path) -> None:
     model.pipe.save_pretrained(tmp_path / "base")
     forms, attached, merged = [], {}, {}

@@ -141,6 +141,7 @@ def test_a_failure_is_one_warning(make: Any, said: str, caplog: pytest.LogCaptur
     assert mirror.broken and [said in r.message for r in caplog.records] == [True]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("key", "said"), [("short", "API key must have"), ("k" * 40, "")])
 def test_no_key_or_no_network_costs_a_warning(tmp_path: Path, key: str, said: str) -> None:
     """In a process of its own, for W&B reads the environment once."""
