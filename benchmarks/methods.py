@@ -21,6 +21,7 @@ from fade.files import write_text
 
 Run = dict[str, Any]
 NUMBERS = ("ua", "ira", "cra")
+FEWEST = 6  # pairs, for an interval of their mean difference
 
 
 def method_of(run: Run) -> str:
@@ -110,12 +111,14 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
         pairs = [(score(r), own[key]) for r in runs if method_of(r) == name
                  if (key := (r["target"], r["seeds"]["train"])) in own]  # fmt: skip
         gaps = np.array([a - b for a, b in pairs])
-        if len(gaps) < 2 or np.ptp(gaps) == 0:
-            low = high = float(gaps.mean()) if len(gaps) else float("nan")
-        else:
-            interval = bootstrap((gaps,), np.mean, n_resamples=5000, confidence_level=level, method="percentile",
-                                 rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
-            low, high = float(interval.low), float(interval.high)
+        if len(gaps) < FEWEST or np.ptp(gaps) == 0:  # a bootstrap of so few is far too narrow
+            rows.append(
+                [name, f"{gaps.mean():+.2f}", "too few pairs" if len(gaps) < FEWEST else "all alike", str(len(gaps)), ""]
+            )
+            continue
+        interval = bootstrap((gaps,), np.mean, n_resamples=5000, confidence_level=level, method="percentile",
+                             rng=np.random.default_rng(0)).confidence_interval  # fmt: skip
+        low, high = float(interval.low), float(interval.high)
         apart = "" if low <= 0 <= high else ("better" if low > 0 else "worse")
         rows.append([name, f"{gaps.mean():+.2f}", f"[{low:+.2f}, {high:+.2f}]", str(len(gaps)), apart])
     return [f"against {against}", "difference", f"{100 * level:.2f} % interval", "pairs", ""], rows

@@ -1,0 +1,61 @@
+"""Methods beside each other: means over targets, paired differences, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.methods import compared, differences, same_targets, six, tuning
+from fade.errors import BadInput
+
+
+def run(
+    method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    metrics = {
+        "ua": {"value": ua},
+        "ira": {"value": 1.0},
+        "cra": {"value": 0.9},
+        "cra_target": {"value": 1.0},
+        "fid_judge": {"value": 2.0},
+    }
+    cost = {"locate_s": 1.0, "distil_s": 2.0, "teacher_passes": 3, "adapter_bytes": 4000}
+    said = [f"target={target}", f"method={method}", *overrides]
+    return {"method": method, "variant": "", "target": target, "domain": domain, "metrics": metrics, "cost": cost,
+            "seeds": {"train": seed}, "sparsity": {"kind": "dense"}, "overrides": said}  # fmt: skip
+
+
+def test_a_target_with_more_seeds_weighs_no_more() -> None:
+    runs = [run("fade", "neon", 1.0, seed) for seed in range(3)] + [run("fade", "sketch", 0.5)]
+    assert six(runs, ["style"])["style ua"] == pytest.approx(75.0)
+    header, rows = compared([*runs, *[run("uce", t, 1.0) for t in ("neon", "sketch")]])
+    assert [row[0] for row in rows] == ["uce", "fade"] and rows[1][header.index("style ua")] == "75.0"
+
+
+def test_paired_differences_and_their_corrected_level() -> None:
+    targets = [f"t{k}" for k in range(8)]
+    runs = [run("fade", t, 0.6) for t in targets]
+    runs += [run("uce", t, 0.9 + 0.01 * (k % 2)) for k, t in enumerate(targets)] + [run("ca", t, 0.6) for t in targets[:3]]
+    header, rows = differences(runs, "fade")
+    assert "97.50 %" in header[2]  # two comparisons
+    by_name = {row[0]: row for row in rows}
+    assert by_name["uce"][1] == "+10.17" and by_name["uce"][4] == "better" and by_name["uce"][3] == "8"
+    assert by_name["ca"][2] == "too few pairs"
+    with pytest.raises(BadInput, match="no run of 'esd'"):
+        differences(runs, "esd")
+
+
+def test_other_targets_are_no_comparison() -> None:
+    with pytest.raises(BadInput, match="uce lacks the targets sketch"):
+        same_targets([run("fade", "neon", 1.0), run("fade", "sketch", 1.0), run("uce", "neon", 1.0)])
+
+
+def test_the_best_setting_comes_first(tmp_path: Path) -> None:
+    runs = [
+        run("ca", t, ua, overrides=(f"optimizer.build.lr={lr}",)) for lr, ua in ((1e-3, 0.9), (3e-3, 0.2)) for t in ("a", "b")
+    ]
+    runs.append(run("ca", "a", 1.0, overrides=("optimizer.build.lr=1",)))  # one target only: no candidate
+    _, rows = tuning(runs)
+    assert [row[1] for row in rows] == ["optimizer.build.lr=0.001", "optimizer.build.lr=0.003"]
