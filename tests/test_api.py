@@ -243,6 +243,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) 
     return lines[0] if code else out
 
 
+@pytest.mark.processes
 def test_the_commands(model: Diffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made(model, "neon", Neuron(0.3), 0).write(tmp_path / "neon")
     made(model, "whole", None, 0).write(tmp_path / "whole")

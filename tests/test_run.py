@@ -105,6 +105,7 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.processes
 def test_a_real_process_ends_with_one_line_and_its_code() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "run.py", "targt=neon"], cwd=ROOT, text=True, capture_output=True, check=False
