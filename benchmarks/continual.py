@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from benchmarks.benchmark import Benchmark, Measured
+from benchmarks.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.comparison import progress
 from benchmarks.generate import read
 from benchmarks.judge import Row
@@ -30,6 +32,7 @@ from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json, write_json
+from fade.judges import Judge
 from fade.methods import Method
 from fade.sparsity import Sparsity
 from fade.strategies import Step, Strategy
@@ -159,8 +162,7 @@ class Continual:
         began = time.monotonic()
         adapter = self.attach(self.model, name)
         unlearner = self.learn(self.model, adapter, folder, step)
-        cost = {"locate_s": unlearner.locate_s, "distil_s": unlearner.distil_s, "teacher_passes": adapter.teacher_passes,
-                "steps": unlearner.trainer.global_step, "train_s": time.monotonic() - began}  # fmt: skip
+        cost = {**unlearner.cost(), "train_s": time.monotonic() - began}
         adapter.save(folder / "adapter", {**vars(requests[k]), "base_sha256": self.base_sha256, "cost": cost})
         adapter.detach()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -213,9 +215,9 @@ class Continual:
             else:
                 for i in left:
                     self.put_on(i)
-            found = self.measure(folder, left)
-            back = forgotten(self.benchmark.judged(folder / "images", folder).rows, self.requests[k])
-            write_json(folder / "measured.json", {"number": k + 1, "target": self.requests[k].target, "back": back, **found})
+            found, target = self.measure(folder, range(len(self.requests))), self.requests[k].target
+            back = found["ua"].pop(target)
+            write_json(folder / "measured.json", {"number": k + 1, "target": target, "back": back, **found})
         found = read_json(folder / "measured.json")
         event = {
             "event": "revoked",
@@ -236,16 +238,22 @@ def forgotten(rows: list[Row], request: Request) -> Metric:
 def nearest(benchmark: Benchmark, base: Measured, requests: Sequence[Request], never: dict[str, list[str]]) -> dict[str, str]:
     """For each request, the never-requested concept of its domain that the judge takes for the target most: by its mean
     probability for the target on the base model's images of the other."""
-    images = read(benchmark.wanted, base.folder / "images").float() / 255
+    parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
     found = {}
     for domain, judge in benchmark.judges.items():
-        p = judge.probabilities(images).detach().cpu().numpy()
+        p = np.concatenate([probabilities(judge, read(part, base.folder / "images")) for part in parts])
         shown = np.array([row[domain] for row in base.rows])
         for request in (r for r in requests if r.domain == domain):
             own = judge.labels.index(request.target)
             mistaken = {label: float(p[shown == label, own].mean()) for label in never[domain]}
             found[request.target] = max(mistaken, key=mistaken.__getitem__)
     return found
+
+
+@torch.no_grad()
+def probabilities(judge: Judge, images: Tensor) -> np.ndarray:
+    """(N, labels) of images (N, 3, H, W) uint8."""
+    return judge.probabilities(images.float() / 255).cpu().numpy()
 
 
 def summary(steps: Sequence[dict[str, Any]], base: dict[str, Any]) -> dict[str, float]:

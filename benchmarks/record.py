@@ -9,12 +9,9 @@ import os
 import platform
 import re
 import resource
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,8 @@ import torch
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, whole, write_json, write_text
+from fade.origin import LIBRARIES, origin
 from fade.parallel import leads
-
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning", "timm", "torchmetrics")
 
 
 class Record:
@@ -89,12 +85,7 @@ class Record:
 
 
 def provenance() -> dict[str, Any]:
-    here = Path(__file__).parent
-    commit = ""
-    if shutil.which("git"):
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"versions": versions, "git_commit": commit, "machine": machine()}
+    return {**origin((*LIBRARIES, "timm", "torchmetrics")), "machine": machine()}
 
 
 def machine() -> str:

@@ -31,7 +31,7 @@ def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict
         if not folder.is_dir():
             raise BadInput(f"no folder {folder}; name folders that hold finished runs")
     found, problems = [], []
-    for path in sorted({path for folder in folders for path in folder.rglob("results.json")}):
+    for path in result_files(folders):
         try:
             results = read_json(path)
             if results["format"] != FORMAT:
@@ -53,10 +53,14 @@ def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict
     return found, problems
 
 
+def result_files(folders: list[Path]) -> list[Path]:
+    return sorted({path for folder in folders for path in folder.rglob("results.json")})
+
+
 def find_sequences(folders: list[Path]) -> list[dict[str, Any]]:
     """The results of finished sequences of requests below the folders."""
     found = []
-    for path in sorted({path for folder in folders for path in folder.rglob("results.json")}):
+    for path in result_files(folders):
         with suppress(ValueError, OSError):  # `find` says what is broken
             results = read_json(path)
             if isinstance(results, dict) and results.get("kind") == "sequence" and results.get("format") == FORMAT:

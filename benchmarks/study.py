@@ -87,12 +87,7 @@ def learned(
         return Adapter.load(model, folder), Adapter.card(folder)["cost"]
     adapter = attach(model)
     unlearner = learn(model, adapter, record.folder)
-    cost = {
-        "locate_s": unlearner.locate_s,
-        "distil_s": unlearner.distil_s,
-        "teacher_passes": adapter.teacher_passes,
-        "steps": unlearner.trainer.global_step,
-    }
+    cost = unlearner.cost()
     card = {"sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()}, "cost": cost,
             "config": (record.folder / "config.yaml").read_text(encoding="utf-8")}  # fmt: skip
     adapter.save(folder, {**vars(request), **about, **card, **provenance()})

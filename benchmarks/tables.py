@@ -8,19 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fade.card import cell_text
 from fade.prompts import words
 
 COLUMNS = ("ua", "ira", "cra", "cra_target", "fid_judge")
 TITLES = {"ua": "UA ↑", "ira": "IRA ↑", "cra": "CRA ↑", "cra_target": "CRA on target ↑", "fid_judge": "fid_judge ↓"}
-
-
-def cell_text(metric: dict[str, Any] | None) -> str:
-    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is, nothing as a dash."""
-    if not metric or metric["value"] is None:
-        return "–"
-    if "low" not in metric:
-        return f"{metric['value']:.2f}"
-    return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

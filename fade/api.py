@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import platform
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +24,7 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.lora import Lora
 from fade.methods import Method
+from fade.origin import origin
 from fade.patch import Patch
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
 from fade.stored import Stored
@@ -38,7 +36,6 @@ TEMPLATES = ("{}", "a picture, {}", "{}, in detail", "an image with {}")
 RETAIN = ("a photo of a dog", "a portrait of a woman", "a city street at night", "a bowl of fruit", "a mountain lake",
           "an oil painting of a ship", "a pencil drawing of a house", "a red car")  # fmt: skip
 SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "lightning")
 
 
 class Handle:
@@ -196,7 +193,7 @@ def unlearn(
             fit(learner, partial(_trainer, steps), Path(folder) / "checkpoints", max(steps, 1) + 1, [])
             model.to(device)  # Lightning hands it back on the CPU
             about = {**vars(request), "method": type(how).__name__, "variant": how.variant, "settings": settings,
-                     "seeds": {"train": seed}, "density": adapter.density(), **made_with()}  # fmt: skip
+                     "seeds": {"train": seed}, "density": adapter.density(), **origin()}  # fmt: skip
             return Handle(model, adapter.stored(about))
         finally:
             adapter.detach()
@@ -275,11 +272,3 @@ def _trainer(steps: int, **given: Any) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return L.Trainer(max_steps=steps, max_epochs=-1, devices=1, gradient_clip_val=1.0, enable_progress_bar=False,
                      enable_model_summary=False, **given)  # fmt: skip
-
-
-def made_with() -> dict[str, Any]:
-    """Versions, and the commit where the package lies in a checkout of its own."""
-    asked = ["git", "rev-parse", "HEAD"]
-    done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    return {"versions": versions, "git_commit": done.stdout.strip()}

@@ -66,10 +66,11 @@ def _facts(about: dict[str, Any]) -> list[list[str]]:
 def _checked(results: dict[str, Any] | None) -> str:
     if not results:
         return "Not at all: no results belong to this adapter yet.\n"
-    rows = [[name, _cell(results["base"].get(key)), _cell(results["metrics"][key]), str(results["metrics"][key].get("n", ""))]
-            for key, name in NAMES.items() if key in results["metrics"]]  # fmt: skip
-    rows += [[f"{key} ↓", _cell(results["base"].get(key)), _cell(metric), str(metric.get("n", ""))]
-             for key, metric in results["metrics"].items() if key.startswith("fid_")]  # fmt: skip
+    metrics, base = results["metrics"], results["base"]
+    named = {key: name for key, name in NAMES.items() if key in metrics}
+    named |= {key: f"{key} ↓" for key in metrics if key.startswith("fid_")}
+    rows = [[name, cell_text(base.get(key)), cell_text(metrics[key]), str(metrics[key].get("n", ""))]
+            for key, name in named.items()]  # fmt: skip
     accuracies = results.get("gates", {}).get("judge_accuracy", {})
     judges = ", ".join(f"{domain} {100 * value:.1f} %" for domain, value in accuracies.items())
     landed = ", ".join(f"{label} {n}" for label, n in list(results.get("landed", {}).items())[:5])
@@ -82,7 +83,8 @@ def _checked(results: dict[str, Any] | None) -> str:
     )
 
 
-def _cell(metric: dict[str, Any] | None) -> str:
+def cell_text(metric: dict[str, Any] | None) -> str:
+    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is, nothing as a dash."""
     if not metric or metric.get("value") is None:
         return "–"
     if "low" not in metric:

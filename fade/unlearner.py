@@ -203,10 +203,13 @@ class Unlearner(L.LightningModule):
             log.info("distil: step %d/%d, loss %.5f", self.trainer.global_step, self.trainer.max_steps, float(outputs["loss"]))
             self._said = now
 
+    def cost(self) -> dict[str, float]:
+        """What training took: seconds of either stage, forwards of the teacher, steps."""
+        return {"locate_s": self.locate_s, "distil_s": self.distil_s, "teacher_passes": self.adapter.teacher_passes,
+                "steps": self.trainer.global_step}  # fmt: skip
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        passes = self.adapter.teacher_passes
-        checkpoint["drawn"] = self.drawn
-        checkpoint["cost"] = {"locate_s": self.locate_s, "distil_s": self.distil_s, "teacher_passes": passes}
+        checkpoint["drawn"], checkpoint["cost"] = self.drawn, self.cost()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.drawn = checkpoint["drawn"]

@@ -121,9 +121,8 @@ class Pairs:
         """The images of either side. Raises BadInput where a cell has none."""
         by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
         for item in self.dataset.items("train"):
-            if not any(
-                r.target in item.also for r in (*self.requests, *self.gone)
-            ):  # what shows the target too is no example of what is to be kept
+            # what shows the target too is no example of what is to be kept
+            if not any(r.target in item.also for r in (*self.requests, *self.gone)):
                 by_cell[item.concepts].append(item)
         empty = [key for key, items in by_cell.items() if not items]
         if empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -86,6 +87,17 @@ def denoising(model: Diffusion, example: Example, embedding: Tensor) -> Tensor:
     """The plain loss of diffusion training on an example, under a given caption."""
     wanted = model.target(example["latents"], example["t"], example["noise"])
     return mse_loss(model.predict(noised(model, example), example["t"], embedding), wanted)
+
+
+def relabelled(model: Diffusion, batch: Batch) -> dict[str, Tensor]:
+    """SalUn's and EraseDiff's terms: the forget captions are taught to give what the live model gives under the surrogate's
+    (without gradient), and what is to be kept is denoised as in training."""
+    forget, retain = batch["forget"], batch["retain"]
+    x_t = noised(model, forget)
+    with torch.no_grad():
+        wanted = model.predict(x_t, forget["t"], forget["surrogate"])
+    given = model.predict(x_t, forget["t"], forget["prompt"])
+    return {"forget": mse_loss(given, wanted), "retain": denoising(model, retain, retain["prompt"])}
 
 
 def dot(one: Gradients, other: Gradients) -> Tensor:

@@ -5,15 +5,13 @@ L = L_denoise(retain) + λ (L_f(θ) − L̄_f), L_f = ‖ε_θ(x_t, t, c_f) − 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch
 from fade.diffusion import Diffusion
 from fade.errors import at_least
-from fade.methods import Gradients, Method, denoising, dot, noised
+from fade.methods import Gradients, Method, dot, relabelled
 
 
 class EraseDiff(Method):
@@ -33,12 +31,7 @@ class EraseDiff(Method):
         self.variant = "paper" if step > 0 else "as_released"
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
-        forget, retain = batch["forget"], batch["retain"]
-        x_t = noised(model, forget)
-        with torch.no_grad():
-            wanted = model.predict(x_t, forget["t"], forget["surrogate"])
-        given = model.predict(x_t, forget["t"], forget["prompt"])
-        return {"forget": mse_loss(given, wanted), "retain": denoising(model, retain, retain["prompt"])}
+        return relabelled(model, batch)
 
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         forget, retain = gradients["forget"], gradients["retain"]

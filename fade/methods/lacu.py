@@ -5,6 +5,8 @@ L = λ_u MSE(S(z_f, t, c_f), T(z_f, t, c_map)) + λ_p MSE(S(z_r, t, c_r), T(z_r,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -57,18 +59,19 @@ class Lacu(Method):
         with torch.random.fork_rng(devices=[]), adapter.off():
             torch.manual_seed(self.seed)
             asked = model.embed([dataset.caption(cell) for cell in cells])
-            z = self.made(model, asked[torch.randint(0, len(asked), (self.pool,))], model.embed([""]))
+            empty = model.embed([""])
+            z = self.made(model, asked[torch.randint(0, len(asked), (self.pool,))], empty)
             self.mapping = request.surrogate if self.mapped == "given" else self.nearest(model, z, pairs)
             rows = [dataset.caption(swapped(cell, request.domain, self.mapping)) for cell in cells]
-            distances = torch.stack([self.distance(model, z, asked[:1], model.embed([c]), "related") for c in kept])
-            order = distances.argsort().tolist()
+            found = self.distances(model, z, asked[:1], (model.embed([c]) for c in kept), "related")
+            order = torch.stack(found).argsort().tolist()
             near, far = order[: self.related], order[self.related :]
             drawn = [far[i] for i in torch.randperm(len(far))[: self.related].tolist()]
             self.retained = model.embed([kept[i] for i in near + drawn])
             which = torch.randint(0, len(self.retained), (self.pool,))
-            self.retain = self.made(model, self.retained[which], model.embed([""])), self.retained[which]
+            self.retain = self.made(model, self.retained[which], empty), self.retained[which]
             which = torch.randint(0, len(asked), (self.pool,))
-            self.forget = self.made(model, asked[which], model.embed([""])), asked[which], model.embed(rows)[which]
+            self.forget = self.made(model, asked[which], empty), asked[which], model.embed(rows)[which]
 
     def made(self, model: Diffusion, embedding: Tensor, empty: Tensor) -> Tensor:
         """Latents (B, C, h, w) that the teacher makes of the captions."""
@@ -82,22 +85,22 @@ class Lacu(Method):
         labels = [label for label in pairs.dataset.domains[request.domain] if label not in removed]
         cells = [cell for cell in pairs.dataset.cells() if pairs.side(cell) == "forget"]
         own = model.embed([pairs.dataset.caption(cell) for cell in cells])
-        found = {}
-        for label in labels:
-            other = model.embed([pairs.dataset.caption(swapped(cell, request.domain, label)) for cell in cells])
-            found[label] = self.distance(model, z, own, other, "mapping")
-        return min(found, key=lambda label: float(found[label]))
+        others = (
+            model.embed([pairs.dataset.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels
+        )
+        found = self.distances(model, z, own, others, "mapping")
+        return labels[int(torch.stack(found).argmin())]
 
-    def distance(self, model: Diffusion, z: Tensor, own: Tensor, other: Tensor, kind: str) -> Tensor:
-        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over K samples, the same z, t and noise for every caption."""
+    def distances(self, model: Diffusion, z: Tensor, own: Tensor, others: Iterable[Tensor], kind: str) -> list[Tensor]:
+        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over K samples, the same z, t and noise for every other."""
         generator = torch.Generator().manual_seed(self.seed)
         k = self.samples[kind]
         z = z[:k]
         t = torch.randint(0, model.train_steps, (len(z),), generator=generator).to(z.device)
         z_t = model.noised(z, t, torch.randn(z.shape, generator=generator).to(z))
         rows = torch.arange(len(z)) % len(own)
-        others = rows if len(other) == len(own) else torch.zeros_like(rows)
-        return mse_loss(model.predict(z_t, t, own[rows]), model.predict(z_t, t, other[others]))
+        wanted = model.predict(z_t, t, own[rows])
+        return [mse_loss(wanted, model.predict(z_t, t, other[rows % len(other)])) for other in others]
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         t_f, t_r, noise_f, noise_r = (batch[side][key] for key in ("t", "noise") for side in ("forget", "retain"))  # type: ignore[literal-required]

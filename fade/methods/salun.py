@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
 from fade.errors import at_least
-from fade.methods import Method, denoising, noised
+from fade.methods import Method, relabelled
 from fade.saliency import Saliency, sum_of_signed
 
 
@@ -40,9 +38,4 @@ class SalUn(Method):
         return sum_of_signed(model, adapter.weights(), batches, self.guidance, self.empty)
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
-        forget, retain = batch["forget"], batch["retain"]
-        x_t = noised(model, forget)
-        with torch.no_grad():
-            wanted = model.predict(x_t, forget["t"], forget["surrogate"])
-        given = model.predict(x_t, forget["t"], forget["prompt"])
-        return {"forget": mse_loss(given, wanted), "retain": denoising(model, retain, retain["prompt"])}
+        return relabelled(model, batch)
