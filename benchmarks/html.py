@@ -7,7 +7,8 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from scipy.stats import t
 
 from benchmarks.judge import Row, read_rows
-from benchmarks.tables import TITLES, setting
+from benchmarks.tables import TITLES, choices, published, setting
 from fade.files import write_text
 
 HERE = Path(__file__).parent
@@ -25,6 +26,7 @@ PICTURES = 6_000_000  # bytes for all pictures together, before base64
 MARKS = ("circle", "square", "diamond", "triangle", "cross")
 COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
 Found = list[tuple[Path, dict[str, Any]]]
+Lines = dict[str, list[tuple[float, float, str]]]  # name -> x, y, and what the mark says
 
 
 # --- pieces of HTML ---------------------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ def percent(metric: dict[str, Any] | None, key: str) -> str:
 
 
 def mean_of(values: list[float]) -> dict[str, float] | None:
-    """Mean over targets with a 95 % t-interval, cut to [0, 1]."""
+    """Mean over runs with a 95 % t-interval, cut to [0, 1]."""
     if not values:
         return None
     mean = float(np.mean(values))
@@ -122,8 +124,8 @@ def main_table(found: Found) -> str:
         line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
         rows.append((name, line + [percent(mean_of(metric_values(runs, k)), k) for k in keys]))
     unique = dict((cells[0], (text, cells)) for text, cells in rows)
-    return table("main", "Means over targets with 95 % t-intervals over targets; ↑ higher is better, ↓ lower",
-                 ["setting", "targets", *TITLES.values()], list(unique.values()))  # fmt: skip
+    return table("main", "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower",
+                 ["setting", "runs", *TITLES.values()], list(unique.values()))  # fmt: skip
 
 
 def target_table(found: Found, home: Path) -> str:
@@ -240,47 +242,78 @@ def legend(names: list[str]) -> str:
     return f'<ul style="list-style: none; padding: 0">{"".join(items)}</ul>'
 
 
+def drawn(lines: Lines, labels: tuple[str, str], title: str, log: bool = False, ticks: Sequence[float] = ()) -> str:
+    """Lines of marks, one colour each, with their legend. Percent on both axes; below it is what `ticks` say, or a logarithm."""
+    points = [point for line in lines.values() for point in line]
+    xs = [x for x, _, _ in points]
+    percent_below = not log and not ticks
+    frame = Frame(span(xs) if percent_below else (min(xs), max(xs)), span([y for _, y, _ in points]), labels, log)
+    content = ""
+    for i, line in enumerate(lines.values()):
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (frame.at(x, y) for x, y, _ in line))
+        content += f'<path fill="none" stroke="{COLOURS[i % 8]}" stroke-width="2" d="M{path}"/>' if len(line) > 1 else ""
+        content += "".join(mark(MARKS[i % 5], *frame.at(x, y), COLOURS[i % 8], about) for x, y, about in line)
+    return frame.draw(content, title, ticks or (np.geomspace if log else np.linspace)(*frame.x, 5)) + legend(list(lines))
+
+
+def both(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """UA, and retention: the mean of IRA and CRA; in percent."""
+    kept = metric_values(runs, "ira") + metric_values(runs, "cra")
+    return 100 * float(np.mean(metric_values(runs, "ua"))), 100 * float(np.mean(kept)) if kept else math.nan
+
+
 def pareto(found: Found) -> str:
-    """UA against retention, one mark a setting."""
-    points = {}
-    for name, runs in by_setting(found).items():
-        kept = metric_values(runs, "ira") + metric_values(runs, "cra")
-        if kept:
-            points[name] = (100 * float(np.mean(kept)), 100 * float(np.mean(metric_values(runs, "ua"))))
-    if not points:
+    """UA against retention, and either against the seconds of training: one mark a setting, one line over p."""
+    pictures: dict[str, Lines] = {"retention": {}, "UA": {}, "": {}}
+    for runs in by_setting(found).values():
+        ua, kept = both(runs)
+        if math.isnan(kept):
+            continue
+        name, p = setting(runs[0], without="sparsity.p"), runs[0]["sparsity"]["p"]
+        about = f"{setting(runs[0])}: UA {ua:.1f}, retention {kept:.1f}"
+        pictures[""].setdefault(name, []).append((kept, ua, about))
+        if all("distil_s" in r["cost"] for r in runs):
+            seconds = max(0.1, float(np.mean([r["cost"]["locate_s"] + r["cost"]["distil_s"] for r in runs])))
+            for label, value in (("UA", ua), ("retention", kept)):
+                pictures[label].setdefault(name, []).append((seconds, value, f"{about}, {seconds:.0f} s, p={p:g}"))
+    plain, timed = pictures.pop(""), {label: lines for label, lines in pictures.items() if lines}
+    if not plain:
         return ""
-    frame = Frame(span([x for x, _ in points.values()]), span([y for _, y in points.values()]),
-                  ("retention: mean of IRA and CRA, %", "UA, %"))  # fmt: skip
-    marks = "".join(
-        mark(MARKS[i % 5], *frame.at(x, y), COLOURS[i % 8], f"{name}: UA {y:.1f}, retention {x:.1f}")
-        for i, (name, (x, y)) in enumerate(points.items())
+    first = drawn(plain, ("retention: mean of IRA and CRA, %", "UA, %"), "UA against retention, one mark a setting")
+    return first + "".join(
+        drawn(lines, ("seconds of training", f"{label}, %"), f"{label} against seconds of training", log=True)
+        for label, lines in timed.items()
     )
-    return frame.draw(marks, "UA against retention, one mark a setting", np.linspace(*frame.x, 5)) + legend(list(points))
+
+
+def swept(results: dict[str, Any]) -> dict[str, float]:
+    """The numbers that were chosen for a run: the kept fraction, and those of the command line."""
+    found = {} if results["sparsity"]["p"] == 1 else {"sparsity.p": float(results["sparsity"]["p"])}
+    for key, value in choices(results).items():
+        with suppress(ValueError):
+            found[key] = float(value)
+    return found
 
 
 def curves(found: Found) -> str:
-    """For every kind of mask that was run at several p: UA, IRA and CRA over p."""
+    """UA and retention over every number that was swept, for each domain of targets: one line for each setting."""
     parts = []
-    families: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for _, r in found:
-        if "sparsity" in r:
-            name = f"{r['dataset']}/{r['protocol']} {r['method']} {r['sparsity']['kind']}"
-            families.setdefault(name, {}).setdefault(float(r["sparsity"]["p"]), []).append(r)
-    for name, by_p in sorted(families.items()):
-        if len(by_p) < 2:
+    runs = [r for _, r in found if "sparsity" in r]
+    for key, domain in sorted({(key, r["domain"]) for r in runs for key in swept(r)}):
+        families: dict[str, dict[float, list[dict[str, Any]]]] = {}
+        for r in (r for r in runs if r["domain"] == domain and key in swept(r)):
+            families.setdefault(setting(r, without=key), {}).setdefault(swept(r)[key], []).append(r)
+        lines = {name: sorted(by_value.items()) for name, by_value in families.items() if len(by_value) > 1}
+        if not lines:
             continue
-        places = sorted(by_p)
-        lines = {key: [(p, 100 * float(np.mean(v))) for p in places if (v := metric_values(by_p[p], key))]
-                 for key in ("ua", "ira", "cra")}  # fmt: skip
-        frame = Frame(
-            (places[0], places[-1]), span([y for line in lines.values() for _, y in line]), ("kept fraction p", "%"), log=True
-        )
-        drawn = ""
-        for i, line in enumerate(lines.values()):
-            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (frame.at(*point) for point in line))
-            drawn += f'<path fill="none" stroke="{COLOURS[i]}" stroke-width="2" d="M{path}"/>' if line else ""
-            drawn += "".join(mark(MARKS[i], *frame.at(p, y), COLOURS[i], f"p={p:g}: {y:.1f}") for p, y in line)
-        parts.append(f"<h3>{escape(name)}</h3>{frame.draw(drawn, f'{name} over p', places)}{legend(['UA', 'IRA', 'CRA'])}")
+        values = sorted({value for line in lines.values() for value, _ in line})
+        parts.append(f"<h3>{escape(key)}, {escape(domain)}s</h3>")
+        for place, label in enumerate(("UA, %", "retention: mean of IRA and CRA, %")):
+            points = {name: [(value, y, f"{name}, {key}={value:g}: {y:.1f} ({len(own)} runs)") for value, own in line
+                             if not math.isnan(y := both(own)[place])] for name, line in lines.items()}  # fmt: skip
+            points = {name: line for name, line in points.items() if line}
+            if points:
+                parts.append(drawn(points, (key, label), f"{label} over {key}", log=values[0] > 0, ticks=values))
     return "".join(parts)
 
 
@@ -358,26 +391,13 @@ def gates(found: Found, problems: list[str]) -> str:
     return text + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing to warn of.</p>")
 
 
-def published() -> str:
+def published_numbers() -> str:
     """Numbers of papers, on another model and other images: never in one table with the measured ones."""
-    with (HERE / "published" / "unlearncanvas.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = [
-        "method",
-        "style_ua",
-        "style_ira",
-        "style_cra",
-        "object_ua",
-        "object_ira",
-        "object_cra",
-        "fid",
-        "time_s",
-        "source",
-        "evidence",
-    ]
-    body = [(row["method"], [cell(escape(row[c] or "–"), kind="text" if c in ("method", "source", "evidence") else "") for c in columns])
+    header, rows = published()
+    words = ("method", "source", "evidence")
+    body = [(row[0], [cell(escape(text), kind="text" if name in words else "") for name, text in zip(header, row, strict=True)])
             for row in rows]  # fmt: skip
-    return table("published", "UnlearnCanvas, as published (Stable Diffusion 1.5, 512 px, its own judges)", columns, body)
+    return table("published", "UnlearnCanvas, as published (Stable Diffusion 1.5, 512 px, its own judges)", header, body)
 
 
 def commands(found: Found) -> str:
@@ -390,8 +410,8 @@ def page(found: Found, problems: list[str], home: Path, first: list[tuple[str, s
     """The whole document. home: the folder it will lie in, from which links to runs start. first: sections made elsewhere."""
     about_runs = [
         ("Summary", main_table(found)), ("Every target", target_table(found, home)), ("What else moved", heat_maps(found)),
-        ("UA against retention", pareto(found)), ("Over the kept fraction", curves(found)), ("Before and after", shots(found)),
-        ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published()),
+        ("UA against retention", pareto(found)), ("Over what was swept", curves(found)), ("Before and after", shots(found)),
+        ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published_numbers()),
         ("What was run", what_was_run(found)), ("Commands", commands(found)),
     ] if found else []  # fmt: skip
     sections = [*first, *about_runs]

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from benchmarks.report import find
-from benchmarks.tables import as_csv, as_latex, table
+from benchmarks.tables import as_csv, as_latex, choices, method_of, published, table
 from fade.errors import BadInput
 from fade.files import write_text
 
@@ -24,10 +24,9 @@ NUMBERS = ("ua", "ira", "cra")
 FEWEST = 6  # pairs, for an interval of their mean difference
 
 
-def method_of(run: Run) -> str:
-    """The name in tables: the method, and which of its published versions where there are several."""
-    variant = run.get("variant")
-    return f"{run['method']} ({variant})" if variant else str(run["method"])
+def label_of(run: Run) -> str:
+    """The name in tables: the method, its variant, and what the command line chose."""
+    return " ".join([method_of(run), *(f"{key}={value}" for key, value in sorted(choices(run).items()))])
 
 
 def mean_of(runs: Sequence[Run], number: str) -> float:
@@ -52,7 +51,7 @@ def six(runs: Sequence[Run], domains: Sequence[str]) -> dict[str, float]:
 def same_targets(runs: Sequence[Run]) -> None:
     """Raises BadInput where one method was run on other targets or seeds than another: a mean over other targets is no
     comparison."""
-    asked = {name: {(r["target"], r["seeds"]["train"]) for r in runs if method_of(r) == name} for name in map(method_of, runs)}
+    asked = {name: {(r["target"], r["seeds"]["train"]) for r in runs if label_of(r) == name} for name in map(label_of, runs)}
     targets = {name: {t for t, _ in pairs} for name, pairs in asked.items()}
     everything = set().union(*targets.values())
     for name, found in targets.items():
@@ -73,21 +72,23 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         "fid_judge",
         "runs",
         "train s",
+        "peak MB",
         "teacher passes",
         "kB",
     ]
     rows = []
-    for name in dict.fromkeys(map(method_of, runs)):
-        own = [r for r in runs if method_of(r) == name]
+    for name in dict.fromkeys(map(label_of, runs)):
+        own = [r for r in runs if label_of(r) == name]
         found = six(own, domains)
         fids = [r["metrics"]["fid_judge"]["value"] for r in own if r["metrics"]["fid_judge"]["value"] is not None]
         cost = {
-            key: np.mean([r["cost"][key] for r in own]) for key in ("locate_s", "distil_s", "teacher_passes", "adapter_bytes")
+            key: np.mean([r["cost"][key] for r in own])
+            for key in ("locate_s", "distil_s", "peak_memory_mb", "teacher_passes", "adapter_bytes")
         }
         rows.append((float(np.mean(list(found.values()))), [
             name, own[0]["sparsity"]["kind"], *(f"{v:.1f}" for v in found.values()), f"{np.mean(list(found.values())):.2f}",
             f"{mean_of(own, 'cra_target'):.1f}", f"{np.mean(fids):.2f}" if fids else "–", str(len(own)),
-            f"{cost['locate_s'] + cost['distil_s']:.0f}", f"{cost['teacher_passes']:.0f}",
+            f"{cost['locate_s'] + cost['distil_s']:.0f}", f"{cost['peak_memory_mb']:.0f}", f"{cost['teacher_passes']:.0f}",
             f"{cost['adapter_bytes'] / 1000:.0f}",
         ]))  # fmt: skip
     return header, [row for _, row in sorted(rows, key=lambda r: -r[0])]
@@ -101,14 +102,14 @@ def score(run: Run) -> float:
 def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list[str]]]:
     """Paired over targets and training seeds: each method's mean of UA, IRA and CRA minus that of `against`, in points, with
     a bootstrap interval whose level is corrected for the number of comparisons (Bonferroni)."""
-    own = {(r["target"], r["seeds"]["train"]): score(r) for r in runs if method_of(r) == against}
+    own = {(r["target"], r["seeds"]["train"]): score(r) for r in runs if label_of(r) == against}
     if not own:
-        raise BadInput(f"no run of {against!r}; choose one of {', '.join(dict.fromkeys(map(method_of, runs)))}")
-    others = [name for name in dict.fromkeys(map(method_of, runs)) if name != against]
+        raise BadInput(f"no run of {against!r}; choose one of {', '.join(dict.fromkeys(map(label_of, runs)))}")
+    others = [name for name in dict.fromkeys(map(label_of, runs)) if name != against]
     level = 1 - 0.05 / max(1, len(others))
     rows = []
     for name in others:
-        pairs = [(score(r), own[key]) for r in runs if method_of(r) == name
+        pairs = [(score(r), own[key]) for r in runs if label_of(r) == name
                  if (key := (r["target"], r["seeds"]["train"])) in own]  # fmt: skip
         gaps = np.array([a - b for a, b in pairs])
         if len(gaps) < FEWEST or np.ptp(gaps) == 0:  # a bootstrap of so few is far too narrow
@@ -131,8 +132,7 @@ def tuning(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     for name in dict.fromkeys(r["method"] for r in runs):
         tried: dict[str, list[Run]] = {}
         for run in (r for r in runs if r["method"] == name):
-            setting = [o for o in run["overrides"] if o.split("=")[0] not in ("method", "target", "logger", "+sweeps")]
-            tried.setdefault(" ".join(sorted(setting)), []).append(run)
+            tried.setdefault(" ".join(f"{key}={value}" for key, value in sorted(choices(run).items())), []).append(run)
         most = max(len({r["target"] for r in group}) for group in tried.values())
         full = {s: group for s, group in tried.items() if len({r["target"] for r in group}) == most}
         means = {setting: six(group, domains) for setting, group in full.items()}
@@ -155,7 +155,9 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
         write_text(out / f"{name}.csv", as_csv(*part))
         write_text(out / f"{name}.md", table(*part) + "\n")
         write_text(out / f"{name}.tex", as_latex(*part))
-    return "\n\n".join([*problems, *(table(*part) for part in parts.values())])
+    measured = [table(*part) for part in parts.values()]
+    others = [] if tuned else [f"As published, on another model, other images and other judges:\n\n{table(*published())}"]
+    return "\n\n".join([*problems, *measured, *others])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,33 @@ def run_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def setting(results: dict[str, Any]) -> str:
-    """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction."""
+# overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
+WHAT_AND_WHERE = {
+    "target", "surrogate", "seed", "method", "sparsity", "sparsity.p", "dataset", "dataset.root", "dataset.classifiers",
+    "model.path", "protocol", "+sweeps", "out", "output_dir", "cache_dir", "logger", "device", "launcher",
+}  # fmt: skip
+
+
+def choices(results: dict[str, Any]) -> dict[str, str]:
+    """What the command line changed of how a run is done: key -> value."""
+    pairs = (override.split("=", 1) for override in results.get("overrides", []))
+    return {key: value for key, value in pairs if key not in WHAT_AND_WHERE and not key.startswith("launcher.")}
+
+
+def method_of(results: dict[str, Any]) -> str:
+    """The method, and which of its published versions where there are several."""
+    variant = results.get("variant")
+    return f"{results['method']} ({variant})" if variant else str(results["method"])
+
+
+def setting(results: dict[str, Any], without: str = "") -> str:
+    """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction, and what else was chosen;
+    `without` leaves one key out."""
     sparsity = results["sparsity"]
-    p = "" if sparsity["p"] == 1 else f" p={sparsity['p']:g}"
-    return f"{results['dataset']}/{results['protocol']} {results['method']} {sparsity['kind']}{p}"
+    chosen = {"sparsity.p": "" if sparsity["p"] == 1 else f"p={sparsity['p']:g}"}
+    chosen |= {key: f"{key}={value}" for key, value in sorted(choices(results).items())}
+    words = [text for key, text in chosen.items() if text and key != without]
+    return " ".join([f"{results['dataset']}/{results['protocol']}", method_of(results), sparsity["kind"], *words])
 
 
 def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -86,16 +109,16 @@ def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
 
 
 def spread(values: list[float]) -> str:
-    """Mean over targets, with the range."""
+    """Mean over runs, with the range."""
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.0f}–{100 * max(values):.0f})"
 
 
 def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """One row for each setting and domain: means over its targets, and the difference from the base model, in points."""
+    """One row for each setting and domain: means over its runs, and the difference from the base model, in points."""
     header = [
         "setting",
         "domain",
-        "targets",
+        "runs",
         "UA",
         "IRA",
         "Δ IRA",
@@ -121,3 +144,11 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         row += [f"{np.mean([r['cost']['adapter_bytes'] for r in runs]) / 1000:.0f}"]
         rows.append(row)
     return header, rows
+
+
+def published() -> tuple[list[str], list[list[str]]]:
+    """UnlearnCanvas's methods as papers report them, each with its source."""
+    columns = [*(f"{domain}_{number}" for domain in ("style", "object") for number in ("ua", "ira", "cra")),
+               "fid", "time_s", "source", "evidence"]  # fmt: skip
+    with (Path(__file__).parent / "published" / "unlearncanvas.csv").open(encoding="utf-8", newline="") as file:
+        return ["method", *columns], [[row["method"], *(row[c] or "–" for c in columns)] for row in csv.DictReader(file)]

@@ -21,7 +21,7 @@ def run(
         "cra_target": {"value": 1.0},
         "fid_judge": {"value": 2.0},
     }
-    cost = {"locate_s": 1.0, "distil_s": 2.0, "teacher_passes": 3, "adapter_bytes": 4000}
+    cost = {"locate_s": 1.0, "distil_s": 2.0, "peak_memory_mb": 900, "teacher_passes": 3, "adapter_bytes": 4000}
     said = [f"target={target}", f"method={method}", *overrides]
     return {"method": method, "variant": "", "target": target, "domain": domain, "metrics": metrics, "cost": cost,
             "seeds": {"train": seed}, "sparsity": {"kind": "dense"}, "overrides": said}  # fmt: skip

@@ -92,7 +92,7 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     for section in (
         "What else moved",
         "UA against retention",
-        "Over the kept fraction",
+        "Over what was swept",
         "Published numbers",
         "Gates",
         "a processor, 2 cores",
