@@ -112,7 +112,7 @@ class Continual:
         return self.record.finish({
             "format": 1, "kind": "sequence", "dataset": self.benchmark.dataset.name, "protocol": self.benchmark.protocol.name,
             "requests": [vars(r) for r in self.requests], "nearest": self.nearest, "base": before, "steps": steps,
-            "revoked": taken, "summary": summary(steps, before), "base_sha256": self.base_sha256,
+            "revoked": taken, "sums": self.strategy.sums, "summary": summary(steps, before), "base_sha256": self.base_sha256,
             "peak_memory_mb": peak_memory_mb(), **about,
         })  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The `fade` command: adapters as files. Hydra is not asked.
 
 fade info DIR · fade export DIR --to FORM --out OUT --base PIPELINE · fade merge DIR --base PIPELINE --out OUT ·
-fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence)
+fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence) · fade fold DIR --base PIPELINE --out OUT (a sequence)
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from fade.card import card_text
 from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput
 from fade.export import HOW, PROMPT
-from fade.files import tensors_hash, whole
+from fade.files import read_json, tensors_hash, whole
+from fade.merging import folded
+from fade.patch import Patch
 from fade.stored import DTYPES, Stored
 
 CYCLES = 100
@@ -68,6 +70,33 @@ def merge(given: argparse.Namespace) -> None:
         model.pipe.save_pretrained(temporary)
     print(f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
           f'StableDiffusionPipeline.from_pretrained("{given.out}")')  # fmt: skip
+
+
+def fold(given: argparse.Namespace) -> None:
+    """The adapters of a finished sequence as one patch, which stands for all of them."""
+    refuse_existing(given.out)
+    folder, model = Path(given.folder), base_of(given)
+    if not (folder / "results.json").is_file():
+        raise BadInput(f"{folder} is no finished sequence: it has no results.json")
+    results = read_json(folder / "results.json")
+    if not results.get("sums"):
+        raise BadInput(f"{folder}: what was measured there is no sum of its adapters (strategy {results.get('strategy')})")
+    history.verify(folder, model.sha256())
+    met = [line for line in history.read(folder) if line["event"] == "forgotten"]
+    unknown = sorted(set(given.without) - {line["number"] for line in met})
+    if unknown:
+        raise BadInput(f"--without {unknown[0]}: this sequence has met the requests 1 to {len(met)}")
+    left = [line for line in met if line["number"] not in given.without]
+    if not left:
+        raise BadInput("--without leaves no request to fold")
+    parts = [Stored.read(folder / line["folder"] / "adapter").attach(model, f"request{line['number']}") for line in left]
+    changes = folded(parts)
+    for part in reversed(parts):
+        part.detach()
+    about = {"target": ", ".join(line["target"] for line in left), "folded_from": [line["adapter_sha256"] for line in left]}
+    Patch.of(model, changes, "folded").save(given.out, {**about, "base_sha256": model.sha256()})
+    size = (given.out / "adapter.safetensors").stat().st_size
+    print(f"{given.out}/: {len(left)} requests as one patch, {size / 1000:.0f} kB")
 
 
 def verify(given: argparse.Namespace) -> int:
@@ -166,7 +195,7 @@ def refuse_existing(folder: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="fade", description="Adapters of unlearning, as files.")
-    actions = command.add_subparsers(required=True, metavar="{info,export,merge,verify}")
+    actions = command.add_subparsers(required=True, metavar="{info,export,merge,verify,fold}")
 
     def action(name: str, does: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         added = actions.add_parser(name, help=text, description=text)
@@ -191,6 +220,10 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("--limit", type=float, default=0.05, help="of the fit's relative error")
     with_base(exporting, out=True, required=False)
     with_base(action("merge", merge, "write a pipeline with the change in it"), out=True)
+    folding = action("fold", fold, "make one adapter of a finished sequence's")
+    folding.add_argument("--without", type=int, nargs="+", default=[], metavar="K", help="leave these requests out")
+    folding.add_argument("--out", type=Path, required=True)
+    with_base(folding, out=False)
     verifying = action("verify", verify, "measure that the adapter is exact")
     verifying.add_argument("--cycles", type=int, default=CYCLES)
     with_base(verifying, out=False)

@@ -1,6 +1,8 @@
-"""Several changes made one: their sum, or TIES (arXiv 2306.01708, as CUIG uses it, arXiv 2511.07970)."""
+"""Several changes made one: their sum (a stack folded), or TIES (arXiv 2306.01708, as CUIG uses it, arXiv 2511.07970)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +18,16 @@ def changes_of(adapter: Adapter) -> Changes:
     if not adapter.mergeable:
         raise BadInput(f"adapter {adapter.name!r} depends on the prompt and has no fixed change to merge")
     return {name: delta.float() for name in adapter.places() if (delta := adapter.delta(name)) is not None}
+
+
+@torch.no_grad()
+def folded(adapters: Sequence[Adapter]) -> Changes:
+    """The sum of what several attached adapters change, added in double precision and rounded once."""
+    total: dict[str, Tensor] = {}
+    for adapter in adapters:
+        for name, delta in changes_of(adapter).items():
+            total[name] = total[name] + delta.double() if name in total else delta.double()
+    return {name: delta.float() for name, delta in total.items()}
 
 
 def trimmed(change: Changes, keep: float) -> Changes:

@@ -74,7 +74,9 @@ def test_the_snippet(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: 
     assert again.card["sha256"] == about["sha256"]  # the same words, the same seed, the same adapter
 
 
-@pytest.mark.parametrize("method", ["uce", "seot", Spm(sampling_steps=2), "ca"], ids=lambda m: m if isinstance(m, str) else type(m).__name__)
+@pytest.mark.parametrize(
+    "method", ["uce", "seot", Spm(sampling_steps=2), "ca"], ids=lambda m: m if isinstance(m, str) else type(m).__name__
+)
 def test_other_methods(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path, method: Any) -> None:
     """A closed form, a text edit, a gated change (a Method given as an object), a distillation."""
     clean, untouched = state(model), image(pipe)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from benchmarks.continual import check_requests, check_revoked, summary
 from fade import history
+from fade.adapters import Adapter
 from fade.cli import main as fade_command
+from fade.cli import predictions
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
@@ -207,6 +209,14 @@ def test_the_summary() -> None:
     assert found == pytest.approx(wanted)
 
 
+def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[float]:
+    """A prediction of the shipped model with these adapters on it."""
+    model = Diffusion.load(str(SHIPPED / "pipeline"), 2, 3.0)
+    for name in names:
+        Adapter.load(model, folder / name / below, name=name)
+    return predictions(model).flatten().tolist()
+
+
 THREE = [
     "sequence=minicanvas_10",
     'sequence.requests=["neon > photo","cat > fish","sketch > photo"]',
@@ -215,6 +225,7 @@ THREE = [
 ]
 
 
+@pytest.mark.processes
 def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
     run: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +253,14 @@ def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
 
     assert fade_command(["verify", str(folder), "--base", str(SHIPPED / "pipeline")]) == 0
     assert "revoked    cat -> fish" in capsys.readouterr().out
+
+    base = ["--base", str(SHIPPED / "pipeline")]
+    assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "two"), "--without", "2"]) == 0
+    assert "2 requests as one patch" in capsys.readouterr().out
+    assert stacked(["01-neon", "03-sketch"], folder) == pytest.approx(stacked(["two"], tmp_path, ""), abs=1e-5)
+    assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "none"), "--without", "4"]) == 1
+    assert "the requests 1 to 3" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
     shutil.move(folder / "02-cat" / "adapter", tmp_path / "aside")
     (folder / "results.json").unlink()
     assert "says that it was made" in complaint(run(*THREE, code=1))

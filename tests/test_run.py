@@ -126,6 +126,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.processes
 def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> None:
     done = run("-m", "target=noen,neon", *SHORT, code=1)
     assert "target 'noen' is no concept" in done.stderr and "without neon" in done.stdout

@@ -38,6 +38,7 @@ class Strategy:
 
     on_base = False
     together = False
+    sums = True
     guard = False
     weights: Mapping[str, float] = MappingProxyType({})
 

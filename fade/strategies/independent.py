@@ -23,6 +23,7 @@ class Independent(Strategy):
         if compose not in ("sum", "ties"):
             raise BadInput(f"strategy.compose is {compose!r}; choose sum or ties")
         self.compose, self.keep, self.scale = compose, keep, scale
+        self.sums = compose == "sum"
 
     @torch.no_grad()
     def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -10,3 +10,4 @@ class Simultaneous(Strategy):
 
     on_base = True
     together = True
+    sums = False
