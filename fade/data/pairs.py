@@ -15,7 +15,7 @@ from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
-from fade.prompts import Cell, find_domain, swapped, words
+from fade.prompts import Cell, caption, check_template, find_domain, swapped, words
 
 
 class Example(TypedDict):
@@ -74,7 +74,8 @@ class Pairs:
 
     gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
-    latents, one file a cell, keyed by the images and the autoencoder.
+    latents, one file a cell, keyed by the images and the autoencoder. template: of the training captions, to study what
+    happens where they differ from the evaluation's; None: the dataset's own, the same for both.
     """
 
     def __init__(
@@ -87,8 +88,11 @@ class Pairs:
         cache: Path,
         gone: Sequence[Request] = (),
         guard: bool = False,
+        template: str | None = None,
     ) -> None:
         self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
+        self.template = template or dataset.template
+        check_template(self.template, list(dataset.domains))
         at_least(1, pairs__forget=forget, pairs__retain=retain, pairs__batch=batch)
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
@@ -112,10 +116,13 @@ class Pairs:
         """The target as captions name it."""
         return self.dataset.says.get(request.target, words(request.target))
 
+    def caption(self, cell: Cell) -> str:
+        return caption(self.template, cell, self.dataset.says)
+
     def captions(self, side: str) -> list[tuple[str, str]]:
         """Each caption of a side with its surrogate's; on the retain side they are the same."""
         cells = [cell for cell in self.dataset.cells() if self.side(cell) == side]
-        return [(self.dataset.caption(cell), self.dataset.caption(self.surrogate(cell))) for cell in cells]
+        return [(self.caption(cell), self.caption(self.surrogate(cell))) for cell in cells]
 
     def choose(self) -> dict[str, list[Item]]:
         """The images of either side. Raises BadInput where a cell has none."""
@@ -153,14 +160,14 @@ class Pairs:
             groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
             self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
             self.cells[side] = torch.tensor([place[item.concepts] for item in items])
-        captions = [self.dataset.caption(cell) for cell in cells]
+        captions = [self.caption(cell) for cell in cells]
         self.own = model.embed(captions)
-        self.overwritten = model.embed([self.dataset.caption(self.surrogate(cell)) for cell in cells])
+        self.overwritten = model.embed([self.caption(self.surrogate(cell)) for cell in cells])
         self.concept = torch.zeros(self.own.shape[:2], dtype=torch.bool, device=self.own.device)
-        for row, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+        for row, (cell, text) in enumerate(zip(cells, captions, strict=True)):
             for request in self.requests:
                 if request.concerns(cell):
-                    self.concept[row, model.places(caption, self.said(request))] = True
+                    self.concept[row, model.places(text, self.said(request))] = True
         self.end = torch.tensor([len(ids) + 1 for ids in model.token_ids(captions)], device=self.own.device)
         self._find_anchors(cells, place)
         if self.guard:

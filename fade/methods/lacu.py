@@ -55,14 +55,14 @@ class Lacu(Method):
         """Choose the mapping and the related captions and make the latents; the same at every start of the run."""
         dataset, (request,) = pairs.dataset, pairs.requests
         cells = [cell for cell in dataset.cells() if pairs.side(cell) == "forget"]
-        kept = [dataset.caption(c) for c in dataset.cells() if not request.concerns(c)]
+        kept = [pairs.caption(c) for c in dataset.cells() if not request.concerns(c)]
         with torch.random.fork_rng(devices=[]), adapter.off():
             torch.manual_seed(self.seed)
-            asked = model.embed([dataset.caption(cell) for cell in cells])
+            asked = model.embed([pairs.caption(cell) for cell in cells])
             empty = model.embed([""])
             z = self.made(model, asked[torch.randint(0, len(asked), (self.pool,))], empty)
             self.mapping = request.surrogate if self.mapped == "given" else self.nearest(model, z, pairs)
-            rows = [dataset.caption(swapped(cell, request.domain, self.mapping)) for cell in cells]
+            rows = [pairs.caption(swapped(cell, request.domain, self.mapping)) for cell in cells]
             found = self.distances(model, z, asked[:1], (model.embed([c]) for c in kept), "related")
             order = torch.stack(found).argsort().tolist()
             near, far = order[: self.related], order[self.related :]
@@ -84,10 +84,8 @@ class Lacu(Method):
         removed = {r.target for r in (*pairs.gone, request)}
         labels = [label for label in pairs.dataset.domains[request.domain] if label not in removed]
         cells = [cell for cell in pairs.dataset.cells() if pairs.side(cell) == "forget"]
-        own = model.embed([pairs.dataset.caption(cell) for cell in cells])
-        others = (
-            model.embed([pairs.dataset.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels
-        )
+        own = model.embed([pairs.caption(cell) for cell in cells])
+        others = (model.embed([pairs.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels)
         found = self.distances(model, z, own, others, "mapping")
         return labels[int(torch.stack(found).argmin())]
 
