@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, span, table
+from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, percent, span, table
+from benchmarks.tables import choices, method_of
 
 HEADER = [
     "sequence",
@@ -27,13 +28,20 @@ HEADER = [
 
 
 def name_of(run: dict[str, Any]) -> str:
-    return f"{run['method']}, {run['strategy']}"
+    """Method, strategy, and what else the command line chose."""
+    others = {key: value for key, value in choices(run).items() if key.split(".")[0] != "sequence" and key != "strategy"}
+    return ", ".join([method_of(run), run["strategy"], *(f"{key}={value}" for key, value in sorted(others.items()))])
+
+
+def by_name(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same strategies beside each other: by order of requests, name and seed."""
+    return sorted(runs, key=lambda r: (r["requests"][0]["target"], name_of(r), r["seeds"]["train"]))
 
 
 def summary_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
     """One row a sequence: how much is gone at the end, how much is kept, what it cost (HEADER)."""
     rows = []
-    for run in runs:
+    for run in by_name(runs):
         s = run["summary"]
         percents = (
             s["ua_mean"],
@@ -59,8 +67,30 @@ def section(runs: list[dict[str, Any]]) -> str:
         "mean UA of all requests so far, %": lambda step: float(np.mean([m["value"] for m in step["ua"].values()])),
         "kept: accuracy on never-requested concepts, %": lambda step: float(step["retention"]),
     }
-    drawn = "".join(curve(runs, label, read) for label, read in curves.items())
-    return table("sequences", "One request after another; percent, in the order of the requests", HEADER, rows) + drawn
+    drawn = "".join(curve(by_name(runs), label, read) for label, read in curves.items())
+    triangles = "".join(triangle(run, f"triangle{i}") for i, run in enumerate(by_name(runs)))
+    first = table("sequences", "One request after another; percent, in the order of the requests", HEADER, rows)
+    return first + drawn + triangles
+
+
+def triangle(run: dict[str, Any], name: str) -> str:
+    """HTML: after each request, UA of all so far and what is kept, with intervals; then each request that was taken back."""
+    targets = [r["target"] for r in run["requests"]]
+    domains = list(run["base"]["kept"])
+    header = ["after", *targets, *(f"kept {domain}s" for domain in domains), "nearest", "fid_judge", "s", "kB"]
+    steps = [("base", run["base"]), *((f"{k + 1} {targets[k]}", step) for k, step in enumerate(run["steps"]))]
+    for step in run["revoked"]:
+        steps.append((f"without {step['target']}'s", {**step, "ua": {**step["ua"], step["target"]: step["back"]}}))
+    rows = []
+    for after, step in steps:
+        cost = step.get("cost")
+        spent = [f"{cost['train_s']:.0f}", f"{cost['adapter_bytes'] / 1000:.0f}"] if cost else ["–", "–"]
+        cells = [percent(step["ua"].get(target), "ua") for target in targets]
+        cells += [percent(step["kept"][domain], "ira") for domain in domains]
+        cells += [percent(step["nearest"], "ira"), percent(step["fid_judge"], "fid_judge"), *map(cell, spent)]
+        rows.append((after, [cell(escape(after), kind="text"), *cells]))
+    title = f"{name_of(run)}, seed {run['seeds']['train']}, {targets[0]} first"
+    return f"<details><summary>{escape(title)}</summary>{table(name, 'Percent, 95 % intervals', header, rows)}</details>"
 
 
 def curve(runs: list[dict[str, Any]], label: str, read: Any) -> str:

@@ -15,6 +15,7 @@ from test_config import composed
 from torch import Tensor
 
 from benchmarks.continual import check_requests, check_revoked, summary
+from benchmarks.sequences import section
 from fade import history
 from fade.adapters import Adapter
 from fade.cli import main as fade_command
@@ -207,6 +208,30 @@ def test_the_summary() -> None:
     wanted = {"ua_mean": 0.8, "ua_worst": 0.7, "rebound": 0.3, "retention": 0.8, "retention_drop": 0.2, "retention_area": 0.85,
               "nearest": 0.8, "seconds": 21, "last_over_first": 1.1, "bytes": 20}  # fmt: skip
     assert found == pytest.approx(wanted)
+
+
+def test_the_report_of_a_sequence() -> None:
+    """A row for each request and for each that was taken back, with intervals; other choices are other strategies."""
+    value = {"value": 0.9, "low": 0.8, "high": 1.0}
+
+    def step(*targets: str) -> dict[str, Any]:
+        return {"ua": dict.fromkeys(targets, value), "kept": {"style": value}, "retention": 0.9, "nearest": value,
+                "fid_judge": {"value": 2.0}, "cost": {"train_s": 7, "adapter_bytes": 10_000}}  # fmt: skip
+
+    steps = [step("neon"), step("neon", "sketch")]
+    taken = {**step("sketch"), "target": "neon", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
+    run = {"method": "fade", "strategy": "independent", "overrides": ["strategy=independent", "strategy.compose=ties", "seed=3"],
+           "seeds": {"train": 3}, "requests": [{"target": "neon"}, {"target": "sketch"}], "base": step(), "steps": steps,
+           "revoked": [taken], "summary": summary(steps, {"retention": 1.0})}  # fmt: skip
+    html = section([run])
+    assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
+    rows = html.split('id="triangle0"')[1].split("<tr")
+    assert (
+        len(rows) == 1 + 1 + 1 + 2 + 1
+        and "without neon" in rows[-1]
+        and "[0.0, 10.0]" in rows[-1]
+        and "[80.0, 100.0]" in rows[-2]
+    )
 
 
 def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[float]:

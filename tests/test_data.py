@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fade.data.folder import Folder
 from fade.data.minicanvas import MiniCanvas, write
 from fade.data.minicanvas_draw import OBJECTS, STYLES, compose, paint
+from fade.data.pairs import Pairs, Request
+from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import whole, write_json
 from fade.prompts import caption
@@ -76,3 +79,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text() == '{\n  "a": 1\n}\n' and list(tmp_path.iterdir()) == [path]
+
+
+def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    request = Request.check(dataset, "neon", "photo")
+    other = Pairs(dataset, request, 16, 64, 2, tmp_path, template="{style}: a {object}")
+    assert other.captions("forget")[0] == ("neon: a bird", "photo: a bird") and dataset.caption(dataset.cells()[0])[0] == "A"
+    other.prepare(model)
+    row = [tuple(cell.values()) for cell in dataset.cells()].index(("neon", "bird"))
+    assert torch.equal(other.own[row], model.embed(["neon: a bird"])[0]) and other.concept[row].any()
+    with pytest.raises(BadInput, match="template"):
+        Pairs(dataset, request, 16, 64, 2, tmp_path, template="a {object}")
