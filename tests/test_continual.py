@@ -220,7 +220,7 @@ def test_the_report_of_a_sequence() -> None:
 
     steps = [step("neon"), step("neon", "sketch")]
     taken = {**step("sketch"), "target": "neon", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
-    run = {"method": "fade", "strategy": "independent", "overrides": ["strategy=independent", "strategy.compose=ties", "seed=3"],
+    run = {"method": "fade", "strategy": "independent", "overrides": ["strategy.compose=ties", "seed=3"],
            "seeds": {"train": 3}, "requests": [{"target": "neon"}, {"target": "sketch"}], "base": step(), "steps": steps,
            "revoked": [taken], "summary": summary(steps, {"retention": 1.0})}  # fmt: skip
     html = section([run])
