@@ -31,6 +31,7 @@ class Record:
     """
 
     def __init__(self, folder: Path, config: str, overrides: Sequence[str] = ()) -> None:
+        forget_peak_memory()
         self.folder, self.identity = folder, content_hash(config)
         claim = folder / "run.json"
         if claim.is_file():
@@ -96,8 +97,20 @@ def machine() -> str:
     return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores{gpu}"
 
 
+def forget_peak_memory() -> None:
+    """Begin to count anew: several runs of a sweep share one process. Where that cannot be, the process's peak is all runs'."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux, and only where it may be written
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb() -> float:
-    """Of the GPU where there is one, else of this process."""
+    """Of the GPU where there is one, else of this process, since it was last forgotten."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.benchmark import Benchmark, Protocol
 from benchmarks.comparison import comparison
 from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
 from benchmarks.judge import predict
-from benchmarks.record import Record
+from benchmarks.record import Record, peak_memory_mb
 from benchmarks.tables import run_table, summary, table
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
@@ -191,3 +192,12 @@ def test_the_splits_lie_with_the_run(dataset: MiniCanvas, tmp_path: Path) -> Non
     stamp = (tmp_path / "run" / "splits.csv.gz").read_bytes()
     Record(tmp_path / "again", "a: 1").keep_splits(dataset)
     assert (tmp_path / "again" / "splits.csv.gz").read_bytes() == stamp
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be forgotten here")
+def test_a_runs_peak_memory_is_its_own(tmp_path: Path) -> None:
+    large = torch.ones(64_000_000)
+    before, _ = peak_memory_mb(), large.sum()
+    del large
+    Record(tmp_path / "next", "a: 1")
+    assert peak_memory_mb() < before - 200  # MB, of 244
