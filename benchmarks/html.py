@@ -391,13 +391,12 @@ def gates(found: Found, problems: list[str]) -> str:
     return text + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing to warn of.</p>")
 
 
-def published_numbers() -> str:
+def of_papers(name: str, caption: str, header: list[str], rows: list[list[str]]) -> str:
     """Numbers of papers, on another model and other images: never in one table with the measured ones."""
-    header, rows = published()
-    words = ("method", "source", "evidence")
+    words = ("method", "metric", "source", "evidence")
     body = [(row[0], [cell(escape(text), kind="text" if name in words else "") for name, text in zip(header, row, strict=True)])
             for row in rows]  # fmt: skip
-    return table("published", "UnlearnCanvas, as published (Stable Diffusion 1.5, 512 px, its own judges)", header, body)
+    return table(name, f"{caption}, as published (Stable Diffusion 1.5, 512 px, its own judges)", header, body)
 
 
 def commands(found: Found) -> str:
@@ -411,7 +410,7 @@ def page(found: Found, problems: list[str], home: Path, first: list[tuple[str, s
     about_runs = [
         ("Summary", main_table(found)), ("Every target", target_table(found, home)), ("What else moved", heat_maps(found)),
         ("UA against retention", pareto(found)), ("Over what was swept", curves(found)), ("Before and after", shots(found)),
-        ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", published_numbers()),
+        ("Cost", costs(found)), ("Gates and warnings", gates(found, problems)), ("Published numbers", of_papers("published", "UnlearnCanvas", *published())),
         ("What was run", what_was_run(found)), ("Commands", commands(found)),
     ] if found else []  # fmt: skip
     sections = [*first, *about_runs]

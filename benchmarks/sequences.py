@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, percent, span, table
-from benchmarks.tables import choices, method_of
+from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, of_papers, percent, span, table
+from benchmarks.tables import choices, method_of, published_sequences
 
 HEADER = [
     "sequence",
@@ -70,7 +70,8 @@ def section(runs: list[dict[str, Any]]) -> str:
     drawn = "".join(curve(by_name(runs), label, read) for label, read in curves.items())
     triangles = "".join(triangle(run, f"triangle{i}") for i, run in enumerate(by_name(runs)))
     first = table("sequences", "One request after another; percent, in the order of the requests", HEADER, rows)
-    return first + drawn + triangles
+    papers = of_papers("published-sequences", "UnlearnCanvas, six requests one after another", *published_sequences())
+    return first + drawn + triangles + papers
 
 
 def triangle(run: dict[str, Any], name: str) -> str:

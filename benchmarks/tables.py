@@ -146,9 +146,22 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+PUBLISHED = Path(__file__).parent / "published"
+
+
 def published() -> tuple[list[str], list[list[str]]]:
     """UnlearnCanvas's methods as papers report them, each with its source."""
     columns = [*(f"{domain}_{number}" for domain in ("style", "object") for number in ("ua", "ira", "cra")),
                "fid", "time_s", "source", "evidence"]  # fmt: skip
-    with (Path(__file__).parent / "published" / "unlearncanvas.csv").open(encoding="utf-8", newline="") as file:
-        return ["method", *columns], [[row["method"], *(row[c] or "–" for c in columns)] for row in csv.DictReader(file)]
+    return _published(PUBLISHED / "unlearncanvas.csv", ["method", *columns])
+
+
+def published_sequences() -> tuple[list[str], list[list[str]]]:
+    """The same for six requests one after another: UA of the first, and retain accuracy."""
+    columns = ["method", "metric", *(f"after_{k}" for k in range(1, 7)), "source"]
+    return _published(PUBLISHED / "unlearncanvas_sequential.csv", columns)
+
+
+def _published(path: Path, columns: list[str]) -> tuple[list[str], list[list[str]]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return columns, [[row[c] or "–" for c in columns] for row in csv.DictReader(file)]

@@ -231,5 +231,5 @@ class Patch(Adapter):
     @classmethod
     def of(cls, model: Diffusion, deltas: dict[str, Tensor], name: str) -> Patch:
         """A patch with given differences, attached."""
-        whole = {key: (delta.float(), torch.ones_like(delta, dtype=torch.bool)) for key, delta in deltas.items()}
-        return cls.restored(model, {}, whole, name)
+        kept = {key: (delta.float(), delta != 0) for key, delta in deltas.items()}
+        return cls.restored(model, {}, kept, name)

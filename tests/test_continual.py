@@ -225,7 +225,7 @@ def test_the_report_of_a_sequence() -> None:
            "revoked": [taken], "summary": summary(steps, {"retention": 1.0})}  # fmt: skip
     html = section([run])
     assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
-    rows = html.split('id="triangle0"')[1].split("<tr")
+    rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (
         len(rows) == 1 + 1 + 1 + 2 + 1
         and "without neon" in rows[-1]
