@@ -153,6 +153,7 @@ def test_what_a_step_trains(dataset: MiniCanvas) -> None:
     step = Strategy().step(asked, 2, Fade(), Neuron(0.1), [])
     assert [r.target for r in step.requests] == ["sketch"] and [r.target for r in step.gone] == ["neon", "cat"]
     step = Simultaneous().step(asked, 2, Fade(), Neuron(0.1), [])
+    assert step.times == 3  # three budgets for three requests
     assert [r.target for r in step.requests] == ["neon", "cat", "sketch"] and step.gone == []
 
 

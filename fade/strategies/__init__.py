@@ -20,7 +20,8 @@ from fade.sparsity import Sparsity
 @dataclass
 class Step:
     """What is trained for one request. requests: met at once; gone: met before, their images are not touched; guard:
-    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds."""
+    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds; times: how
+    often the method's budget of steps is spent."""
 
     requests: list[Request]
     gone: list[Request]
@@ -28,6 +29,7 @@ class Step:
     sparsity: Sparsity
     guard: bool = False
     weights: dict[str, float] = field(default_factory=dict)
+    times: int = 1
 
 
 class Strategy:
@@ -62,6 +64,7 @@ class Strategy:
             self.sparsity(sparsity, used),
             self.guard,
             dict(self.weights),
+            len(now),
         )
 
     def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:
