@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -47,24 +48,38 @@ def comparison(
         sheet.save(temporary, format="png")
 
 
-def progress(base: Path, steps: list[Path], wanted: list[Answer], requests: list[Request], path: Path, side: int = 64) -> None:
+def progress(base: Path, steps: list[Path], wanted: list[Answer], requests: list[Request], path: Path) -> None:
     """A picture of a sequence: one line a request, its first prompt on the base model and after each request; the step that
     met it has a red frame, and what is right of the frame should stay forgotten."""
-    left, top, gap = 130, 22, 4
-    names = ["base", *(f"{k + 1}" for k in range(len(steps)))]
-    sheet = Image.new("RGB", (left + len(names) * (side + gap), top + len(requests) * (side + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, name in enumerate(names):
-        draw.text((left + i * (side + gap) + 4, 5), name, fill="black")
+    rows = []
     for j, request in enumerate(requests):
-        y = top + j * (side + gap)
         file = next(a.file for a in wanted if a.cell[request.domain] == request.target)
-        draw.text((6, y + side // 2 - 6), f"{j + 1} {words(request.target)}", fill="black")
-        for i, folder in enumerate([base, *steps]):
+        rows.append((f"{j + 1} {words(request.target)}", [folder / file for folder in (base, *steps)]))
+    names = ["base", *(f"{k + 1}" for k in range(len(steps)))]
+    grid(names, rows, path, framed={(j, j + 1) for j in range(len(requests))})
+
+
+def grid(
+    columns: list[str],
+    rows: list[tuple[str, list[Path]]],
+    path: Path,
+    side: int = 64,
+    framed: Container[tuple[int, int]] = (),
+) -> None:
+    """A picture of labelled rows of images; framed: (row, column) of those with a red frame."""
+    left, top, gap = 130, 22, 4
+    sheet = Image.new("RGB", (left + len(columns) * (side + gap), top + len(rows) * (side + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, name in enumerate(columns):
+        draw.text((left + i * (side + gap) + 4, 5), name, fill="black")
+    for j, (label, files) in enumerate(rows):
+        y = top + j * (side + gap)
+        draw.text((6, y + side // 2 - 6), label, fill="black")
+        for i, file in enumerate(files):
             x = left + i * (side + gap)
-            with Image.open(folder / file) as image:
+            with Image.open(file) as image:
                 sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x, y))
-            if i == j + 1:
+            if (j, i) in framed:
                 draw.rectangle((x - 2, y - 2, x + side + 1, y + side + 1), outline="#b00020", width=2)
     with whole(path) as temporary:
         sheet.save(temporary, format="png")

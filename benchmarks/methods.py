@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
+from benchmarks.comparison import grid
+from benchmarks.judge import read_rows
 from benchmarks.report import find
 from benchmarks.tables import as_csv, as_latex, choices, method_of, published, table
 from fade.errors import BadInput
@@ -141,6 +143,27 @@ def tuning(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return ["method", "setting", *six(runs, domains), "mean"], rows
 
 
+def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
+    """out/TARGET.png for every target: what each method leaves of it, one row a method, the same prompts and starting noise.
+    Returns a line for each that cannot be made, its images being gone."""
+    problems = []
+    for target in dict.fromkeys(run["target"] for _, run in found):
+        runs = {label_of(run): (folder, run) for folder, run in reversed(found) if run["target"] == target}
+        folder, run = next(iter(runs.values()))
+        other = next((d for d in run["gates"]["judge_accuracy"] if d != run["domain"]), "seed")
+        first: dict[str, str] = {}
+        for row in read_rows(folder / "predictions.csv"):
+            if row[run["domain"]] == target:
+                first.setdefault(str(row[other]), str(row["file"]))
+        folders = {"base": Path(run["base_answers"]), **{name: own / "images" for name, (own, _) in sorted(runs.items())}}
+        rows = [(name, [images / file for file in first.values()]) for name, images in folders.items()]
+        try:
+            grid(list(first), rows, out / f"{target}.png")
+        except FileNotFoundError as error:
+            problems.append(f"no picture of {target}: {error.filename} is not there")
+    return problems
+
+
 def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
     """The tables as text, and as files in `out`."""
     found, problems = find(folders)
@@ -155,6 +178,8 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
         write_text(out / f"{name}.csv", as_csv(*part))
         write_text(out / f"{name}.md", table(*part) + "\n")
         write_text(out / f"{name}.tex", as_latex(*part))
+    if out and not tuned:
+        problems += pictures(found, out)
     measured = [table(*part) for part in parts.values()]
     others = [] if tuned else [f"As published, on another model, other images and other judges:\n\n{table(*published())}"]
     return "\n\n".join([*problems, *measured, *others])

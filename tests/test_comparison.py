@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from benchmarks.methods import compared, differences, same_targets, six, tuning
+from benchmarks.judge import write_rows
+from benchmarks.methods import compared, differences, pictures, same_targets, six, tuning
 from fade.errors import BadInput
 
 
@@ -59,3 +62,24 @@ def test_the_best_setting_comes_first(tmp_path: Path) -> None:
     runs.append(run("ca", "a", 1.0, overrides=("optimizer.build.lr=1",)))  # one target only: no candidate
     _, rows = tuning(runs)
     assert [row[1] for row in rows] == ["optimizer.build.lr=0.001", "optimizer.build.lr=0.003"]
+
+
+def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
+    rows = [{"file": f"{style}_{kind}.png", "prompt": "", "seed": 1, "style": style, "object": kind, "style_predicted": style,
+             "object_predicted": kind} for style in ("neon", "photo") for kind in ("cat", "bird")]  # fmt: skip
+    found = []
+    for method in ("fade", "uce"):
+        folder = tmp_path / method
+        for images in (folder / "images", tmp_path / "base"):
+            images.mkdir(parents=True, exist_ok=True)
+            for row in rows:
+                Image.new("RGB", (8, 8), "red" if method == "uce" else "blue").save(images / str(row["file"]))
+        write_rows(folder / "predictions.csv", rows)
+        about = {"gates": {"judge_accuracy": {"style": 1.0, "object": 1.0}}, "base_answers": str(tmp_path / "base")}
+        found.append((folder, {**run(method, "neon", 1.0), **about}))
+    assert pictures(found, tmp_path) == []
+    with Image.open(tmp_path / "neon.png") as sheet:
+        assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
+        assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (255, 0, 0)
+    shutil.rmtree(tmp_path / "base")
+    assert "no picture of neon" in pictures(found, tmp_path)[0]
