@@ -91,8 +91,9 @@ class Pairs:
         template: str | None = None,
     ) -> None:
         self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
-        self.template = template or dataset.template
-        check_template(self.template, list(dataset.domains))
+        self.template = template
+        if template is not None:
+            check_template(template, list(dataset.domains))
         at_least(1, pairs__forget=forget, pairs__retain=retain, pairs__batch=batch)
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
@@ -117,7 +118,7 @@ class Pairs:
         return self.dataset.says.get(request.target, words(request.target))
 
     def caption(self, cell: Cell) -> str:
-        return caption(self.template, cell, self.dataset.says)
+        return self.dataset.caption(cell) if self.template is None else caption(self.template, cell, self.dataset.says)
 
     def captions(self, side: str) -> list[tuple[str, str]]:
         """Each caption of a side with its surrogate's; on the retain side they are the same."""
