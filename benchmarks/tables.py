@@ -97,13 +97,18 @@ def setting(results: dict[str, Any], without: str = "") -> str:
     return " ".join([f"{results['dataset']}/{results['protocol']}", method_of(results), sparsity["kind"], *words])
 
 
+def seed_of(results: dict[str, Any]) -> str:
+    """The training seed; answers that others made have none."""
+    return str(results.get("seeds", {}).get("train", "–"))
+
+
 def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """One row a run."""
-    header = ["setting", "target", "surrogate", *(TITLES[c] for c in COLUMNS), "base IRA", "base CRA", "s"]
+    """One row a run, by setting, target and training seed."""
+    header = ["setting", "target", "surrogate", "seed", *(TITLES[c] for c in COLUMNS), "base IRA", "base CRA", "s"]
     rows = []
-    for r in found:
+    for r in sorted(found, key=lambda r: (setting(r), r["domain"], r["target"], r["surrogate"], seed_of(r))):
         spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
-        rows.append([setting(r), r["target"], r["surrogate"], *(cell_text(r["metrics"].get(c)) for c in COLUMNS),
+        rows.append([setting(r), r["target"], r["surrogate"], seed_of(r), *(cell_text(r["metrics"].get(c)) for c in COLUMNS),
                      cell_text(r["base"].get("ira")), cell_text(r["base"].get("cra")), f"{spent:.0f}"])  # fmt: skip
     return header, rows
 

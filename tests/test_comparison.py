@@ -18,11 +18,12 @@ def run(
     method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     metrics = {
-        "ua": {"value": ua},
+        "ua": {"value": ua, "n": 24},
         "ira": {"value": 1.0},
         "cra": {"value": 0.9},
         "cra_target": {"value": 1.0},
         "fid_judge": {"value": 2.0},
+        "kid_judge": {"value": 0.004},
     }
     cost = {"locate_s": 1.0, "distil_s": 2.0, "peak_memory_mb": 900, "teacher_passes": 3, "adapter_bytes": 4000}
     said = [f"target={target}", f"method={method}", *overrides]
@@ -40,14 +41,23 @@ def test_a_target_with_more_seeds_weighs_no_more() -> None:
 def test_paired_differences_and_their_corrected_level() -> None:
     targets = [f"t{k}" for k in range(8)]
     runs = [run("fade", t, 0.6) for t in targets]
-    runs += [run("uce", t, 0.9 + 0.01 * (k % 2)) for k, t in enumerate(targets)] + [run("ca", t, 0.6) for t in targets[:3]]
+    runs += [run("uce", t, 0.9 + 0.01 * (k % 2)) for k, t in enumerate(targets)] + [run("ca", t, 0.6) for t in targets[:2]]
+    runs += [run("esd", t, 0.6 + 0.3 * (k % 2)) for k, t in enumerate(targets)]
     header, rows = differences(runs, "fade")
-    assert "97.50 %" in header[2]  # two comparisons
+    assert "98.33 %" in header[2]  # three comparisons
     by_name = {row[0]: row for row in rows}
-    assert by_name["uce"][1] == "+10.17" and by_name["uce"][4] == "better" and by_name["uce"][3] == "8"
-    assert by_name["ca"][2] == "too few pairs"
-    with pytest.raises(BadInput, match="no run of 'esd'"):
-        differences(runs, "esd")
+    assert by_name["uce"][1:] == ["+10.17", "[+9.97, +10.36]", "8", "8", "better"]
+    assert by_name["esd"][5] == "" and by_name["ca"][2] == "too few targets"
+    with pytest.raises(BadInput, match="no run of 'salun'"):
+        differences(runs, "salun")
+
+
+def test_seeds_of_one_target_are_no_independent_pairs() -> None:
+    targets = [f"t{k}" for k in range(4)]
+    once = [run("fade", t, 0.6) for t in targets] + [run("uce", t, 0.6 + 0.1 * k) for k, t in enumerate(targets)]
+    thrice = [{**r, "seeds": {"train": seed}} for r in once for seed in range(3)]
+    (_, [one]), (_, [three]) = differences(once, "fade"), differences(thrice, "fade")
+    assert one[:4] == three[:4] and (one[4], three[4]) == ("4", "12")
 
 
 def test_other_targets_are_no_comparison() -> None:
