@@ -189,6 +189,14 @@ def heat_maps(found: Found) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
+def round_numbers(low: float, high: float) -> np.ndarray:
+    """The multiples of 1, 2 or 5 times a power of ten from low to high, at most seven."""
+    width = (high - low) or 1.0
+    power = 10.0 ** math.floor(math.log10(width / 6))
+    step = next(power * times for times in (1, 2, 5, 10) if width / (power * times) <= 6)
+    return np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
+
+
 class Frame:
     """A plot area in an SVG: data in percent on both axes, or log p below."""
 
@@ -203,10 +211,10 @@ class Frame:
 
     def draw(self, content: str, title: str, ticks: Iterable[float]) -> str:
         lines = []
-        for value in np.linspace(*self.y, 5):
+        for value in round_numbers(*self.y):
             _, y = self.at(self.x[0], float(value))
             lines.append(f'<line class="grid" x1="{self.left}" x2="{self.left + self.width}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                         f'<text x="{self.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.1f}</text>')  # fmt: skip
+                         f'<text x="{self.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.6g}</text>')  # fmt: skip
         bottom = self.top + self.height
         for value in ticks:
             x, _ = self.at(value, self.y[0])
@@ -253,7 +261,9 @@ def drawn(lines: Lines, labels: tuple[str, str], title: str, log: bool = False, 
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (frame.at(x, y) for x, y, _ in line))
         content += f'<path fill="none" stroke="{COLOURS[i % 8]}" stroke-width="2" d="M{path}"/>' if len(line) > 1 else ""
         content += "".join(mark(MARKS[i % 5], *frame.at(x, y), COLOURS[i % 8], about) for x, y, about in line)
-    return frame.draw(content, title, ticks or (np.geomspace if log else np.linspace)(*frame.x, 5)) + legend(list(lines))
+    return frame.draw(content, title, ticks or (np.geomspace(*frame.x, 5) if log else round_numbers(*frame.x))) + legend(
+        list(lines)
+    )
 
 
 def both(runs: list[dict[str, Any]]) -> tuple[float, float]:

@@ -157,7 +157,8 @@ def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
     Returns a line for each that cannot be made, its images being gone."""
     problems = []
     for target in dict.fromkeys(run["target"] for _, run in found):
-        runs = {label_of(run): (folder, run) for folder, run in reversed(found) if run["target"] == target}
+        by_seed = sorted(found, key=lambda f: -int(f[1]["seeds"]["train"]))  # the lowest seed comes last, and stays
+        runs = {label_of(run): (folder, run) for folder, run in by_seed if run["target"] == target}
         folder, run = next(iter(runs.values()))
         other = next((d for d in run["gates"]["judge_accuracy"] if d != run["domain"]), "seed")
         first: dict[str, str] = {}

@@ -78,15 +78,19 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
     rows = [{"file": f"{style}_{kind}.png", "prompt": "", "seed": 1, "style": style, "object": kind, "style_predicted": style,
              "object_predicted": kind} for style in ("neon", "photo") for kind in ("cat", "bird")]  # fmt: skip
     found = []
-    for method in ("fade", "uce"):
-        folder = tmp_path / method
+    for method, seed, colour in (
+        ("uce", 1, "green"),
+        ("fade", 0, "blue"),
+        ("uce", 0, "red"),
+    ):  # of two seeds the lower is shown
+        folder = tmp_path / f"{method}{seed}"
         for images in (folder / "images", tmp_path / "base"):
             images.mkdir(parents=True, exist_ok=True)
             for row in rows:
-                Image.new("RGB", (8, 8), "red" if method == "uce" else "blue").save(images / str(row["file"]))
+                Image.new("RGB", (8, 8), colour).save(images / str(row["file"]))
         write_rows(folder / "predictions.csv", rows)
         about = {"gates": {"judge_accuracy": {"style": 1.0, "object": 1.0}}, "base_answers": str(tmp_path / "base")}
-        found.append((folder, {**run(method, "neon", 1.0), **about}))
+        found.append((folder, {**run(method, "neon", 1.0, seed), **about}))
     assert pictures(found, tmp_path) == []
     with Image.open(tmp_path / "neon.png") as sheet:
         assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
