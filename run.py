@@ -152,7 +152,7 @@ class Parts:
     def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
               steps: int | None = None) -> Unlearner:  # fmt: skip
         unlearner = self.made(model, adapter, step, saliency)
-        trainer = instantiate(self.cfg.trainer, max_steps=(steps or self.cfg.trainer.max_steps) * step.times)
+        trainer = instantiate(self.cfg.trainer, max_steps=step.times * (self.cfg.trainer.max_steps if steps is None else steps))
         fit(unlearner, trainer, folder / "checkpoints", self.cfg.checkpoint_every, loggers)
         return unlearner
 

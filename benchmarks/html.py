@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.stats import t
 
 from benchmarks.judge import Row, read_rows
-from benchmarks.tables import TITLES, choices, published, setting
+from benchmarks.tables import TITLES, choices, metric_values, published, setting
 from fade.files import write_text
 
 HERE = Path(__file__).parent
@@ -74,10 +74,6 @@ def mean_of(values: list[float]) -> dict[str, float] | None:
         return {"value": mean}
     half = float(t(len(values) - 1).ppf(0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-
-
-def metric_values(runs: list[dict[str, Any]], key: str, side: str = "metrics") -> list[float]:
-    return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
 
 
 def by_setting(found: Found) -> dict[str, list[dict[str, Any]]]:
@@ -261,9 +257,8 @@ def drawn(lines: Lines, labels: tuple[str, str], title: str, log: bool = False, 
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (frame.at(x, y) for x, y, _ in line))
         content += f'<path fill="none" stroke="{COLOURS[i % 8]}" stroke-width="2" d="M{path}"/>' if len(line) > 1 else ""
         content += "".join(mark(MARKS[i % 5], *frame.at(x, y), COLOURS[i % 8], about) for x, y, about in line)
-    return frame.draw(content, title, ticks or (np.geomspace(*frame.x, 5) if log else round_numbers(*frame.x))) + legend(
-        list(lines)
-    )
+    below = np.geomspace(*frame.x, 5) if log else round_numbers(*frame.x)
+    return frame.draw(content, title, ticks or below) + legend(list(lines))
 
 
 def both(runs: list[dict[str, Any]]) -> tuple[float, float]:

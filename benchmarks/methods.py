@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.comparison import grid
 from benchmarks.judge import read_rows
 from benchmarks.report import find
-from benchmarks.tables import as_csv, as_latex, choices, method_of, published, table
+from benchmarks.tables import as_csv, as_latex, choices, method_of, metric_values, published, table
 from fade.errors import BadInput
 from fade.files import write_text
 
@@ -42,7 +42,7 @@ def mean_of(runs: Sequence[Run], number: str) -> float:
 
 def mean_value(runs: Sequence[Run], number: str, times: float = 1) -> str:
     """Mean over the runs that have it: the Fréchet distance needs more images than few seeds give, the kernel one does not."""
-    values = [r["metrics"][number]["value"] for r in runs if r["metrics"].get(number, {}).get("value") is not None]
+    values = metric_values(runs, number)
     return f"{times * np.mean(values):.2f}" if values else "–"
 
 
@@ -156,8 +156,8 @@ def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
     """out/TARGET.png for every target: what each method leaves of it, one row a method, the same prompts and starting noise.
     Returns a line for each that cannot be made, its images being gone."""
     problems = []
+    by_seed = sorted(found, key=lambda f: -int(f[1]["seeds"]["train"]))  # the lowest seed comes last, and stays
     for target in dict.fromkeys(run["target"] for _, run in found):
-        by_seed = sorted(found, key=lambda f: -int(f[1]["seeds"]["train"]))  # the lowest seed comes last, and stays
         runs = {label_of(run): (folder, run) for folder, run in by_seed if run["target"] == target}
         folder, run = next(iter(runs.values()))
         other = next((d for d in run["gates"]["judge_accuracy"] if d != run["domain"]), "seed")

@@ -62,13 +62,14 @@ def section(runs: list[dict[str, Any]]) -> str:
     """HTML: the table; then, over the requests, the mean UA of all so far and what is kept of what was never asked for."""
     if not runs:
         return ""
+    runs = by_name(runs)
     rows = [(" ".join(row), [cell(escape(text)) for text in row]) for row in summary_rows(runs)]
     curves = {
         "mean UA of all requests so far, %": lambda step: float(np.mean([m["value"] for m in step["ua"].values()])),
         "kept: accuracy on never-requested concepts, %": lambda step: float(step["retention"]),
     }
-    drawn = "".join(curve(by_name(runs), label, read) for label, read in curves.items())
-    triangles = "".join(triangle(run, f"triangle{i}") for i, run in enumerate(by_name(runs)))
+    drawn = "".join(curve(runs, label, read) for label, read in curves.items())
+    triangles = "".join(triangle(run, f"triangle{i}") for i, run in enumerate(runs))
     first = table("sequences", "One request after another; percent, in the order of the requests", HEADER, rows)
     papers = of_papers("published-sequences", "UnlearnCanvas, six requests one after another", *published_sequences())
     return first + drawn + triangles + papers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
     return header, rows
 
 
+def metric_values(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics") -> list[float]:
+    """The values of a metric of the runs that have one."""
+    return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
+
+
 def spread(values: list[float]) -> str:
     """Mean over runs, with the range."""
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.0f}–{100 * max(values):.0f})"
@@ -138,12 +144,11 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     groups = dict.fromkeys((setting(r), domain) for r in found for domain in (r["domain"], "all"))
     for name, domain in sorted(groups, key=lambda g: (g[0], g[1] == "all", g[1])):
         runs = [r for r in found if setting(r) == name and domain in ("all", r["domain"])]
-        row = [name, domain, str(len(runs)), spread([r["metrics"]["ua"]["value"] for r in runs])]
+        row = [name, domain, str(len(runs)), spread(metric_values(runs, "ua"))]
         for key in ("ira", "cra"):
             both = [(r["metrics"][key]["value"], r["base"][key]["value"]) for r in runs if key in r["metrics"]]
             row += [spread([a for a, _ in both]), f"{100 * np.mean([a - b for a, b in both]):+.1f}"] if both else ["–", "–"]
-        kept = [r["metrics"]["cra_target"]["value"] for r in runs if "cra_target" in r["metrics"]]
-        fids = [r["metrics"]["fid_judge"]["value"] for r in runs if r["metrics"]["fid_judge"]["value"] is not None]
+        kept, fids = metric_values(runs, "cra_target"), metric_values(runs, "fid_judge")
         row += [spread(kept) if kept else "–", f"{np.mean(fids):.2f}" if fids else "–"]
         row += [f"{np.mean([r['cost']['locate_s'] + r['cost']['distil_s'] for r in runs]):.0f}"]
         row += [f"{np.mean([r['cost']['adapter_bytes'] for r in runs]) / 1000:.0f}"]

@@ -20,8 +20,7 @@ from fade.sparsity import Sparsity
 @dataclass
 class Step:
     """What is trained for one request. requests: met at once; gone: met before, their images are not touched; guard:
-    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds; times: how
-    often the method's budget of steps is spent."""
+    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds."""
 
     requests: list[Request]
     gone: list[Request]
@@ -29,7 +28,11 @@ class Step:
     sparsity: Sparsity
     guard: bool = False
     weights: dict[str, float] = field(default_factory=dict)
-    times: int = 1
+
+    @property
+    def times(self) -> int:
+        """How often the method's budget of steps is spent: once for each request that is met."""
+        return len(self.requests)
 
 
 class Strategy:
@@ -64,7 +67,6 @@ class Strategy:
             self.sparsity(sparsity, used),
             self.guard,
             dict(self.weights),
-            len(now),
         )
 
     def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:
