@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow test-processes lint pins clean
+.PHONY: install run test test-slow test-processes mutants lint pins clean
 
 install: .venv/.installed
 
@@ -26,6 +26,10 @@ test-slow: install
 # Slurm where slurmctld is installed and we are root; two processes as one; adapters where this package is not
 test-processes: install
 	$(BIN)/python -m pytest -m "slurm or processes" -rs
+
+# Known errors, planted one by one: do the tests see them? 95 % must be killed (tests/mutants)
+mutants: install
+	$(BIN)/python tests/mutants
 
 lint: install
 	$(BIN)/ruff check .
