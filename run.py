@@ -17,6 +17,7 @@ import hydra
 import lightning as L
 import torch
 import transformers
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -35,6 +36,7 @@ from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
 from benchmarks.tables import run_table
+from benchmarks.usage import CONF, Misused, check, explain
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
@@ -219,13 +221,15 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
 TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         if cfg.task not in TASKS:
-            raise BadInput(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
+            raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
+        if choice("launcher") != "local" and HydraConfig.get().mode == RunMode.RUN and cfg.task != "plan":
+            raise Misused(f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ...")
         TASKS[cfg.task](cfg)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
         code = complain(error)
@@ -248,20 +252,26 @@ class Ledger(Callback):
         expect(Path(config.output_dir), [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
 
 
+def known() -> dict[str, Any]:
+    """The default configuration: which keys there are."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return dict(OmegaConf.to_container(compose("config"), resolve=False))  # type: ignore[arg-type]
+
+
 def complain(error: BaseException) -> int:
     """Say in one line what the user can mend, and return 2 for usage, 1 for input; raise the rest again."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__  # what the constructor said
     if isinstance(error, BadInput):
-        line, code = str(error), 1
+        line, code = str(error), 2 if isinstance(error, Misused) else 1
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
     elif isinstance(error, FileNotFoundError):
         line, code = f"{error.filename} is gone; put it back and run the same command again", 1
     elif isinstance(error, MissingMandatoryValue):
-        line, code = f"{str(error).splitlines()[0]}; give it on the command line (python run.py --help lists the options)", 2
+        line, code = f"{str(error).splitlines()[0]}; give it on the command line", 2
     elif isinstance(error, (HydraException, OmegaConfBaseException)):
-        line, code = f"{str(error).splitlines()[0]} (python run.py --help lists the options)", 2
+        line, code = explain(str(error), getattr(error, "override", ""), sys.argv[1:], known), 2
     elif type(error).__name__ == "UncompletedJobError":  # submitit's, which need not be installed
         line, code = f"{str(error).splitlines()[0]} died; the others go on, and the same command takes up what is missing", 1
     else:
@@ -272,6 +282,7 @@ def complain(error: BaseException) -> int:
 
 def entry() -> None:
     try:
+        check(sys.argv[1:])
         main()
     except Told as told:
         sys.exit(told.args[0])

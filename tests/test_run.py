@@ -91,7 +91,6 @@ def test_a_plan_says_what_it_will_cost(tmp_path: Path, run: Command) -> None:
         (["target=neon", "surrogate=fish"], 1, "name a style"),
         (["sparsity.p=0"], 1, "must lie in (0, 1]"),
         (["sparsity.p=1.2"], 1, "must lie in (0, 1]"),
-        (["task=unlaern"], 1, "choose one of unlearn, score, plan, pretrain"),
         (["targt=neon"], 2, "targt"),
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
