@@ -45,6 +45,7 @@ from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
 from fade.logs import JsonLines, Mirror
+from fade.pretrain import check_images
 from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
@@ -63,6 +64,8 @@ def dataset_of(cfg: DictConfig) -> Dataset:
 
 
 def benchmark_of(cfg: DictConfig, dataset: Dataset) -> Benchmark:
+    for folder in {Path(spec).parent.parent for spec in cfg.dataset.judges.values() if isinstance(spec, str)}:
+        check_images(folder, dataset)
     judges = {
         domain: Judge.load(spec) if isinstance(spec, str) else instantiate(spec, domain=domain, labels=labels, _convert_="all")
         for domain, labels in dataset.domains.items()

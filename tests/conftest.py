@@ -18,7 +18,7 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
 from fade.lora import Lora
-from fade.pretrain import make_pipeline, make_text_encoder, make_tokenizer, make_unet
+from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
 TEMPLATE = "A {object} image in {style} style."
@@ -33,7 +33,10 @@ def dataset() -> MiniCanvas:
 def model() -> Diffusion:
     """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
     torch.manual_seed(0)
-    settings = {"text_width": 32, "text_layers": 1, "max_length": 16, "widths": [16, 32], "layers": 1}
+    settings = DiffusionSettings(
+        steps=1, batch=1, rate=1e-3, ema=0.9, widths=[16, 32], layers=1, text_width=32, text_layers=1, max_length=16,
+        empty=0.1, partial=0.1, time_power=1.0, sampling_steps=2, guidance=3.0,
+    )  # fmt: skip
     tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,

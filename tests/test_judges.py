@@ -19,7 +19,7 @@ from benchmarks.judge import read_as
 from benchmarks.metrics import frechet
 from fade.errors import BadInput
 from fade.judges import Judge, accuracy
-from fade.pretrain import make_tokenizer
+from fade.pretrain.diffusion import make_tokenizer
 
 LABELS = [f"s{k}" for k in range(5)]
 VIT = "test_vit"  # the architecture's small brother of vit_large_patch16_224, with the same names of weights

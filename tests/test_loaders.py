@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from fade.data.dataset import SPLITS, Dataset
 from fade.data.dog_breeds import DogBreeds, breed
-from fade.data.folder import Folder
+from fade.data.folder import Folder, split_sizes
 from fade.data.imagenette import WNIDS, Imagenette
 from fade.data.images import open_image
 from fade.data.lfw import LFW
@@ -165,11 +165,42 @@ def test_real_photographs() -> None:
     assert 0.4 < len(wrong) / len(changed) < 0.6
 
 
+@pytest.mark.parametrize("n", [3, 4, 5, 7, 8, 19, 20, 33])
+def test_every_split_of_a_cell_has_images_and_small_cells_are_shared_out_evenly(n: int) -> None:
+    sizes = split_sizes(n, None)
+    assert sum(sizes.values()) == n and min(sizes.values()) >= 1
+    if n == 8:
+        assert sizes == {"train": 4, "judge": 2, "test": 2}
+    if n == 20:
+        assert sizes == {"train": 14, "judge": 3, "test": 3}
+
+
+def test_a_small_grid_runs_with_the_defaults_and_says_what_they_became(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for style in ("ink", "oil"):
+        for thing in ("cat", "dog"):
+            make_class(tmp_path / style / thing, 8)
+    dataset = Folder("grid", str(tmp_path), {"style": None, "object": None}, CANVAS)
+    assert "4 of 4 cells have fewer than 20 images (the smallest: train 4, judge 2, test 2)" in dataset.summary()
+    pairs = Pairs(dataset, Request.check(dataset, "ink", None), None, None, batch=2, cache=tmp_path / "cache")
+    with caplog.at_level("INFO"):
+        chosen = pairs.choose()
+    assert {side: len(items) for side, items in chosen.items()} == {"forget": 8, "retain": 8}
+    assert "8 images of the forget side, 4 a cell: the smallest has no more (pairs.forget=NUMBER)" in caplog.text
+    with pytest.raises(BadInput, match=r"pairs.forget=160 needs 80 of it"):
+        Pairs(dataset, Request.check(dataset, "ink", None), 160, None, batch=2, cache=tmp_path / "cache").choose()
+
+
 def test_lfws_lists(tmp_path: Path) -> None:
     for k in (1, 2, 4):
         picture(tmp_path / "lfw" / "Ann_Lee" / f"Ann_Lee_{k:04}.jpg")
     options = {"template": "A photo of {person}.", "variant": "original", "least": 3}
     (tmp_path / "pairs.txt").write_text("10\t300\nAnn_Lee\t1\t2\nAnn_Lee\t4\tBob_Roe\t7\n")
+    with pytest.raises(BadInput, match=r"pairs\.txt: Bob_Roe has no image on disk \(1 such people\)"):
+        LFW(str(tmp_path), **options)
+    assert "pairs.txt compares, not on disk: 1 (Bob_Roe)" in LFW(str(tmp_path), **options, on_bad="skip").summary()
+    (tmp_path / "pairs.txt").write_text("10\t300\nAnn_Lee\t1\t2\n")
     assert LFW(str(tmp_path), **options).domains == {"person": ["Ann_Lee"]}
     (tmp_path / "pairs.txt").write_text("10\t300\nAnn_Lee\t1\t3\n")
     with pytest.raises(BadInput, match=r"pairs\.txt: Ann_Lee_0003\.jpg is not on disk \(1 such images\)"):
@@ -178,6 +209,19 @@ def test_lfws_lists(tmp_path: Path) -> None:
     (tmp_path / "people.txt").write_text("1\nAnn_Lee\t5\n")
     with pytest.raises(BadInput, match=r"people\.txt: Ann_Lee has 5 images, 3 are on disk"):
         LFW(str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_lfws_lists_name_people_that_are_not_there_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    for k in (1, 2, 3):
+        picture(tmp_path / "lfw" / "Ren\u00e9_Roe" / f"Ren\u00e9_Roe_{k:04}.jpg")
+    options = {"template": "A photo of {person}.", "variant": "original", "least": 3}
+    (tmp_path / "people.txt").write_text("1\nRen\u00e9_Roe\t3\n", encoding=encoding)
+    assert LFW(str(tmp_path), **options).domains == {"person": ["Ren\u00e9_Roe"]}
+    (tmp_path / "people.txt").write_text("2\nRen\u00e9_Roe\t3\nB\u00f8_Lund\t1\n", encoding=encoding)
+    with pytest.raises(BadInput, match=r"people\.txt: B\u00f8_Lund has no image on disk"):
+        LFW(str(tmp_path), **options)
+    assert "people.txt lists, not on disk: 1 (B\u00f8_Lund)" in LFW(str(tmp_path), **options, on_bad="skip").summary()
 
 
 @real

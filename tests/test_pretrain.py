@@ -1,38 +1,184 @@
-"""Pretraining: its loop resumes to the same weights, its tokenizer knows every word, its parts fit stock diffusers."""
+"""Pretraining: a stage resumes to the same weights and can be made longer, its tokenizer knows every word, its parts fit
+stock diffusers."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from fade.data.folder import Folder
 from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
-from fade.pretrain import Loop, Pretraining, load_pipeline, make_tokenizer, tokenise
+from fade.files import read_json, write_json
+from fade.pretrain import Pretraining, check_images, images_of
+from fade.pretrain.autoencoder import AutoencoderSettings
+from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_tokenizer, tokenise
+from fade.pretrain.judge import JudgeSettings
+from fade.pretrain.stage import Schedule, Stage, train
+
+TEMPLATE, PARTIALS = "A {object} image in {style} style.", {"object": "A {object} image."}
 
 
-def test_a_killed_loop_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    def train(state: Path, dies_at: int | None = None) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
-        loop = Loop(network, state, steps=30, rate=1e-2, ema=0.9, seed=1, restarts=[12])
+def toy(dies_at: int | None = None) -> tuple[nn.Module, Callable[[torch.device], Tensor]]:
+    torch.manual_seed(0)
+    network, calls = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)), [0]
 
-        def loss() -> torch.Tensor:
-            if loop.step == dies_at:
-                loop._write()
-                raise KeyboardInterrupt
-            return network(torch.randn(16, 4)).square().mean()
+    def loss(device: torch.device) -> Tensor:
+        calls[0] += 1
+        if calls[0] == dies_at:
+            raise RuntimeError("killed")
+        return network(torch.randn(16, 4, device=device)).square().mean()
 
-        loop.run("toy", loss, lambda: None, 1e9)
-        return {**network.state_dict(), **{f"average.{k}": v for k, v in loop.average.items()}}
+    return network, loss
 
-    whole = train(tmp_path / "a.safetensors")
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b.safetensors", dies_at=17)
-    resumed = train(tmp_path / "b.safetensors")
+
+def trained(state: Path, schedule: Schedule, dies_at: int | None = None) -> dict[str, Tensor]:
+    network, loss = toy(dies_at)
+    train(Stage("toy", network, loss, schedule, seed=1), state, 10**6, "cpu", 1)
+    return network.state_dict()
+
+
+SHORT = Schedule(steps=12, batch=16, rate=1e-2, ema=0.9, restarts=[5])
+
+
+def test_a_killed_stage_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fade.pretrain.stage.SAVE_EVERY_S", 0.0)
+    whole = trained(tmp_path / "a.ckpt", SHORT)
+    with pytest.raises(RuntimeError, match="killed"):
+        trained(tmp_path / "b.ckpt", SHORT, dies_at=8)
+    resumed = trained(tmp_path / "b.ckpt", SHORT)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    again = trained(tmp_path / "b.ckpt", SHORT)  # nothing is left to do: the average stands there all the same
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
+def test_a_longer_stage_goes_on_as_one_with_a_restart_where_it_ended(tmp_path: Path) -> None:
+    longer = replace(SHORT, steps=16, restarts=[5, 12])
+    trained(tmp_path / "a.ckpt", SHORT)
+    extended, whole = trained(tmp_path / "a.ckpt", longer), trained(tmp_path / "b.ckpt", longer)
+    assert all(torch.equal(whole[k], extended[k]) for k in whole)
+
+
+def test_a_stage_leaves_the_average_of_its_weights(tmp_path: Path) -> None:
+    """Ten steps of plain SGD-like bookkeeping by hand: the first step copies, then min(decay, n / (n + 9)) is kept."""
+    seen: list[Tensor] = []
+    network, loss = toy()
+
+    def recorded(device: torch.device) -> Tensor:
+        seen.append(network[0].weight.detach().clone())  # before the step, so after the one before it
+        return loss(device)
+
+    train(Stage("toy", network, recorded, replace(SHORT, restarts=[]), seed=1), tmp_path / "a.ckpt", 10**6, "cpu", 1)
+    average = seen[1]
+    for n, live in enumerate(seen[2:], start=2):
+        keep = min(0.9, n / (n + 9))
+        average = keep * average + (1 - keep) * live
+    # the last step's own weights are not seen; they count for 1 - keep of what is left
+    keep = min(0.9, 12 / 21)
+    last = (network[0].weight.detach() - keep * average) / (1 - keep)
+    assert (last - seen[-1]).abs().max() < 1e-2 and not torch.equal(network[0].weight, seen[-1])
+
+
+def test_the_rate_always_falls_to_zero() -> None:
+    schedule = Schedule(steps=2000, batch=1, rate=1.0, ema=0.9, restarts=[1000])
+    assert schedule.factor(0) == schedule.factor(1000) == pytest.approx(1 / 200, rel=1e-2)
+    assert schedule.factor(999) < 1e-4 and schedule.factor(1999) < 1e-4
+    assert schedule.factor(500) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
+    for restarts in ([2000], [2500], [0], [800, 300], [7, 7]):
+        with pytest.raises(BadInput, match="before the last step"):
+            Schedule(steps=2000, batch=1, rate=1.0, ema=0.9, restarts=restarts)
+
+
+def test_a_loss_that_is_no_number_ends_the_stage(tmp_path: Path) -> None:
+    network, _ = toy()
+    stage = Stage("toy", network, lambda _: network(torch.ones(2, 4)).mean() * math.nan, SHORT, seed=1)
+    with pytest.raises(BadInput, match="toy: the loss is nan at step 0; lower its rate"):
+        train(stage, tmp_path / "a.ckpt", 10**6, "cpu", 1)
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+def recipe(out: Path, dataset: Folder | MiniCanvas) -> Pretraining:
+    judge = JudgeSettings(architecture="test_resnet", size=32, steps=3, batch=8, rate=1e-3, ema=0.9)
+    autoencoder = AutoencoderSettings(
+        widths=[8, 8], channels=4, steps=4, batch=4, rate=1e-3, ema=0.9, precision="bf16-mixed", feature_weight=0.1,
+        kl_weight=1e-4, gate=0.0,
+    )  # fmt: skip
+    diffusion = DiffusionSettings(
+        widths=[16, 16], layers=1, restarts=[2], steps=4, batch=4, rate=1e-3, ema=0.9, time_power=0.7, sampling_steps=2,
+        guidance=2.0, text_width=32, text_layers=1, max_length=16, empty=0.1, partial=0.1,
+    )  # fmt: skip
+    return Pretraining(dataset, out, 32, judge, autoencoder, diffusion, look_every=3, accelerator="cpu")
+
+
+def grid(root: Path, per_cell: int, name: str = "grid") -> Folder:
+    for style in ("ink", "oil"):
+        for thing in ("cat", "dog"):
+            (root / style / thing).mkdir(parents=True, exist_ok=True)
+            for k in range(per_cell):
+                Image.new("RGB", (8, 8), (k, 9, 9)).save(root / style / thing / f"{k}.png")
+    return Folder(name, str(root), {"style": None, "object": None}, TEMPLATE)
+
+
+def test_what_a_folder_was_begun_with(tmp_path: Path) -> None:
+    dataset = grid(tmp_path / "a", 8)
+    recipe(tmp_path / "out", dataset).claim()
+    same = recipe(tmp_path / "out", dataset)
+    same.diffusion = replace(same.diffusion, steps=9)
+    same.claim()
+    assert same.diffusion.restarts == [2, 4]  # made longer: its rate begins again where it was to end
+    again = recipe(tmp_path / "out", dataset)
+    again.diffusion = replace(again.diffusion, steps=9)
+    again.claim()
+    assert again.diffusion.restarts == [2, 4]
+    shorter = recipe(tmp_path / "out", dataset)
+    with pytest.raises(BadInput, match=r"pretrain.diffusion.steps is 4, and .* was begun with 9"):
+        shorter.claim()
+    other = recipe(tmp_path / "out", dataset)
+    other.autoencoder = replace(other.autoencoder, channels=8)
+    with pytest.raises(BadInput, match=r"another pretrain.autoencoder.channels .*choose another out=FOLDER"):
+        other.claim()
+    other = recipe(tmp_path / "out", dataset)
+    other.seed = 5
+    with pytest.raises(BadInput, match="begun with another seed"):
+        other.claim()
+    write_json(tmp_path / "out" / "state" / "autoencoder.json", {"steps": 4, "seconds": 1})
+    late = recipe(tmp_path / "out", dataset)
+    late.judge, late.diffusion = replace(late.judge, steps=30), replace(late.diffusion, steps=9)
+    with pytest.raises(BadInput, match=r"pretrain.judge.steps is more than 3, with which autoencoder was made already"):
+        late.claim()
+
+
+def test_a_pretrained_folder_belongs_to_its_images(tmp_path: Path) -> None:
+    dataset = grid(tmp_path / "a", 8)
+    recipe(tmp_path / "out", dataset).claim()
+    before = images_of(dataset)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    moved = Folder("grid", str(tmp_path / "moved"), {"style": None, "object": None}, TEMPLATE)
+    assert images_of(moved) == before == read_json(tmp_path / "out" / "recipe.json")["images"]
+    check_images(tmp_path / "out", moved)
+    check_images(tmp_path / "nowhere", moved)  # somebody else's weights: nothing is known of their images
+    other = grid(tmp_path / "b", 9)
+    with pytest.raises(BadInput, match=r"made of other images than grid has now .*another out=FOLDER"):
+        check_images(tmp_path / "out", other)
+    with pytest.raises(BadInput, match="made of other images"):
+        recipe(tmp_path / "out", other).claim()
+
+
+def test_the_autoencoders_gate_names_what_helps(tmp_path: Path) -> None:
+    made = recipe(tmp_path / "out", MiniCanvas(TEMPLATE, PARTIALS, train=1, judge=1, test=1))
+    made.autoencoder = replace(made.autoencoder, gate=1.0, steps=1)
+    made.judge = replace(made.judge, steps=1)
+    judge = made.train_judge("style")
+    judge.accuracy = 1.0
+    with pytest.raises(BadInput, match=r"pretrain.autoencoder.steps \(it is 1\), or lower pretrain.autoencoder.gate \(1.0\)"):
+        made.train_autoencoder({"style": judge})
 
 
 def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> None:
@@ -47,37 +193,18 @@ def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> 
 
 @pytest.mark.slow
 def test_from_nothing_to_a_stock_pipeline(tmp_path: Path) -> None:
-    """A few steps of every stage, and a second call that does nothing but measure."""
-    template, partials = "A {object} image in {style} style.", {"object": "A {object} image."}
-    common = {"rate": 1e-3, "ema": 0.9}
-    judge = {"architecture": "test_resnet", "size": 32, "steps": 3, "batch": 8}
-    autoencoder = {"widths": [8, 8], "channels": 4, "steps": 4, "batch": 4, "feature_weight": 0.1, "kl_weight": 1e-4}
-    text = {"text_width": 32, "text_layers": 1, "max_length": 16, "empty": 0.1, "partial": 0.1}
-    diffusion = {
-        "widths": [16, 16],
-        "layers": 1,
-        "restarts": [2],
-        "steps": 4,
-        "batch": 4,
-        "time_power": 0.7,
-        "sampling_steps": 2,
-        "guidance": 2.0,
-    }
-    recipe = Pretraining(
-        MiniCanvas(template, partials, train=2, judge=2, test=2),
-        tmp_path,
-        size=32,
-        sheet_minutes=0.01,
-        judge=judge | common,
-        autoencoder=autoencoder | common | {"bf16": True, "gate": 0.0},
-        diffusion=diffusion | text | common,
-    )
-    found = recipe.run()
+    """A few steps of every stage, a second call that does nothing but measure, and a third that trains one stage longer."""
+    dataset = MiniCanvas(TEMPLATE, PARTIALS, train=2, judge=2, test=2)
+    found = recipe(tmp_path, dataset).run()
     assert found["grid_images"] == 360 and set(found["judges"]) == {"style", "object"}
+    assert set(found["training_s"]) == {"judge-style", "judge-object", "autoencoder", "diffusion"}
     assert load_pipeline(tmp_path / "pipeline").unet.dtype == torch.float32
     stamp = (tmp_path / "pipeline" / "model_index.json").stat().st_mtime_ns
-    assert recipe.run()["grid"] == found["grid"]
+    assert recipe(tmp_path, dataset).run()["grid"] == found["grid"]
     assert (tmp_path / "pipeline" / "model_index.json").stat().st_mtime_ns == stamp
-    recipe.seed = 5
-    with pytest.raises(BadInput, match="another recipe"):
-        recipe.run()
+    judged = (tmp_path / "judges" / "style" / "judge.json").stat().st_mtime_ns
+    longer = recipe(tmp_path, dataset)
+    longer.diffusion = replace(longer.diffusion, steps=6)
+    longer.run()
+    assert (tmp_path / "pipeline" / "model_index.json").stat().st_mtime_ns > stamp
+    assert (tmp_path / "judges" / "style" / "judge.json").stat().st_mtime_ns == judged

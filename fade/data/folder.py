@@ -11,6 +11,19 @@ from fade.data.images import Left, image_files, open_image, subfolders, undecoda
 from fade.errors import BadInput
 
 SHARES = {"train": 0.7, "judge": 0.15, "test": 0.15}
+FEW = 20  # a cell with fewer images than this is shared out evenly enough that judges see some of it
+FEW_SHARES = {"train": 0.5, "judge": 0.25, "test": 0.25}
+
+
+def split_sizes(n: int, shares: dict[str, float] | None) -> dict[str, int]:
+    """How many of a cell's n images go to each split: one or more, the first takes what rounding leaves.
+
+    shares: None for SHARES, or FEW_SHARES where n is below FEW.
+    """
+    wanted = shares or (SHARES if n >= FEW else FEW_SHARES)
+    sizes = {split: max(1, round(share * n)) for split, share in wanted.items()}
+    first = next(iter(sizes))
+    return {**sizes, first: n - sum(sizes.values()) + sizes[first]}
 
 
 def names(given: int, files: list[str]) -> str:
@@ -22,8 +35,9 @@ class Files(Dataset):
     """Cells with image files, which a loader has found.
 
     items: the images of every cell, in order. left: what the loader left out, and why. shares: fractions of a cell for
-    the splits, in the order of its images. least: images that a cell needs; None means one for each split, and a cell
-    with fewer is an error; a number means that one-domain classes with fewer are left out and counted.
+    the splits, in the order of its images; None means SHARES, and FEW_SHARES in a cell with fewer than FEW images.
+    least: images that a cell needs; None means one for each split, and a cell with fewer is an error; a number means that
+    one-domain classes with fewer are left out and counted.
     on_bad: `error`, empty or undecodable files end the run; `skip`, every file is decoded once and bad ones are left out
     and counted. Raises BadInput naming the first file, folder or class at fault.
     """
@@ -43,7 +57,7 @@ class Files(Dataset):
         on_bad: str = "error",
         cache: str = "cache",
     ) -> None:
-        self.name, self.root, self.left, self.shares = name, root, left, shares or SHARES
+        self.name, self.root, self.left, self.shares = name, root, left, shares
         if on_bad not in ("error", "skip"):
             raise BadInput(f"dataset.on_bad is {on_bad!r}; choose error (stop there) or skip (leave out and count)")
         if on_bad == "error":
@@ -81,11 +95,11 @@ class Files(Dataset):
                 )
 
     def items(self, split: str) -> list[Item]:
-        first = sum(self.shares[name] for name in SPLITS[: SPLITS.index(split)])
         chosen = []
         for group in self.files.values():
-            a, b = round(first * len(group)), round((first + self.shares[split]) * len(group))
-            chosen += group[a:b]
+            sizes = split_sizes(len(group), self.shares)
+            begin = sum(sizes[name] for name in SPLITS[: SPLITS.index(split)])
+            chosen += group[begin : begin + sizes[split]]
         return chosen
 
     def image(self, item: Item, size: int) -> Image.Image:
@@ -94,7 +108,16 @@ class Files(Dataset):
 
     def summary(self) -> str:
         left = [f"{why}: {names(len(files), files)}" for why, files in self.left.items()]
-        return f"{super().summary()}; left out: {', '.join(left) or 'nothing'}"
+        return f"{super().summary()}{self._few()}; left out: {', '.join(left) or 'nothing'}"
+
+    def _few(self) -> str:
+        """What small cells change in the splits, to be said."""
+        few = [group for group in self.files.values() if len(group) < FEW]
+        if self.shares or not few or type(self).items is not Files.items:
+            return ""
+        sizes = split_sizes(len(min(few, key=len)), None)
+        parts = ", ".join(f"{split} {n}" for split, n in sizes.items())
+        return f"; {len(few)} of {len(self.files)} cells have fewer than {FEW} images (the smallest: {parts})"
 
 
 class Folder(Files):

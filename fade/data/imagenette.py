@@ -73,6 +73,7 @@ class Imagenette(Files):
         return found[0]
 
     def items(self, split: str) -> list[Item]:
+        assert self.shares is not None
         val = self.root / "val"
         chosen = []
         for group in self.files.values():

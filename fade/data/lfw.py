@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from fade.data.dataset import Item
@@ -56,37 +57,66 @@ class LFW(Files):
                          cache=cache)  # fmt: skip
 
 
+def lines(file: Path) -> list[str]:
+    """The lines of a list in whatever encoding it was saved: UTF-8, UTF-16 with its mark, else Latin-1."""
+    data = file.read_bytes()
+    marked = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(marked)
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return unicodedata.normalize("NFC", text).splitlines()
+
+
+def _names(items: dict[tuple[str, ...], list[Item]]) -> dict[str, list[Item]]:
+    """The images of each person; some file systems spell an accented letter as two."""
+    return {unicodedata.normalize("NFC", name): group for (name,), group in items.items()}
+
+
+def _missing(file: Path, why: str, gone: list[str], what: str, kind: str, left: Left, on_bad: str) -> None:
+    """Raises BadInput for what a list names and the disk lacks, or counts it where on_bad=skip."""
+    if gone and on_bad == "error":
+        raise BadInput(f"{file}: {what} ({len(gone)} such {kind}); restore them, or set dataset.on_bad=skip")
+    if gone:
+        left[why] = gone
+
+
 def _check_pairs(file: Path, items: dict[tuple[str, ...], list[Item]], left: Left, on_bad: str) -> None:
     """Compare the images on disk with the folds' pairs: `name n m` or `name n other m`, between tabs."""
-    here = {item.path.stem for group in items.values() for item in group if item.path}
+    here = {f"{name}_{number(item.path)}" for name, group in _names(items).items() for item in group if item.path}
     asked: set[tuple[str, str]] = set()
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in lines(file):
         match line.split("\t"):
-            case [name, n, m] if n.isdigit() and m.isdigit():
-                asked |= {(name, n), (name, m)}
-            case [name, n, other, m] if n.isdigit() and m.isdigit():
-                asked |= {(name, n), (other, m)}
-    gone = sorted(f"{name}_{int(n):04}" for name, n in asked if (name,) in items and f"{name}_{int(n):04}" not in here)
-    if gone and on_bad == "error":
-        raise BadInput(
-            f"{file}: {gone[0]}.jpg is not on disk ({len(gone)} such images); restore them, or set dataset.on_bad=skip"
-        )
-    if gone:
-        left["image that pairs.txt compares, not on disk"] = gone
+            case [name, n, m] if n.isdigit() and m.strip().isdigit():
+                asked |= {(name, n), (name, m.strip())}
+            case [name, n, other, m] if n.isdigit() and m.strip().isdigit():
+                asked |= {(name, n), (other, m.strip())}
+    people = _names(items)
+    gone = sorted(f"{name}_{int(n):04}" for name, n in asked if name in people and f"{name}_{int(n)}" not in here)
+    absent = sorted({name for name, _ in asked} - set(people))
+    what = f"{gone[0]}.jpg is not on disk" if gone else ""
+    _missing(file, "image that pairs.txt compares, not on disk", gone, what, "images", left, on_bad)
+    what = f"{absent[0]} has no image on disk" if absent else ""
+    _missing(file, "person that pairs.txt compares, not on disk", absent, what, "people", left, on_bad)
+
+
+def number(path: Path) -> int:
+    """The N of Name_000N.jpg; 0 where there is none."""
+    digits = path.stem.rpartition("_")[2]
+    return int(digits) if digits.isdigit() else 0
 
 
 def _check_people(file: Path, items: dict[tuple[str, ...], list[Item]], left: Left, on_bad: str) -> None:
     """Compare the people on disk with the list: `name <tab> images` lines between counts."""
+    here = _names(items)
     listed: dict[str, int] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in lines(file):
         name, _, count = line.partition("\t")
         if count.strip().isdigit():
             listed[name] = int(count)
-    short = [name for (name,), group in items.items() if len(group) < listed.get(name, 0)]
-    if short and on_bad == "error":
-        raise BadInput(
-            f"{file}: {short[0]} has {listed[short[0]]} images, {len(items[(short[0],)])} are on disk "
-            f"({len(short)} such people); restore them, or set dataset.on_bad=skip"
-        )
-    if short:
-        left["person with fewer images than people.txt lists"] = short
+    absent = [name for name in listed if name not in here]
+    short = [name for name in listed if name in here and len(here[name]) < listed[name]]
+    what = f"{short[0]} has {listed[short[0]]} images, {len(here[short[0]])} are on disk" if short else ""
+    _missing(file, "person with fewer images than people.txt lists", short, what, "people", left, on_bad)
+    what = f"{absent[0]} has no image on disk" if absent else ""
+    _missing(file, "person that people.txt lists, not on disk", absent, what, "people", left, on_bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +17,9 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
 from fade.prompts import Cell, caption, check_template, find_domain, swapped, words
+
+log = logging.getLogger(__name__)
+WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing is asked for
 
 
 class Example(TypedDict):
@@ -70,7 +74,7 @@ class Request:
 
 class Pairs:
     """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly over
-    their cells.
+    their cells; None means WANTED, or as many as the smallest cell of that side allows.
 
     gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
@@ -82,8 +86,8 @@ class Pairs:
         self,
         dataset: Dataset,
         requests: Request | Sequence[Request],
-        forget: int,
-        retain: int,
+        forget: int | None,
+        retain: int | None,
         batch: int,
         cache: Path,
         gone: Sequence[Request] = (),
@@ -94,7 +98,10 @@ class Pairs:
         self.template = template
         if template is not None:
             check_template(template, list(dataset.domains))
-        at_least(1, pairs__forget=forget, pairs__retain=retain, pairs__batch=batch)
+        at_least(
+            1,
+            **{f"pairs__{side}": n for side, n in (("forget", forget), ("retain", retain), ("batch", batch)) if n is not None},
+        )
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
         self.latents: dict[str, Tensor] = {}
@@ -142,12 +149,17 @@ class Pairs:
                 sides[side].append(by_cell[tuple(cell.values())])
         chosen = {}
         for side, groups in sides.items():
-            share = -(-self.wanted[side] // len(groups))
+            asked = self.wanted[side]
+            share = -(-(asked or WANTED[side]) // len(groups))
             short = min(groups, key=len)
-            if side == "forget" and len(short) < share:
+            if asked is None and len(short) < share:
+                share = len(short)
+                log.info("pairs: %d images of the %s side, %d a cell: the smallest has no more (pairs.%s=NUMBER)",
+                         share * len(groups), side, share, side)  # fmt: skip
+            if asked is not None and side == "forget" and len(short) < share:
                 raise BadInput(
                     f"{self.dataset.name}: {'/'.join(short[0].concepts)} has {len(short)} training images, pairs.forget="
-                    f"{self.wanted[side]} needs {share} of it; lower pairs.forget or add images"
+                    f"{asked} needs {share} of it; lower pairs.forget or add images"
                 )
             chosen[side] = [item for group in groups for item in group[:share]]
         return chosen

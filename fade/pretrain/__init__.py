@@ -1,0 +1,313 @@
+"""Trains a small text-to-image pipeline and its judges from scratch, for any dataset of the suite.
+
+Judges, then the autoencoder (which they help to teach), then text encoder and U-Net together. Each stage writes its
+state every minute and goes on from it; a stage that is done is not done again, and may be made longer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, one_hot
+
+from fade.data.dataset import SPLITS, Dataset, Item
+from fade.errors import BadInput
+from fade.files import content_hash, read_json, read_tensors, whole, write_json, write_tensors
+from fade.judges import Judge, accuracy
+from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
+from fade.pretrain.diffusion import (
+    DiffusionSettings,
+    diffusion_loss,
+    load_pipeline,
+    make_pipeline,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    tokenise,
+)
+from fade.pretrain.images import load_images, sheet
+from fade.pretrain.judge import JudgeSettings, judge_loss
+from fade.pretrain.stage import Schedule, Stage, train
+
+log = logging.getLogger(__name__)
+STAGES = ("judge", "autoencoder", "diffusion")  # in their order: each needs what the ones before it left
+
+
+class Pretraining:
+    """The whole recipe. look_every: steps between two looks at what a stage makes. accelerator, devices: Lightning's.
+
+    Writes `out/judges/<domain>/`, `out/pipeline/` (fp16, stock diffusers), `out/numbers.json` and contact sheets, and
+    `out/recipe.json`: what was asked for, and of which images. Raises BadInput where a stage misses the accuracy that the
+    next one needs, and where `out` holds another recipe, or one of other images.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        out: Path,
+        size: int,
+        judge: JudgeSettings,
+        autoencoder: AutoencoderSettings,
+        diffusion: DiffusionSettings,
+        seed: int = 0,
+        flip: bool = False,
+        look_every: int = 1000,
+        workers: int = 2,
+        accelerator: str = "auto",
+        devices: int = 1,
+    ) -> None:
+        self.dataset, self.out, self.size, self.seed, self.flip = dataset, out, size, seed, flip
+        self.judge, self.autoencoder, self.diffusion = judge, autoencoder, diffusion
+        self.look_every, self.workers, self.accelerator, self.devices = look_every, workers, accelerator, devices
+        self.state = out / "state"
+
+    def run(self) -> dict[str, Any]:
+        """Do the stages that are not done, and measure what came out of them."""
+        self.claim()
+        judges = {domain: self.train_judge(domain) for domain in self.dataset.domains}
+        vae = self.train_autoencoder(judges)
+        pipe = self.train_diffusion(vae, judges)
+        found = {**self.measure(pipe, judges), "training_s": self.seconds()}
+        write_json(self.out / "numbers.json", found)
+        return found
+
+    # what the folder holds
+
+    def claim(self) -> None:
+        """Write the recipe into the folder, or take up the one that is there, made longer where more steps are asked for."""
+        path, images = self.out / "recipe.json", images_of(self.dataset)
+        common = {"dataset": self.dataset.name, "template": self.dataset.template, "domains": self.dataset.domains,
+                  "size": self.size, "seed": self.seed, "flip": self.flip}  # fmt: skip
+        if path.is_file():
+            before = read_json(path)
+            if before.get("images", images) != images:
+                raise BadInput(f"{self.out} was made of other images (see recipe.json); choose another out=FOLDER")
+            for key, value in common.items():
+                if before.get(key) != value:
+                    raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
+            for stage in STAGES:
+                self.take_up(stage, before.get(stage))
+        write_json(path, {**common, "images": images, **{stage: asdict(getattr(self, stage)) for stage in STAGES}})
+
+    def take_up(self, stage: str, before: dict[str, Any] | None) -> None:
+        """Go on from what a stage was asked for before. With more steps its rate falls to zero where it was to end, and
+        begins again there; a stage whose successor is done already must stay as it is."""
+        asked: Schedule = getattr(self, stage)
+        given = asdict(asked)
+        free = ("steps", "restarts", "sampling_steps", "guidance", "gate")
+        other = [key for key in given if key not in free and (before or {}).get(key) != given[key]]
+        if before is None or other:
+            key = ".".join(["pretrain", stage, *other[:1]])
+            raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
+        if given["steps"] < before["steps"]:
+            raise BadInput(
+                f"pretrain.{stage}.steps is {given['steps']}, and {self.out} was begun with {before['steps']}; give as many or "
+                "more, or choose another out=FOLDER"
+            )
+        longer = given["steps"] > before["steps"]
+        later = STAGES[STAGES.index(stage) + 1 :]
+        if longer and any(self.done(name) for name in later):
+            raise BadInput(
+                f"pretrain.{stage}.steps is more than {before['steps']}, with which {later[0]} was made already; choose "
+                f"another out=FOLDER, or delete {self.state / later[0]}* and what follows it"
+            )
+        restarts = [*before["restarts"], before["steps"]] if longer else before["restarts"]
+        setattr(self, stage, replace(asked, restarts=sorted({*restarts, *asked.restarts})))
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage has left what the next one needs, at the steps that are asked for now."""
+        path = self.state / f"{stage}.json"
+        return path.is_file() and read_json(path)["steps"] >= getattr(self, stage.split("-")[0]).steps
+
+    def finish(self, stage: str, trained: Stage) -> None:
+        write_json(self.state / f"{stage}.json", {"steps": trained.schedule.steps, "seconds": round(trained.seconds)})
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of training in each stage, over all the sessions it took."""
+        return {path.stem: read_json(path)["seconds"] for path in sorted(self.state.glob("*.json"))}
+
+    def fit(self, stage: Stage) -> None:
+        train(stage, self.state / f"{stage.name}.ckpt", self.look_every, self.accelerator, self.devices)
+
+    def images(self, split: str) -> tuple[Tensor, list[Item]]:
+        return load_images(self.dataset, split, self.size, self.state / "images", self.workers)
+
+    # the three stages
+
+    def train_judge(self, domain: str) -> Judge:
+        folder, name, s = self.out / "judges" / domain, f"judge-{domain}", self.judge
+        if self.done(name):
+            return Judge.load(folder)
+        images, items = self.images("judge")
+        torch.manual_seed(self.seed)
+        judge = Judge(s.architecture, domain, self.dataset.domains[domain], s.size, multilabel=self.dataset.multilabel)
+        stage = Stage(name, judge, judge_loss(judge, images, self.judged(items, domain), s, self.flip), s, self.seed)
+        self.fit(stage)
+        test, test_items = self.images("test")
+        judge.accuracy = accuracy(judge, test, self.judged(test_items, domain))
+        said = "mean average precision" if judge.multilabel else "right"
+        log.info("%s judge: %.2f %% %s on %d held-out images", domain, 100 * judge.accuracy, said, len(test_items))
+        judge.save(folder)
+        self.finish(name, stage)
+        return judge
+
+    def judged(self, items: list[Item], domain: str) -> Tensor:
+        """What a judge should say of the items: class indices (N,), or a table (N, labels) where labels overlap."""
+        return self.dataset.shown(items, domain) if self.dataset.multilabel else self.dataset.labels(items, domain)
+
+    def train_autoencoder(self, judges: dict[str, Judge]) -> AutoencoderKL:
+        folder, s = self.state / "vae", self.autoencoder
+        if self.done("autoencoder"):
+            return AutoencoderKL.from_pretrained(folder).eval()
+        images, _ = self.images("train")
+        test, _ = self.images("test")
+        torch.manual_seed(self.seed + 1)
+        vae = make_autoencoder(s, self.size)
+        for judge in judges.values():
+            judge.requires_grad_(False)
+
+        def look() -> None:
+            chosen = test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
+            rebuilt = vae(chosen).sample
+            error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
+            log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / error))
+            pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
+            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 12)
+
+        loss = autoencoder_loss(vae, list(judges.values()), images, s, self.flip)
+        stage = Stage("autoencoder", vae, loss, s, self.seed + 1, look)
+        self.fit(stage)
+        with torch.no_grad():
+            look()
+            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::16].split(64)])
+        vae.register_to_config(scaling_factor=1 / latents.std().item())
+        self.check_reconstructions(vae, judges)
+        with whole(folder) as temporary:
+            vae.save_pretrained(temporary)
+        self.finish("autoencoder", stage)
+        return vae
+
+    @torch.no_grad()
+    def check_reconstructions(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> None:
+        """The gate: the judges read in reconstructions what they read in the originals."""
+        s, (test, items) = self.autoencoder, self.images("test")
+        rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
+        for domain, judge in judges.items():
+            kept = accuracy(judge.cpu(), rebuilt, self.judged(items, domain))
+            log.info("autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)",
+                     domain, 100 * kept, 100 * (judge.accuracy or 0))  # fmt: skip
+            if kept < s.gate * (judge.accuracy or 1):
+                raise BadInput(f"autoencoder: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
+                               f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate "
+                               f"({s.gate})")  # fmt: skip
+
+    def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
+        folder, s = self.out / "pipeline", self.diffusion
+        if self.done("diffusion"):
+            return load_pipeline(folder)
+        latents, items = self.latents(vae)
+        captions, owner = self.captions(items)
+        torch.manual_seed(self.seed + 2)
+        tokenizer = make_tokenizer([text for group in captions for text in group], s.max_length)
+        text_encoder = make_text_encoder(tokenizer, s)
+        unet = make_unet(s, latents.shape[1], latents.shape[-1])
+        pipe = make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
+        tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
+
+        def look() -> None:
+            pipe.to(unet.device)
+            made, cells = self.grid(pipe, seeds=[0])
+            found = {d: accuracy(j.to(made.device), made, self.truth(cells, d)) for d, j in judges.items()}
+            log.info("diffusion: " + ", ".join(f"{d} {100 * v:.1f} %" for d, v in found.items()) + " on the grid")
+            sheet(made, self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
+
+        network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+        stage = Stage("diffusion", network, diffusion_loss(pipe, latents, tokens, owner, s), s, self.seed + 2, look)
+        self.fit(stage)
+        vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
+        with whole(folder) as temporary:
+            pipe.to("cpu", torch.float16).save_pretrained(temporary)
+        self.finish("diffusion", stage)
+        return load_pipeline(folder)
+
+    def latents(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
+        """Scaled latents (N, C, h, w) of the train split, encoded once; mirrored copies follow where `flip` is set."""
+        path = self.state / "latents.safetensors"
+        images, items = self.images("train")
+        items = items * 2 if self.flip else items
+        if not path.is_file():
+            log.info("encoding %d images", len(items))
+            both = [images, images.flip(-1)] if self.flip else [images]
+            with torch.no_grad():
+                encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for b in both for x in b.split(64)]
+            write_tensors(path, {"latents": torch.cat(encoded) * vae.config.scaling_factor})
+        return read_tensors(path)[0]["latents"], items
+
+    def captions(self, items: list[Item]) -> tuple[list[list[str]], Tensor]:
+        """For each cell its caption, the empty one, and the partial ones; and the cell index (N,) of each item."""
+        cells = self.dataset.cells()
+        texts = [[self.dataset.caption(cell), "", *self.dataset.partial_captions(cell)] for cell in cells]
+        place = {tuple(cell.values()): i for i, cell in enumerate(cells)}
+        return texts, torch.tensor([place[item.concepts] for item in items])
+
+    # what came out
+
+    def truth(self, cells: list[dict[str, str]], domain: str) -> Tensor:
+        labels = self.dataset.domains[domain]
+        classes = torch.tensor([labels.index(cell[domain]) for cell in cells])
+        return one_hot(classes, len(labels)) if self.dataset.multilabel else classes
+
+    def grid(self, pipe: StableDiffusionPipeline, seeds: list[int]) -> tuple[Tensor, list[dict[str, str]]]:
+        """Images (N, 3, H, W) in [0, 1], on the CPU, of every cell for every seed."""
+        cells = [cell for seed in seeds for cell in self.dataset.cells()]
+        made = []
+        for seed in seeds:
+            shape = (1, pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+            latent = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            texts = [self.dataset.caption(cell) for cell in self.dataset.cells()]
+            for start in range(0, len(texts), 36):
+                prompts = texts[start : start + 36]
+                made.append(pipe(prompts, latents=latent.expand(len(prompts), -1, -1, -1).to(pipe.device), output_type="pt",
+                                 num_inference_steps=self.diffusion.sampling_steps,
+                                 guidance_scale=self.diffusion.guidance).images.float().cpu())  # fmt: skip
+        return torch.cat(made), cells
+
+    def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
+        """The numbers of the shipped weights: judge accuracies, grid accuracies over five seeds, images per second."""
+        self.grid(pipe, seeds=[99])
+        began = time.monotonic()
+        made, cells = self.grid(pipe, seeds=list(range(5)))
+        speed = len(cells) / (time.monotonic() - began)
+        sheet(made[: len(self.dataset.cells())], self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
+        return {
+            "judges": {d: j.accuracy for d, j in judges.items()},
+            "grid": {d: accuracy(j.cpu(), made, self.truth(cells, d)) for d, j in judges.items()},
+            "grid_images": len(cells),
+            "images_per_s": speed,
+            "parameters": sum(p.numel() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()),
+        }
+
+
+def images_of(dataset: Dataset) -> str:
+    """Changes with the images that a dataset holds: their cells, names and sizes, wherever the folder lies."""
+    found = [(split, item.concepts, item.index, item.row, *((item.path.name, item.path.stat().st_size) if item.path else ()))
+             for split in SPLITS for item in dataset.items(split)]  # fmt: skip
+    return content_hash(found)
+
+
+def check_images(folder: Path, dataset: Dataset) -> None:
+    """Raises BadInput where `folder` was pretrained on other images than the dataset's, under the same name."""
+    recipe = folder / "recipe.json"
+    made_of = read_json(recipe).get("images") if recipe.is_file() else None
+    if made_of is not None and made_of != images_of(dataset):
+        raise BadInput(f"{folder} was made of other images than {dataset.name} has now (recipe.json); run task=pretrain "
+                       "again with another out=FOLDER, or keep the two apart with dataset.name=NAME")  # fmt: skip
