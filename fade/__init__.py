@@ -2,6 +2,7 @@
 
 fade.unlearn(pipe, concept=..., surrogate=...)   trains an adapter on a stock diffusers pipeline
 fade.load(pipe, folder)                          puts a saved one on it
+fade.attached(pipe)                              what is on it
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from fade.errors import BadInput
 
 if TYPE_CHECKING:
-    from fade.api import Handle, load, unlearn
+    from fade.api import Handle, attached, load, unlearn
 
-__all__ = ["BadInput", "Handle", "load", "unlearn"]
+__all__ = ["BadInput", "Handle", "attached", "load", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:

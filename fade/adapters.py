@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.export import PROMPT, Factors, check_form, export_factors, export_patch
+from fade.export import NOTHING, PROMPT, Factors, check_form, export_factors, export_patch
 from fade.files import tensors_hash
 from fade.stored import FORMAT, Stored, identity, read_card
 from fade.written import added, ledger, plain
@@ -206,6 +206,8 @@ class Adapter(ABC):
         one, else 0. Raises BadInput where the form cannot carry the change: fade/export.py.
         """
         check_form(to)
+        if self.scale == 0:
+            raise BadInput(NOTHING)
         if to == "patch":
             if not self.mergeable:
                 raise BadInput(PROMPT)

@@ -27,10 +27,12 @@ from fade.methods import Method
 from fade.origin import origin
 from fade.patch import Patch
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
-from fade.stored import Stored
+from fade.stored import Stored, check_scale
 from fade.textedit import TextEdit
 from fade.timesteps import Uniform
 from fade.unlearner import Unlearner, fit
+from fade.untouched import same_flags, untouched
+from fade.written import ledger
 
 TEMPLATES = ("{}", "a picture, {}", "{}, in detail", "an image with {}")
 RETAIN = ("a photo of a dog", "a portrait of a woman", "a city street at night", "a bowl of fruit", "a mountain lake",
@@ -62,15 +64,19 @@ class Handle:
     def attach(self) -> Handle:
         """Put it on; nothing happens where it is on. Raises BadInput, the pipeline untouched, where it does not fit."""
         if self.adapter is None:
-            self.adapter = self.stored.attach(self.model, _free_name(self.model), self.force)
-            self._apply_scale()
+            with torch.inference_mode(False), same_flags(self.model):
+                self.adapter = self.stored.attach(self.model, _free_name(self.model), self.force)
+                self.model.handles.append(self)
+                self._apply_scale()
         return self
 
     def remove(self) -> None:
         """Take it off, unmerged first where it is merged."""
         if self.adapter is not None:
-            self.adapter.detach()
+            with torch.inference_mode(False), same_flags(self.model):
+                self.adapter.detach()
             self.adapter = None
+            self.model.handles.remove(self)
 
     def __enter__(self) -> Handle:
         return self.attach()
@@ -80,12 +86,12 @@ class Handle:
 
     @property
     def scale(self) -> float:
-        """1 as trained, 0 the untouched pipeline."""
+        """1 as trained, 0 the untouched pipeline. Set to what is no number of a sensible size, it raises BadInput and stays."""
         return self._scale
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = float(value)
+        self._scale = check_scale(value)
         self._apply_scale()
 
     def _apply_scale(self) -> None:
@@ -105,7 +111,10 @@ class Handle:
         return self.adapter
 
     def save(self, folder: Path | str) -> None:
-        """adapter.safetensors, adapter.json and the card; as trained, whatever the scale is."""
+        """adapter.safetensors, adapter.json and the card; as trained, whatever the scale is.
+
+        An adapter that is there already is replaced; a folder that holds anything else is refused.
+        """
         self.stored.write(folder)
 
     def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
@@ -121,7 +130,7 @@ class Handle:
 
 
 def load(pipe: StableDiffusionPipeline, folder: Path | str, scale: float = 1.0, force: bool = False) -> Handle:
-    """Attach a saved adapter.
+    """Attach a saved adapter. It stays on until `remove()`, also where the handle is not kept: `attached(pipe)` finds it.
 
     Raises BadInput, one line, the pipeline untouched: for files that are missing, damaged or newer, and for a pipeline
     other than the one the adapter was made for, unless `force`.
@@ -129,6 +138,11 @@ def load(pipe: StableDiffusionPipeline, folder: Path | str, scale: float = 1.0, 
     handle = Handle(diffusion_of(pipe), Stored.read(folder), force)
     handle.scale = scale
     return handle.attach()
+
+
+def attached(pipe: StableDiffusionPipeline) -> list[Handle]:
+    """The handles that are on a pipeline, in the order in which they were attached."""
+    return list(diffusion_of(pipe).handles)
 
 
 def unlearn(
@@ -153,18 +167,22 @@ def unlearn(
     weights: dict[str, float] | None = None,
     seed: int = 0,
 ) -> Handle:
-    """Train an adapter that draws `surrogate` where `concept` is asked for; the pipeline is left as it was, the adapter off.
+    """Train an adapter that draws `surrogate` where `concept` is asked for; the adapter is off then.
+
+    The pipeline is left as it was, whatever happens: a failure or Ctrl-C leaves no trace either.
 
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by the
     pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate weights.
     weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv 2602.07058);
     other methods have rates, ranks and weights of their own, which conf/method names and this function does not know.
-    Raises BadInput for words, templates, numbers or a method that cannot be used, and for a pipeline in half precision.
+    Raises BadInput for words, templates, numbers or a method that cannot be used, for a pipeline in half precision, for one
+    that carries another adapter (the new one would be right only on top of it), and where training ends in nan or in nothing.
     """
     model = diffusion_of(pipe)
     if pipe.unet.dtype != torch.float32:
         raise BadInput(f"training needs float32 and the pipeline is {pipe.unet.dtype}; load it with dtype=torch.float32 "
                        "(the adapter then goes onto half precision too)")  # fmt: skip
+    refuse_attached(model)
     device, how = model.device, method_of(method)
     mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
     wanted = {**{term: 1.0 for term in how.terms}, **({"forget": 0.3} if method == "fade" else {}), **(weights or {})}
@@ -174,8 +192,9 @@ def unlearn(
     settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
                 "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
                 "weights": wanted, "method": vars_of(how)}  # fmt: skip
-    with (_sampled(model, sampling_steps, guidance), torch.random.fork_rng(), warnings.catch_warnings(),
-          tempfile.TemporaryDirectory() as folder):  # fmt: skip
+    with (torch.inference_mode(False), torch.enable_grad(), untouched(model), _sampled(model, sampling_steps, guidance),
+          torch.random.fork_rng(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder):  # fmt: skip
+        model.requires_grad_(False).eval()
         warnings.filterwarnings("ignore", module=r"lightning\.")
         torch.manual_seed(seed)
         adapter = adapter_of(model, how, rank, alpha, targets)
@@ -191,12 +210,23 @@ def unlearn(
             )  # fmt: skip
             adapter.teacher_passes = 0
             fit(learner, partial(_trainer, steps), Path(folder) / "checkpoints", max(steps, 1) + 1, [])
-            model.to(device)  # Lightning hands it back on the CPU
             about = {**vars(request), "method": type(how).__name__, "variant": how.variant, "settings": settings,
                      "seeds": {"train": seed}, "density": adapter.density(), **origin()}  # fmt: skip
             return Handle(model, adapter.stored(about))
         finally:
+            model.to(device)  # Lightning hands it back on the CPU
             adapter.detach()
+
+
+def refuse_attached(model: Diffusion) -> None:
+    """Raises BadInput where anything is on the pipeline, this package's or a stock LoRA."""
+    unet = model.unet
+    other = [*getattr(unet, "peft_config", {}), *(writer.name for writer in ledger(unet).writers), *model.edits]
+    if other:
+        what = model.handles[0] if model.handles else f"the adapter {other[0]!r}"
+        raise BadInput(f"{what} is on this pipeline, and what is trained now would be right only on top of it; remove it first")
+    if next(unet.parameters()).is_inference():
+        raise BadInput("the pipeline was loaded under torch.inference_mode() and cannot be trained on; load it outside")
 
 
 def method_of(method: str | Method) -> Method:
@@ -238,10 +268,11 @@ def vars_of(method: Method) -> dict[str, Any]:
 
 
 def diffusion_of(pipe: StableDiffusionPipeline) -> Diffusion:
-    """The one Diffusion of a pipeline, on which all its handles act; the pipeline's own progress bar stays as it is."""
+    """The one Diffusion of a pipeline, on which all its handles act. Its progress bar and its flags stay as they are."""
     if "_diffusion" not in vars(pipe):
         bar = dict(getattr(pipe, "_progress_bar_config", {}))
-        vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)
+        with same_flags(pipe.unet, pipe.vae, pipe.text_encoder):
+            vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)
         pipe.set_progress_bar_config(**bar)
     return vars(pipe)["_diffusion"]
 

@@ -24,12 +24,12 @@ from fade import history
 from fade.adapters import Adapter
 from fade.card import card_text
 from fade.diffusion import Diffusion, Noise
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.export import HOW, PROMPT
-from fade.files import read_json, tensors_hash, whole
+from fade.files import not_finite, read_json, tensors_hash, whole_folder
 from fade.merging import folded
 from fade.patch import Patch
-from fade.stored import DTYPES, Stored
+from fade.stored import DTYPES, Stored, check_scale
 
 CYCLES = 100
 
@@ -42,6 +42,7 @@ def info(given: argparse.Namespace) -> None:
 def export(given: argparse.Namespace) -> None:
     """A LoRA needs no base; the changed weights do."""
     refuse_existing(given.out)
+    check_scale(given.scale)
     stored = Stored.read(given.folder)
     if given.base is None:
         if given.to == "patch":
@@ -58,6 +59,7 @@ def export(given: argparse.Namespace) -> None:
 def merge(given: argparse.Namespace) -> None:
     """A pipeline folder with the change written in."""
     refuse_existing(given.out)
+    check_scale(given.scale)
     model = base_of(given)
     adapter = Stored.read(given.folder).attach(model, force=given.force)
     if not adapter.mergeable:
@@ -65,8 +67,10 @@ def merge(given: argparse.Namespace) -> None:
     adapter.scale = given.scale
     values = adapter.values()
     adapter.detach()
+    if odd := not_finite(values):
+        raise BadInput(f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale")
     model.unet.load_state_dict(values, strict=False)
-    with whole(given.out) as temporary:
+    with whole_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
     print(f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
           f'StableDiffusionPipeline.from_pretrained("{given.out}")')  # fmt: skip
@@ -101,6 +105,7 @@ def fold(given: argparse.Namespace) -> None:
 
 def verify(given: argparse.Namespace) -> int:
     """Every claim of exactness, measured; 1 where one of them does not hold. A sequence: its log."""
+    at_least(1, cycles=given.cycles)
     model = base_of(given)
     if Path(given.folder, history.NAME).is_file():
         print("\n".join(history.verify(Path(given.folder), model.sha256())))

@@ -61,6 +61,7 @@ class Diffusion(nn.Module):
         self.edits: list[Callable[[list[str], Tensor], Tensor]] = []  # (prompts, embeddings) -> embeddings, in order
         self.asked: list[str] | None = None  # the prompts of the batch that is being generated
         self.listeners: list[object] = []  # adapters that need to hear the prompt
+        self.handles: list[Any] = []  # of fade/api.py, those that are on
         self.size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()

@@ -6,6 +6,7 @@ A change ΔW that is no low-rank matrix leaves exactly by selection, A = I[c] an
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,19 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch import Tensor
 
-from fade.errors import BadInput
-from fade.files import whole, write_tensors
+from fade.errors import BadInput, at_least
+from fade.files import not_finite, whole_folder, write_tensors
 
 PROMPT = "this change depends on the prompt (a gate, or an edited embedding), and no exported weights can carry that"
+NOTHING = "at this scale the adapter changes nothing; there is nothing to export"
 HOW = {
     "diffusers": 'pipe.load_lora_weights("this folder")',
     "peft": 'peft.PeftModel.from_pretrained(pipe.unet, "this folder")',
     "patch": 'pipe.unet.load_state_dict(safetensors.torch.load_file("this folder/patch.safetensors"), strict=False)',
 }
+FILES = ("README.md", "pytorch_lora_weights.safetensors", "adapter_config.json", "adapter_model.safetensors",
+         "patch.safetensors")  # fmt: skip
+TITLE = "# An unlearning adapter, exported"
 
 
 @dataclass(frozen=True)
@@ -56,29 +61,42 @@ class Factors:
 def export_factors(folder: Path, to: str, factors: dict[str, Factors], rank: int | None = None, limit: float = 0.05) -> float:
     """Write a LoRA as diffusers or PEFT reads it, and return the relative error of the fit: 0 unless `rank` asks for one.
 
-    rank: fit a LoRA of this rank in place of the exact form. Raises BadInput for a change of nothing, and for a fit whose
-    error ‖ΔW − fit‖ / ‖ΔW‖ is above `limit`.
+    rank: fit a LoRA of this rank in place of the exact form. Raises BadInput for a change of nothing, for a fit whose
+    error ‖ΔW − fit‖ / ‖ΔW‖ is above `limit`, and for a folder that holds anything but an export.
     """
+    at_least(0, limit=limit)
+    if rank is not None:
+        at_least(1, rank=rank)
     if not factors:
-        raise BadInput("this adapter changes nothing; there is nothing to export")
+        raise BadInput(NOTHING)
     error = 0.0
     if rank is not None:
         factors, error = fitted(factors, rank)
         if error > limit:
             raise BadInput(f"a LoRA of rank {rank} misses {100 * error:.1f} % of the change (limit {100 * limit:.1f} %); "
                            "give a higher rank or limit, or no rank for the exact form")  # fmt: skip
-    with whole(folder) as temporary:
+    with _exported(folder) as temporary:
         (_diffusers if to == "diffusers" else _peft)(temporary, factors)
         _explain(temporary, to)
     return error
 
 
 def export_patch(folder: Path, values: dict[str, Tensor]) -> float:
-    """Write the changed weights themselves."""
-    with whole(folder) as temporary:
+    """Write the changed weights themselves. Raises BadInput where one is not finite, or the folder holds anything else."""
+    if odd := not_finite(values):
+        raise BadInput(f"{odd} is not finite at this scale; nothing was written: lower the scale")
+    with _exported(folder) as temporary:
         write_tensors(temporary / "patch.safetensors", values, {"made_by": "fade"})
         _explain(temporary, "patch")
     return 0.0
+
+
+def _exported(folder: Path) -> AbstractContextManager[Path]:
+    def made(place: Path) -> bool:
+        readme = place / "README.md"
+        return readme.is_file() and readme.read_bytes().startswith(TITLE.encode())
+
+    return whole_folder(folder, FILES, made, "export")
 
 
 def check_form(to: str) -> None:
@@ -90,7 +108,8 @@ def fitted(factors: dict[str, Factors], rank: int) -> tuple[dict[str, Factors], 
     """Every layer at one rank, and the relative error over all of them."""
     fits = {name: Factors.fit(f.product().to(f.a.dtype), rank) for name, f in factors.items()}
     missed = sum(float((fits[n].product() - f.product()).square().sum()) for n, f in factors.items())
-    return fits, (missed / sum(float(f.product().square().sum()) for f in factors.values())) ** 0.5
+    whole = sum(float(f.product().square().sum()) for f in factors.values())
+    return fits, (missed / whole) ** 0.5 if whole else 0.0
 
 
 def _config(factors: dict[str, Factors]) -> LoraConfig:
@@ -123,5 +142,5 @@ def _peft(folder: Path, factors: dict[str, Factors]) -> None:
 
 
 def _explain(folder: Path, to: str) -> None:
-    text = f"# An unlearning adapter, exported\n\nNeeds no package but the stock one:\n\n```python\n{HOW[to]}\n```\n"
+    text = f"{TITLE}\n\nNeeds no package but the stock one:\n\n```python\n{HOW[to]}\n```\n"
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from fade.errors import BadInput
 
 
 @contextmanager
@@ -39,6 +41,32 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path, names: Collection[str], made: Callable[[Path], bool], what: str) -> Iterator[Path]:
+    """`whole`, for a folder that may be there already; it is replaced only where all that it holds was written for it.
+
+    names: the files that may be in it. made: whether this package wrote what is there. Raises BadInput, nothing being
+    written or deleted, where something else is in it or in its place, and where it cannot be written.
+    """
+    place = folder.resolve()
+    try:
+        found = sorted(place.iterdir()) if place.exists() else []
+        strangers = [path.name for path in found if path.name not in names or not path.is_file()]
+        if not strangers and found and not made(place):
+            strangers = [path.name for path in found]
+        if strangers:
+            more = ", ..." if len(strangers) > 3 else ""
+            raise BadInput(f"{folder} holds files that are no {what}'s ({', '.join(strangers[:3])}{more}); name a new folder")
+        if place == Path.cwd():
+            raise BadInput(f"{folder} is the folder that you are in, and cannot be replaced; name a new folder")
+        with whole(place) as temporary:
+            yield temporary
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # has a line of its own
+            raise
+        raise BadInput(f"cannot write {folder}: {error.strerror or error}; name another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,6 +97,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds nan or inf."""
+    return next((name for name, value in tensors.items() if not value.isfinite().all()), None)
 
 
 def content_hash(value: Any) -> str:

@@ -22,6 +22,7 @@ from fade.adapters import Adapter, Masks, check_shapes
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import PROMPT, Factors
+from fade.stored import check_scale
 from fade.written import Ledger, added, ledger
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -201,11 +202,16 @@ class Lora(Adapter):
     ) -> Lora:
         """Put a change of zero on every linear layer whose name ends in one of `targets`; what was attached stays on.
 
-        Raises BadInput where nothing matches, the rank is below 1, or a layer already holds a stock LoRA (a mask on top
-        of it would be ignored silently).
+        Raises BadInput where nothing matches, the rank is no whole number of 1 or more, or above what any of the layers can
+        have, alpha or dropout make no sense, or a layer already holds a stock LoRA (a mask on top of it would be ignored
+        silently).
         """
-        if rank < 1:
-            raise BadInput(f"adapter.rank is {rank}; it must be 1 or more")
+        if not isinstance(rank, int) or rank < 1:
+            raise BadInput(f"adapter.rank is {rank!r}; it must be a whole number, 1 or more")
+        if not 0 < alpha < float("inf"):
+            raise BadInput(f"adapter.alpha is {alpha}; it must be a number above 0")
+        if not 0 <= dropout < 1:
+            raise BadInput(f"adapter.dropout is {dropout}; it must lie in [0, 1)")
         unet = model.unet
         earlier = list(getattr(unet, "peft_config", {}))
         if name in earlier:
@@ -217,6 +223,9 @@ class Lora(Adapter):
             module = unet.get_submodule(layer)
             if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
                 raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
+        largest = max(min(unet.get_submodule(layer).weight.shape) for layer in found)
+        if rank > largest:
+            raise BadInput(f"adapter.rank is {rank}, and no matrix of these layers has more than {largest}; give a lower one")
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
         config._register_custom_module({nn.Linear: MaskedLinear})
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is an adapter already: it is meant
@@ -281,6 +290,7 @@ class Lora(Adapter):
 
     @scale.setter
     def scale(self, value: float) -> None:
+        value = check_scale(value)
         for layer in self.layers.values():
             layer.scaling[self.name] = value * self.alpha / self.rank
         if self.merged:

@@ -17,6 +17,7 @@ from fade.adapters import Adapter, Masks, check_shapes
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import Factors
+from fade.stored import check_scale
 from fade.written import ledger, plain
 
 Unpacked = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
@@ -140,7 +141,7 @@ class Patch(Adapter):
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = value
+        self._scale = check_scale(value)
         self.ledger.refresh(self)
 
     def merge(self) -> None:

@@ -20,8 +20,19 @@ from torch import Tensor
 from fade.card import card_text
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.export import export_factors
-from fade.files import read_json, read_tensors, tensors_hash, whole, write_json, write_tensors
+from fade.export import NOTHING, export_factors
+from fade.files import (
+    not_finite,
+    read_json,
+    read_tensors,
+    tensors_hash,
+    whole,
+    whole_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)
+from fade.untouched import untouched
 
 if TYPE_CHECKING:
     from fade.adapters import Adapter
@@ -30,6 +41,8 @@ FORMAT = 2  # 1: no card in the file's metadata, no hashes of the base in other 
 KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "text": "fade.textedit.TextEdit"}  # as adapter.json names them
 LATER = ("results", "picture")  # what the card learns after the file is written
 DTYPES = ("float32", "float16", "bfloat16")
+LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
+FILES = ("adapter.safetensors", "adapter.json", "README.md", "before_after.png")
 
 
 @dataclass(frozen=True)
@@ -54,13 +67,20 @@ class Stored:
             odd = [k for k, v in json.loads(metadata["card"]).items() if about.get(k) != v]
             if odd:
                 raise BadInput(f"{folder}: adapter.json and adapter.safetensors differ in {odd[0]!r}; one of them was changed")
+        if broken := not_finite(tensors):
+            raise BadInput(f"{path}: {broken} is not finite; its training failed: train it again at a lower rate")
         return cls(about, tensors, str(folder))
 
     def write(self, folder: Path | str) -> None:
-        """The whole folder, or nothing."""
+        """The whole folder, or nothing. An adapter that is there already is replaced.
+
+        Raises BadInput where the folder holds anything but an adapter, cannot be written, or a tensor is not finite.
+        """
+        if odd := not_finite(self.tensors):
+            raise BadInput(f"{odd} of the adapter is not finite; nothing was written: train it again at a lower rate")
         made = {k: v for k, v in self.about.items() if k not in LATER}
         metadata = {"format": str(FORMAT), "sha256": self.about["sha256"], "card": json.dumps(made)}
-        with whole(Path(folder)) as temporary:
+        with whole_folder(Path(folder), FILES, is_adapter, "adapter") as temporary:
             write_tensors(temporary / "adapter.safetensors", self.tensors, metadata)
             write_json(temporary / "adapter.json", self.about)
             (temporary / "README.md").write_text(card_text(self.about), encoding="utf-8")
@@ -87,6 +107,8 @@ class Stored:
 
     def export(self, folder: Path, to: str, scale: float = 1.0, rank: int | None = None, limit: float = 0.05) -> float:
         """Write a LoRA for stock tools, no pipeline being at hand: fade/export.py."""
+        if check_scale(scale) == 0:
+            raise BadInput(NOTHING)
         cls, unpacked = self.unpacked()
         return export_factors(folder, to, cls.factors(self.about, unpacked, scale), rank, limit)
 
@@ -97,7 +119,8 @@ class Stored:
         cls.check(model, self.about)
         if not force:
             self.check_base(model)
-        return cls.restored(model, self.about, unpacked, name)
+        with untouched(model, only_on_error=True):
+            return cls.restored(model, self.about, unpacked, name)
 
 
 def identity(model: Diffusion) -> dict[str, Any]:
@@ -111,7 +134,9 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     """adapter.json. Raises BadInput where it is missing, no card, or newer than this version."""
     path = Path(folder) / "adapter.json"
     if not path.is_file():
-        raise BadInput(f"no adapter at {folder}: adapter.json is missing")
+        nearby = sorted([*Path(folder).glob("adapter/adapter.json"), *Path(folder).glob("*/adapter/adapter.json")])
+        hint = f"; did you mean {nearby[0].parent}?" if nearby else ""
+        raise BadInput(f"no adapter at {folder}: adapter.json is missing{hint}")
     try:
         about = read_json(path)
     except ValueError as error:
@@ -139,17 +164,34 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BadInput(f"{path} is truncated or no safetensors file ({error})") from error
 
 
-def complete(folder: Path, results: dict[str, Any], picture: Path | None = None) -> None:
-    """Write the card again, now with results and the before-and-after picture; adapter.safetensors stays as it is.
+def check_scale(scale: Any) -> float:
+    """The scale as a number. Raises BadInput for what is none, and for what no change is meant to be multiplied by."""
+    try:
+        value = float(scale)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not abs(value) <= LARGEST_SCALE:
+        raise BadInput(f"scale is {scale!r}; it must be a number of at most {LARGEST_SCALE:g} in size; 1 is as trained, 0 off")
+    return value
 
-    Whole or not at all: the new folder takes the old one's place in one step.
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a card of this package's."""
+    try:
+        return bool(read_card(folder))
+    except BadInput:
+        return False
+
+
+def complete(folder: Path, results: dict[str, Any], picture: Path | None = None) -> None:
+    """Write the card again, now with results and the before-and-after picture; everything else in the folder stays.
+
+    Each file whole or not at all, adapter.json last: until then the folder is the adapter without results.
     """
     about = read_card(folder) | {"results": results}
-    with whole(folder) as temporary:
-        temporary.mkdir()
-        shutil.copy2(folder / "adapter.safetensors", temporary)
-        if picture is not None:
-            shutil.copyfile(picture, temporary / "before_after.png")
-            about["picture"] = "before_after.png"
-        write_json(temporary / "adapter.json", about)
-        (temporary / "README.md").write_text(card_text(about), encoding="utf-8")
+    if picture is not None:
+        with whole(folder / "before_after.png") as temporary:
+            shutil.copyfile(picture, temporary)
+        about["picture"] = "before_after.png"
+    write_text(folder / "README.md", card_text(about))
+    write_json(folder / "adapter.json", about)

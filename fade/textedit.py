@@ -30,8 +30,8 @@ class TextEdit(Adapter):
 
     @classmethod
     def attach(cls, model: Diffusion, strength: float = 1.0, name: str = "fade") -> TextEdit:
-        if strength <= 0:
-            raise BadInput(f"adapter.strength is {strength}; it must be above 0")
+        if not 0 < strength < float("inf"):
+            raise BadInput(f"adapter.strength is {strength}; it must be a number above 0")
         return cls(model, name, strength)
 
     def edit(self, prompts: list[str], embeddings: Tensor) -> Tensor:

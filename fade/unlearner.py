@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from fade.checkpoint import SafeCheckpoint
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.files import read_tensors, write_tensors
+from fade.files import not_finite, read_tensors, write_tensors
 from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method
 from fade.parallel import check_world, follow, lead, leads, part, share
@@ -140,11 +141,42 @@ class Unlearner(L.LightningModule):
         losses = self.method.losses(self.model, self.adapter, batch)
         weighted = {name: self.weights[name] * value for name, value in losses.items()}
         total = torch.stack(list(weighted.values())).sum()
+        self.check_loss(total.detach(), step // self.trainer.accumulate_grad_batches + 1)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("timestep", batch["forget"]["t"].float().mean(), sync_dist=True)
         return self._combined(weighted, total) if self.method.combines else total
+
+    def check_loss(self, total: Tensor, step: int) -> None:
+        """Raises BadInput, in every process at once, where the loss is no finite number: what follows would be none either."""
+        value = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+        if math.isfinite(value):
+            return
+        where = f"the loss is {value} at step {step} of {self.trainer.max_steps}"
+        if step == 1:
+            raise BadInput(
+                f"{where}, before anything was trained: the pipeline itself gives no numbers; try trainer.precision=32"
+            )
+        raise BadInput(f"{where}; {self._lower_the_rate()}")
+
+    def _lower_the_rate(self) -> str:
+        return f"lower optimizer.build.lr (it is {self.trainer.optimizers[0].param_groups[0]['initial_lr']:g})"
+
+    @torch.no_grad()
+    def check_learned(self) -> None:
+        """Raises BadInput where no step was taken, or the adapter holds nan or inf, or changes nothing: none is to be saved."""
+        step, steps = self.trainer.global_step, self.trainer.max_steps
+        if self.method.terms and not step:
+            raise BadInput(f"none of the {steps} steps was trained; check what the trainer was given beside max_steps")
+        if name := not_finite(self.adapter.state()):
+            advice = self._lower_the_rate() if self.method.terms else "the method's own settings are out of range"
+            raise BadInput(f"the adapter's {name} is not finite after step {step} of {steps}; {advice}")
+        weights = self.adapter.weights()
+        if weights and not any(self.adapter.change(name).any() for name in weights):
+            raise BadInput(
+                f"the adapter changes nothing after step {step} of {steps}; raise optimizer.build.lr or the loss weights"
+            )
 
     def _combined(self, weighted: dict[str, Tensor], total: Tensor) -> Tensor:
         """A scalar with the value of `total` whose gradient is what the method makes of its terms' gradients."""
@@ -225,15 +257,17 @@ def checkpoints(folder: Path, every: int) -> list[Callback]:
 def fit(
     unlearner: Unlearner, make_trainer: Callable[..., L.Trainer], folder: Path, every: int, loggers: list[Any]
 ) -> L.Trainer:
-    """Train, going on from the checkpoint in `folder` where there is one."""
+    """Train, going on from the checkpoint in `folder` where there is one. Raises BadInput where nothing came of it."""
     plugins: list[Any] = [SafeCheckpoint()]
     if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not do so too
         plugins.append(SLURMEnvironment(auto_requeue=False))
     trainer = make_trainer(
         callbacks=checkpoints(folder, every), plugins=plugins, logger=loggers or False, default_root_dir=folder
     )
+    at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
     last = folder / "last.ckpt"
     trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
     part()
     unlearner.adapter.settle()
+    unlearner.check_learned()
     return trainer
