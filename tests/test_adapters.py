@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,48 @@ def test_a_wrong_file_is_refused_before_anything_is_attached(model: Diffusion, a
     with pytest.raises(BadInput, match=r"adapter\.json is missing"):
         Adapter.load(model, tmp_path / "nothing")
     assert model.unet.state_dict().keys() == clean.keys()
+
+
+def test_settled_it_is_what_the_file_holds(model: Diffusion) -> None:
+    """Dropout is for training: after it the same input gives the same prediction, and nothing is trainable."""
+    adapter = Lora.attach(model, rank=2, alpha=2, dropout=0.5)
+    shake(adapter)
+    model.unet.train()
+    assert not torch.equal(predict(model), predict(model))
+    adapter.settle()
+    assert torch.equal(predict(model), predict(model)) and not any(p.requires_grad for p in model.unet.parameters())
+
+
+def test_the_teacher_is_counted_and_only_it(model: Diffusion, adapter: Adapter) -> None:
+    predict(model)
+    with adapter.off():
+        predict(model)
+        predict(model)
+    predict(model)
+    assert adapter.teacher_passes == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rank": 2.5}, "rank is 2.5; it must be a whole number"),
+        ({"rank": "4"}, "rank is '4'; it must be a whole number"),
+        ({"rank": 10**6}, r"rank is 1000000, and no matrix of these layers has more than \d+"),
+        ({"alpha": 0}, "alpha is 0; it must be a number above 0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"alpha": float("inf")}, "alpha is inf"),
+        ({"dropout": 1.5}, r"dropout is 1.5; it must lie in \[0, 1\)"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+    ],
+    ids=str,
+)
+def test_numbers_that_make_no_adapter_are_refused_and_nothing_is_left(
+    model: Diffusion, given: dict[str, Any], message: str
+) -> None:
+    names = [name for name, _ in model.unet.named_modules()]
+    with pytest.raises(BadInput, match=f"adapter.{message}"):
+        Lora.attach(model, **{"rank": 2, "alpha": 2, **given})
+    assert [name for name, _ in model.unet.named_modules()] == names and not hasattr(model.unet, "peft_config")
 
 
 def test_targets_that_match_nothing_are_refused(model: Diffusion) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ from test_exact import made
 from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput
 from fade.lora import Gate
-from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
+from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
 from fade.stored import Stored
 from fade.textedit import TextEdit
 
-KINDS: list[Sparsity | None] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), None]
+KINDS: list[Sparsity | None] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1), None]
 ALONE = """
 import sys
 sys.modules["fade"] = None  # an import of it fails from here on
@@ -122,6 +123,27 @@ def test_a_fit_says_its_error_and_is_refused_above_the_limit(model: Diffusion, t
     assert not (tmp_path / "fit").exists()
     assert 0.1 < stored.export(tmp_path / "fit", "diffusers", rank=1, limit=1.0) < 1
     assert stored.export(tmp_path / "whole", "diffusers", rank=64, limit=1e-6) < 1e-6
+
+
+def test_a_fit_is_the_best_one_of_its_rank(model: Diffusion, tmp_path: Path) -> None:
+    """Its error is what the singular values beyond the rank hold, over all layers (Eckart and Young)."""
+    stored = made(model, "a", Weight(0.3), 0)
+    _, unpacked = stored.unpacked()
+    changes = [
+        (b.double() @ a.double()) * mask * stored.about["alpha"] / stored.about["rank"] for a, b, mask in unpacked.values()
+    ]
+    values = [torch.linalg.svdvals(change) for change in changes]
+    missed, whole = (sum(float(s[start:].square().sum()) for s in values) for start in (2, 0))
+    assert stored.export(tmp_path / "fit", "peft", rank=2, limit=1.0) == pytest.approx((missed / whole) ** 0.5, rel=1e-4)
+    exact = stored.export(tmp_path / "twice", "peft", scale=2.0, rank=2, limit=1.0)
+    assert exact == pytest.approx((missed / whole) ** 0.5, rel=1e-4)  # a share: the scale does not show
+    written = load_file(tmp_path / "twice" / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "twice" / "adapter_config.json").read_text())
+    layer = next(iter(unpacked))
+    b, a = (written[f"base_model.model.{layer}.lora_{side}.weight"].double() for side in "BA")
+    u, s, v = torch.linalg.svd(2.0 * changes[0])
+    best = u[:, :2] * s[:2] @ v[:2]
+    torch.testing.assert_close(config["lora_alpha"] / config["r"] * b @ a, best, rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_exported_says_so(model: Diffusion, tmp_path: Path) -> None:

@@ -130,6 +130,30 @@ def test_a_second_patch_trains_alone_and_sees_the_first(model: Diffusion) -> Non
     assert all(torch.equal(value, before[name]) for name, value in model.unet.state_dict().items())
 
 
+def test_off_leaves_on_what_came_later(model: Diffusion) -> None:
+    first = Patch.attach(model, KEYS_AND_VALUES, name="first")
+    train(model, first)
+    second = Patch.attach(model, [r"attn2\.to_k\.weight"], name="second")
+    train(model, second)
+    both = predict(model)
+    with first.off():
+        only_second = predict(model)
+    assert torch.equal(predict(model), both)
+    first.detach()
+    assert torch.equal(predict(model), only_second) and not torch.equal(only_second, both)
+
+
+def test_where_no_change_is_left_the_base_is_the_weights_themselves(model: Diffusion) -> None:
+    """What is remembered of a base goes with the last change: a base that is changed by hand is another base."""
+    before = model.sha256()
+    patch = Patch.attach(model, KEYS_AND_VALUES)
+    train(model, patch)
+    assert model.sha256() == before
+    patch.detach()
+    dict(model.unet.named_parameters())[next(iter(patch.chosen))].data.add_(1)
+    assert model.sha256() != before and not patch.ledger.original and not patch.ledger.writers
+
+
 def test_scale(model: Diffusion) -> None:
     untouched = predict(model)
     patch = Patch.attach(model, KEYS_AND_VALUES)

@@ -16,6 +16,7 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.files import read_tensors
 from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.saliency import ratio, sum_of_abs
@@ -107,16 +108,27 @@ def test_kept_fractions() -> None:
     assert density(Module(0.01)(saliency)) == 0.1  # at least one
     top = {"a": torch.tensor([[9.0, 1.0], [1.0, 0.0]])}
     assert Neuron(0.25)(top)["a"].tolist() == [[True, False], [False, False]]
+    assert Weight(0.25)(top)["a"].tolist() == [[True, False], [False, False]]
     with pytest.raises(BadInput, match="must lie in"):
         Neuron(0.0)
     with pytest.raises(BadInput, match="must lie in"):
         Weight(1.5)
 
 
+def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
+    saliency = {"low": torch.full((2, 3), 1.0), "wide": torch.full((4, 4), 2.0), "high": torch.tensor([[9.0, 0.0], [5.0, 3.0]])}
+    assert [name for name, mask in Module(0.34)(saliency).items() if mask.any()] == ["high"]  # by the mean: its sum is less
+    weights = Weight(3 / 26)(saliency)
+    assert weights["high"].tolist() == [[True, False], [True, True]] and not weights["low"].any() and not weights["wide"].any()
+    scores = torch.tensor([[1.0, 5.0, 1.0], [0.0, 9.0, 0.0], [1.0, 4.0, 1.0]])  # rows 7, 9, 6; columns 2, 18, 2
+    assert Neuron(1 / 9)({"a": scores})["a"].nonzero().tolist() == [[1, 1]]
+    assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
 def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
-    optimizer = partial(torch.optim.AdamW, lr=1e-2)
-    given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8} | settings
-    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), optimizer=optimizer, timesteps=Uniform(),
+    given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8,
+             "optimizer": partial(torch.optim.AdamW, lr=1e-2)} | settings  # fmt: skip
+    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), timesteps=Uniform(),
                      saliency_file=folder / "saliency.safetensors", **given)  # fmt: skip
 
 
@@ -132,6 +144,78 @@ def quiet(steps: int, accumulate: int) -> partial:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
+
+
+def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
+    """One step of plain gradient descent, by hand: the masks are the sparsity's, and w_f and w_r scale their gradients."""
+    adapter = Lora.attach(model, rank=2, alpha=2)
+    shake(adapter)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    weights, rate = {"forget": 2.0, "retain": 0.5}, 0.1
+    given = {"weights": weights, "optimizer": partial(torch.optim.SGD, lr=rate), "cosine": False, "seed": 3}
+    trainer = partial(quiet(1, 1), gradient_clip_val=None)
+    fit(unlearner(model, adapter, pairs, tmp_path, **given), trainer, tmp_path / "checkpoints", 9, [])
+    found = [parameter.detach().clone() for parameter in adapter.parameters()]
+
+    saliency, _ = read_tensors(tmp_path / "saliency.safetensors")
+    saliency.pop("timesteps")
+    wanted = Neuron(0.2)(saliency)
+    masks = adapter.masks()
+    assert masks.keys() == wanted.keys() and all(torch.equal(masks[name], wanted[name]) for name in wanted)
+    assert density(masks) < 0.3
+    for name, mask in masks.items():
+        assert not adapter.change(name)[~mask].any()
+
+    for parameter, value in zip(adapter.parameters(), before, strict=True):
+        parameter.data.copy_(value)
+        parameter.requires_grad_(True)
+    torch.manual_seed(3 * 1_000_003 + 1)
+    batch = pairs.draw(torch.Generator().manual_seed(3 * 1_000_003 + 1))
+    losses = Fade().losses(model, adapter, timed(batch, Uniform(), torch.zeros(0), 1000))
+    gradients = {name: torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for name, loss in losses.items()}
+    moved = 0.0
+    for start, end, forget, retain in zip(before, found, gradients["forget"], gradients["retain"], strict=True):
+        torch.testing.assert_close(end - start, -rate * (2.0 * forget + 0.5 * retain), rtol=1e-3, atol=1e-7)
+        moved += float((end - start).abs().sum())
+    assert moved > 1e-4
+
+
+def test_a_step_without_effect_or_without_numbers_ends_the_training(
+    model: Diffusion, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No steps at all, steps of nothing, nan in the last step, and a run that goes on from a checkpoint of nan."""
+
+    def train(name: str, trainer: partial, lr: float, every: int = 9) -> None:
+        adapter = Lora.attach(model, rank=2, alpha=2)
+        try:
+            given = {"optimizer": partial(torch.optim.AdamW, lr=lr), "cosine": False}
+            fit(unlearner(model, adapter, pairs, tmp_path, **given), trainer, tmp_path / name, every, [])
+        finally:
+            adapter.detach()
+
+    with pytest.raises(BadInput, match=r"trainer\.accumulate_grad_batches is 0; it must be 1 or more"):
+        train("zero", quiet(3, 0), 1e-2)
+    with pytest.raises(BadInput, match="none of the 3 steps was trained"):
+        train("none", partial(quiet(3, 1), limit_train_batches=0), 1e-2)
+    with pytest.raises(BadInput, match="the adapter changes nothing after step 2 of 2"):
+        train("still", quiet(2, 1), 0.0)
+    line = r"lower optimizer\.build\.lr \(it is inf\)"
+    with pytest.raises(BadInput, match=f"is not finite after step 1 of 1; {line}"):
+        train("last", quiet(1, 1), float("inf"), every=1)
+    assert (tmp_path / "last" / "last.ckpt").is_file()
+    with pytest.raises(BadInput, match=f"is not finite after step 1 of 1; {line}"):
+        train("last", quiet(1, 1), float("inf"))
+    with pytest.raises(BadInput, match=f"the loss is nan at step 2 of 3; {line}"):
+        train("last", quiet(3, 1), float("inf"))
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="the loss is inf at step 2 of 3; lower"):
+        losses, calls = Fade.losses, []
+
+        def infinite(*given: Any) -> dict[str, torch.Tensor]:
+            calls.append(0)
+            return {name: value * (float("inf") if len(calls) == 3 else 1) for name, value in losses(*given).items()}
+
+        patch.setattr(Fade, "losses", infinite)
+        train("twice", quiet(3, 2), 1e-2)  # the third batch is of the second step
 
 
 class Killed(Exception):
