@@ -69,6 +69,11 @@ class Protocol:
             raise BadInput(f"protocol.seeds is {list(self.seeds)}; name each seed once")
 
     @property
+    def shared(self) -> bool:
+        """Whether the images of one seed begin with one latent, so that they are not independent."""
+        return self.noise == "seed"
+
+    @property
     def sampling(self) -> Sampling:
         return Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
 
@@ -216,7 +221,8 @@ class Benchmark:
         """Every metric of one answer set, the target's cells left out of the distances on both sides."""
         domains = list(self.dataset.domains)
         photo = self.dataset.photo_style
-        found = scores(measured.rows, request.target, request.domain, domains, self.protocol.reading, photo)
+        reading, shared = self.protocol.reading, self.protocol.shared
+        found = scores(measured.rows, request.target, request.domain, domains, reading, photo, shared)
         found |= self.distances(measured, lambda cell: cell[request.domain] != request.target)
         keep_made = [row[request.domain] != request.target for row in measured.rows]
         if self.clip:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.judge import Row
-from benchmarks.metrics import Metric, by_cell, mean_over_cells, proportion
+from benchmarks.metrics import Metric, hits, share
 from benchmarks.rebuilt import rebuilt
 from benchmarks.tables import as_csv, cell_text, table
 from fade.diffusion import Diffusion
@@ -68,23 +68,24 @@ def composed(model: Diffusion, members: tuple[Target, ...], rule: str, keep: flo
             adapter.detach()
 
 
-def interference(rows: list[Row], members: tuple[Target, ...], targets: list[Target], domains: list[str]) -> dict[str, Metric]:
+def interference(
+    rows: list[Row], members: tuple[Target, ...], targets: list[Target], domains: list[str], shared: bool = True
+) -> dict[str, Metric]:
     """UA of every target; IRA and CRA over the cells that show no member, in the members' domains and in the others.
 
     With one member these are the IRA and CRA of benchmarks/metrics.py.
     """
     found = {}
     for t in targets:
-        found[f"ua {t.concept}"] = proportion(
-            [row[f"{t.domain}_predicted"] != t.concept for row in rows if row[t.domain] == t.concept]
-        )
+        own_rows = [row for row in rows if row[t.domain] == t.concept]
+        found[f"ua {t.concept}"] = share(hits(own_rows, domains, t.domain, shared, gone=True))
     kept = [row for row in rows if not any(row[m.domain] == m.concept for m in members)]
     own = {m.domain for m in members}
     other = {d for m in members for d in domains if d != m.domain}
     for name, judged in (("ira", own), ("cra", other)):
-        hits = {(domain, *cell): h for domain in sorted(judged) for cell, h in by_cell(kept, domains, domain).items()}
-        if hits:
-            found[name] = mean_over_cells(hits)
+        counted = [hit for domain in sorted(judged) for hit in hits(kept, domains, domain, shared)]
+        if counted:
+            found[name] = share(counted)
     return found
 
 
@@ -93,9 +94,9 @@ def compose(
 ) -> list[dict[str, object]]:
     """Measure what is not measured yet, and return one entry for each combination and rule."""
     entries: list[dict[str, object]] = []
-    domains = list(benchmark.dataset.domains)
+    domains, shared = list(benchmark.dataset.domains), benchmark.protocol.shared
     base = benchmark.measure_base(model, model.sha256())
-    entries.append({"members": [], "rule": "", **interference(base.rows, (), targets, domains)})
+    entries.append({"members": [], "rule": "", **interference(base.rows, (), targets, domains, shared)})
     sizes = sorted({1, 2, len(targets)} & set(range(1, len(targets) + 1)))
     for members in (m for size in sizes for m in combinations(targets, size)):
         for rule in rules if len(members) > 1 else ["sum"]:
@@ -103,7 +104,7 @@ def compose(
             log.info("measuring %s", name)
             with composed(model, members, rule, keep, scale):
                 measured = benchmark.measure(model, out / name)
-            found = interference(measured.rows, members, targets, domains)
+            found = interference(measured.rows, members, targets, domains, shared)
             entries.append({"members": [m.concept for m in members], "rule": rule if len(members) > 1 else "", **found})
     return entries
 
@@ -126,7 +127,7 @@ def jointly(model: Diffusion, benchmark: Benchmark, targets: list[Target], run: 
     return {
         "members": members,
         "rule": "joint",
-        **interference(measured.rows, tuple(targets), targets, list(benchmark.dataset.domains)),
+        **interference(measured.rows, tuple(targets), targets, list(benchmark.dataset.domains), benchmark.protocol.shared),
     }
 
 

@@ -22,7 +22,7 @@ from benchmarks.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.comparison import progress
 from benchmarks.generate import read
 from benchmarks.judge import Row
-from benchmarks.metrics import Metric, by_cell, mean_over_cells, proportion
+from benchmarks.metrics import Metric, hits, share
 from benchmarks.record import Record, peak_memory_mb
 from benchmarks.tables import table
 from fade import history
@@ -192,14 +192,14 @@ class Continual:
 
     def metrics(self, measured: Measured, met: Sequence[int]) -> dict[str, Any]:
         """UA of every request in force, retention of what was never asked for, and of the concepts nearest to the requests."""
-        ua = {self.requests[i].target: forgotten(measured.rows, self.requests[i]) for i in met}
-        domains = list(self.benchmark.dataset.domains)
-        kept = {d: mean_over_cells(by_cell([r for r in measured.rows if r[d] in self.never[d]], domains, d)) for d in domains}
+        domains, rows, shared = list(self.benchmark.dataset.domains), measured.rows, self.benchmark.protocol.shared
+        ua = {self.requests[i].target: forgotten(rows, self.requests[i], domains, shared) for i in met}
+        kept = {d: share(hits([r for r in rows if r[d] in self.never[d]], domains, d, shared)) for d in domains}
         close = sorted(set(self.nearest.values()))
-        near = [r[f"{d}_predicted"] == r[d] for r in measured.rows for d in domains if r[d] in close]
+        near = [hit for d in domains for hit in hits([r for r in rows if r[d] in close], domains, d, shared)]
         fid = self.benchmark.distances(measured, lambda cell: all(cell[d] in self.never[d] for d in domains))
         mean = float(np.mean([m["value"] for m in kept.values()]))
-        return {"ua": ua, "kept": kept, "retention": mean, "nearest": proportion(near), **fid}
+        return {"ua": ua, "kept": kept, "retention": mean, "nearest": share(near), **fid}
 
     def take_back(self, k: int) -> dict[str, Any]:
         """Drop request k, alone: the others stay in force. Where one adapter serves all, it is trained again without k."""
@@ -230,9 +230,10 @@ class Continual:
         return found
 
 
-def forgotten(rows: list[Row], request: Request) -> Metric:
+def forgotten(rows: list[Row], request: Request, domains: list[str], shared: bool = True) -> Metric:
     """UA of one request."""
-    return proportion([r[f"{request.domain}_predicted"] != request.target for r in rows if r[request.domain] == request.target])
+    own = [row for row in rows if row[request.domain] == request.target]
+    return share(hits(own, domains, request.domain, shared, gone=True))
 
 
 def nearest(benchmark: Benchmark, base: Measured, requests: Sequence[Request], never: dict[str, list[str]]) -> dict[str, str]:

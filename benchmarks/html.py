@@ -19,6 +19,7 @@ from scipy.stats import t
 
 from benchmarks.judge import Row, read_rows
 from benchmarks.tables import TITLES, choices, metric_values, published, setting
+from fade.card import cell_text
 from fade.files import write_text
 
 HERE = Path(__file__).parent
@@ -55,20 +56,21 @@ def filtered(name: str, n: int) -> str:
 def percent(metric: dict[str, Any] | None, key: str) -> str:
     """A metric's cell: percent with its interval, or a distance as it is."""
     if not metric or metric.get("value") is None:
-        return cell("–")
+        return cell(escape(cell_text(metric)))
     value = float(metric["value"])
     if key not in ("ua", "ira", "cra", "cra_target"):
-        return cell(f"{value:.2f}", value)
+        return cell(cell_text({"value": value}, key), value)
     interval = (
         f' <span class="interval">[{100 * metric["low"]:.1f}, {100 * metric["high"]:.1f}]</span>' if "low" in metric else ""
     )
     return cell(f"{100 * value:.1f}{interval}", value)
 
 
-def mean_of(values: list[float]) -> dict[str, float] | None:
-    """Mean over runs with a 95 % t-interval, cut to [0, 1]."""
+def mean_of(runs: list[dict[str, Any]], key: str, side: str = "metrics") -> dict[str, Any] | None:
+    """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its reason."""
+    values = metric_values(runs, key, side)
     if not values:
-        return None
+        return next((r[side][key] for r in runs if key in r[side]), None)
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"value": mean}
@@ -114,11 +116,11 @@ def main_table(found: Found) -> str:
             rows.append(
                 (
                     f"base {name}",
-                    base + [percent(mean_of(metric_values([r for r in runs if r["base"]], k, "base")), k) for k in keys],
+                    base + [percent(mean_of([r for r in runs if r["base"]], k, "base"), k) for k in keys],
                 )
             )
         line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
-        rows.append((name, line + [percent(mean_of(metric_values(runs, k)), k) for k in keys]))
+        rows.append((name, line + [percent(mean_of(runs, k), k) for k in keys]))
     unique = dict((cells[0], (text, cells)) for text, cells in rows)
     return table("main", "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower",
                  ["setting", "runs", *TITLES.values()], list(unique.values()))  # fmt: skip
@@ -134,7 +136,7 @@ def target_table(found: Found, home: Path) -> str:
         line += [percent(r["metrics"].get(k), k) for k in TITLES]
         rows.append((f"{r['target']} {r['surrogate']} {setting(r)} {r['domain']}", [*line, cell(f"{spent:.0f}", spent)]))
     return filtered("targets", len(rows)) + table(
-        "targets", "Every run; its name links to its folder. 95 % intervals over images or cells",
+        "targets", "Every run; its name links to its folder. 95 % intervals over images of the one adapter",
         ["target", "surrogate", "setting", *TITLES.values(), "s"], rows)  # fmt: skip
 
 

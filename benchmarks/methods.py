@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.comparison import grid
 from benchmarks.judge import read_rows
 from benchmarks.report import find
-from benchmarks.tables import as_csv, as_latex, choices, method_of, metric_values, published, table
+from benchmarks.tables import as_csv, as_latex, choices, mean_value, method_of, published, table
 from fade.errors import BadInput
 from fade.files import write_text
 
@@ -38,12 +38,6 @@ def mean_of(runs: Sequence[Run], number: str) -> float:
         if number in run["metrics"]:
             by_target.setdefault(run["target"], []).append(100 * run["metrics"][number]["value"])
     return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
-
-
-def mean_value(runs: Sequence[Run], number: str, times: float = 1) -> str:
-    """Mean over the runs that have it: the Fréchet distance needs more images than few seeds give, the kernel one does not."""
-    values = metric_values(runs, number)
-    return f"{times * np.mean(values):.2f}" if values else "–"
 
 
 def domains_of(runs: Sequence[Run]) -> list[str]:
@@ -97,7 +91,7 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         }
         rows.append((float(np.mean(list(found.values()))), [
             name, own[0]["sparsity"]["kind"], *(f"{v:.1f}" for v in found.values()), f"{np.mean(list(found.values())):.2f}",
-            f"{mean_of(own, 'cra_target'):.1f}", mean_value(own, "fid_judge"), mean_value(own, "kid_judge", 1000),
+            f"{mean_of(own, 'cra_target'):.1f}", mean_value(own, "fid_judge"), mean_value(own, "kid_judge"),
             str(len(own)), ", ".join(counts),
             f"{cost['locate_s'] + cost['distil_s']:.0f}", f"{cost['peak_memory_mb']:.0f}", f"{cost['teacher_passes']:.0f}",
             f"{cost['adapter_bytes'] / 1000:.0f}",

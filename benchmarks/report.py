@@ -100,8 +100,8 @@ def write(folders: list[Path], out: Path) -> str:
     notes = "".join(f"warning: {line}\n" for line in problems)
     shown = "\n\n".join(table(*part) for part in parts.values())
     return (
-        f"{shown}\n\nPercent; intervals are 95 %; in the summary the range over runs.\n{notes}{out}/: report.html, and "
-        f"{', '.join(parts)} as .csv .md .tex"
+        f"{shown}\n\nPercent; intervals are 95 %, over images of the one adapter; in the summary the range over runs.\n"
+        f"{notes}{out}/: report.html, and {', '.join(parts)} as .csv .md .tex"
     )
 
 

@@ -92,7 +92,8 @@ def triangle(run: dict[str, Any], name: str) -> str:
         cells += [percent(step["nearest"], "ira"), percent(step["fid_judge"], "fid_judge"), *map(cell, spent)]
         rows.append((after, [cell(escape(after), kind="text"), *cells]))
     title = f"{name_of(run)}, seed {run['seeds']['train']}, {targets[0]} first"
-    return f"<details><summary>{escape(title)}</summary>{table(name, 'Percent, 95 % intervals', header, rows)}</details>"
+    caption = "Percent, 95 % intervals over images of these adapters"
+    return f"<details><summary>{escape(title)}</summary>{table(name, caption, header, rows)}</details>"
 
 
 def curve(runs: list[dict[str, Any]], label: str, read: Any) -> str:

@@ -67,7 +67,7 @@ def estimate(samples: list[np.ndarray], drawn: float, targets: int) -> Metric:
     half = (t(k - 1) if share < 1 else norm).ppf(0.975) * np.sqrt(between + share * within)
     value, cells = float(means.mean()), sum(map(len, samples))
     alike = round(cells / (1 - share * drawn)) if share * drawn < 1 else cells  # the finite population again
-    low, high = wilson(round(value * alike), alike)
+    low, high = wilson(round(value * alike) / alike, alike)
     return {"value": value, "low": max(0.0, min(value - half, low)), "high": min(1.0, max(value + half, high)), "n": cells}
 
 

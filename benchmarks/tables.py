@@ -13,8 +13,14 @@ import numpy as np
 from fade.card import cell_text
 from fade.prompts import words
 
-COLUMNS = ("ua", "ira", "cra", "cra_target", "fid_judge")
-TITLES = {"ua": "UA ↑", "ira": "IRA ↑", "cra": "CRA ↑", "cra_target": "CRA on target ↑", "fid_judge": "fid_judge ↓"}
+TITLES = {
+    "ua": "UA ↑",
+    "ira": "IRA ↑",
+    "cra": "CRA ↑",
+    "cra_target": "CRA on target ↑",
+    "fid_judge": "fid_judge ↓",
+    "kid_judge": "1000 kid_judge ↓",
+}
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -47,14 +53,15 @@ def as_latex(header: list[str], rows: list[list[str]]) -> str:
 
 def run_table(results: dict[str, Any]) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
-    header = ["model", *(TITLES[c] for c in COLUMNS)]
-    rows = [[name, *(cell_text(results[key].get(c)) for c in COLUMNS)]
+    header = ["model", *TITLES.values()]
+    rows = [[name, *(cell_text(results[key].get(c), c) for c in TITLES)]
             for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))]  # fmt: skip
     judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items())
     lines = [
         table(header, rows),
         f"{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); percent with 95 % "
-        f"intervals, UA over {results['metrics']['ua']['n']} images; judges on held-out real images: {judges}",
+        f"intervals over images of this one adapter, UA over {results['metrics']['ua']['n']} images",
+        f"judges on held-out real images: {judges}",
         f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(results['landed'].items())[:4])}",
     ]
     cost = results["cost"]
@@ -105,11 +112,11 @@ def seed_of(results: dict[str, Any]) -> str:
 
 def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """One row a run, by setting, target and training seed."""
-    header = ["setting", "target", "surrogate", "seed", *(TITLES[c] for c in COLUMNS), "base IRA", "base CRA", "s"]
+    header = ["setting", "target", "surrogate", "seed", *TITLES.values(), "base IRA", "base CRA", "s"]
     rows = []
     for r in sorted(found, key=lambda r: (setting(r), r["domain"], r["target"], r["surrogate"], seed_of(r))):
         spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
-        rows.append([setting(r), r["target"], r["surrogate"], seed_of(r), *(cell_text(r["metrics"].get(c)) for c in COLUMNS),
+        rows.append([setting(r), r["target"], r["surrogate"], seed_of(r), *(cell_text(r["metrics"].get(c), c) for c in TITLES),
                      cell_text(r["base"].get("ira")), cell_text(r["base"].get("cra")), f"{spent:.0f}"])  # fmt: skip
     return header, rows
 
@@ -117,6 +124,13 @@ def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]
 def metric_values(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics") -> list[float]:
     """The values of a metric of the runs that have one."""
     return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
+
+
+def mean_value(runs: Sequence[dict[str, Any]], key: str) -> str:
+    """A distance's mean over the runs that have it, as a cell's text; where none has, why."""
+    values = metric_values(runs, key)
+    reasons = [r["metrics"][key] for r in runs if key in r["metrics"]]
+    return cell_text({"value": float(np.mean(values))} if values else (reasons or [None])[0], key)
 
 
 def spread(values: list[float]) -> str:
@@ -137,6 +151,7 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         "Δ CRA",
         "CRA on target",
         "fid_judge",
+        "1000 kid_judge",
         "s/target",
         "kB",
     ]
@@ -148,8 +163,8 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         for key in ("ira", "cra"):
             both = [(r["metrics"][key]["value"], r["base"][key]["value"]) for r in runs if key in r["metrics"]]
             row += [spread([a for a, _ in both]), f"{100 * np.mean([a - b for a, b in both]):+.1f}"] if both else ["–", "–"]
-        kept, fids = metric_values(runs, "cra_target"), metric_values(runs, "fid_judge")
-        row += [spread(kept) if kept else "–", f"{np.mean(fids):.2f}" if fids else "–"]
+        kept = metric_values(runs, "cra_target")
+        row += [spread(kept) if kept else "–", mean_value(runs, "fid_judge"), mean_value(runs, "kid_judge")]
         row += [f"{np.mean([r['cost']['locate_s'] + r['cost']['distil_s'] for r in runs]):.0f}"]
         row += [f"{np.mean([r['cost']['adapter_bytes'] for r in runs]) / 1000:.0f}"]
         rows.append(row)

@@ -11,6 +11,7 @@ NAMES = {
     "cra": "CRA ↑ (the other domain is kept)",
     "cra_target": "CRA on target ↑ (the rest of the forgotten image is kept)",
 }
+KERNEL = 1000.0  # tables show kernel distances times this
 UNCHECKED = (
     "whether an attack on the prompt or on the latents brings the concept back",
     "whether fine-tuning on a few images teaches it again",
@@ -69,27 +70,34 @@ def _checked(results: dict[str, Any] | None) -> str:
     metrics, base = results["metrics"], results["base"]
     named = {key: name for key, name in NAMES.items() if key in metrics}
     named |= {key: f"{key} ↓" for key in metrics if key.startswith("fid_")}
-    rows = [[name, cell_text(base.get(key)), cell_text(metrics[key]), str(metrics[key].get("n", ""))]
+    named |= {key: f"{KERNEL:.0f} {key} ↓" for key in metrics if key.startswith("kid_")}
+    rows = [[name, cell_text(base.get(key), key), cell_text(metrics[key], key), str(metrics[key].get("n", ""))]
             for key, name in named.items()]  # fmt: skip
     accuracies = results.get("gates", {}).get("judge_accuracy", {})
     judges = ", ".join(f"{domain} {100 * value:.1f} %" for domain, value in accuracies.items())
     landed = ", ".join(f"{label} {n}" for label, n in list(results.get("landed", {}).items())[:5])
     return (
         f"Images of `{results.get('dataset')}` under the protocol `{results.get('protocol')}`, read by classifiers that are "
-        f"right on real images this often: {judges}. Percent with 95 % intervals; base is the same pipeline without the "
-        f"adapter, the same prompts and the same noise.\n\n"
+        f"right on real images this often: {judges}. Percent with 95 % intervals over images of this one adapter (another "
+        f"training seed makes another); base is the same pipeline without the adapter, the same prompts and the same noise.\n\n"
         + _table(["", "base", "with the adapter", "images"], rows)
         + (f"\nImages that were asked for the concept read as: {landed}.\n" if landed else "")
     )
 
 
-def cell_text(metric: dict[str, Any] | None) -> str:
-    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is, nothing as a dash."""
+def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
+    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is (a kernel distance, by its key, times KERNEL),
+    nothing as a dash, with the reason where there is one."""
     if not metric or metric.get("value") is None:
-        return "–"
+        return "–" + why_not(metric)
     if "low" not in metric:
-        return f"{metric['value']:.2f}"
+        return f"{metric['value'] * (KERNEL if key.startswith('kid_') else 1):.2f}"
     return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+
+
+def why_not(metric: dict[str, Any] | None) -> str:
+    """In brackets, the short of why a metric has no value; nothing where no reason was written down."""
+    return f" ({str(metric['why']).partition(':')[0]})" if metric and metric.get("why") else ""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

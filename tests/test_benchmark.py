@@ -109,6 +109,9 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     comparison(base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png")
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
+    assert "over images of this one adapter" in run_table(whole)
+    assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in run_table(whole)
+    assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in run_table(whole)
     assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([whole, whole]))
 
 
