@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="of the images; the runs' own protocol has more")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--joint", type=Path, help="a finished sequence of these targets with strategy=simultaneous")
-    parser.add_argument("--keep", type=float, default=0.2, help="of TIES")
+    parser.add_argument("--keep", type=float, default=0.4, help="of TIES")
     parser.add_argument("--scale", type=float, default=1.75, help="of TIES")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -66,6 +66,10 @@ class Adapter(ABC):
     def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
         """Called after every step of the optimizer: what lies outside the masks is put back."""
 
+    def turn(self, name: str, by: Tensor) -> None:
+        """ΔW ← ΔW `by` (in, in) of one weight (out, in) that trains, in place; for masks that keep it whole or not at all."""
+        raise NotImplementedError(f"{self.kind} changes no weights")
+
     def settle(self) -> None:  # noqa: B027
         """Called when training is over: from here on the change in memory is the one that the file will hold."""
 

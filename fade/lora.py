@@ -269,6 +269,12 @@ class Lora(Adapter):
         for name, layer in self.layers.items():
             layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
 
+    @torch.no_grad()
+    def turn(self, name: str, by: Tensor) -> None:
+        """A ← A `by`: B (A `by`) is the change turned."""
+        a = self.layers[name].lora_A[self.name].weight
+        a.copy_(a @ by.to(a))
+
     def change(self, name: str) -> Tensor:
         return self.layers[name].change(self.name)
 

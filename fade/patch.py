@@ -93,6 +93,10 @@ class Patch(Adapter):
             weight = self.chosen[key]
             weight.data = torch.where(mask, weight.data, self.start[key].to(weight))
 
+    def turn(self, name: str, by: Tensor) -> None:
+        start = self.start[name].to(self.chosen[name])
+        self.chosen[name].data = start + self.change(name).detach() @ by.to(start)
+
     def change(self, name: str) -> Tensor:
         return self.chosen[name] - self.start[name].to(self.chosen[name])
 

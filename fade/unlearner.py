@@ -192,6 +192,7 @@ class Unlearner(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.adapter.project()
+        self.method.stepped(self.adapter)
 
     def on_train_end(self) -> None:
         width = self.model.train_steps // len(self.drawn)

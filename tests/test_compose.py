@@ -23,13 +23,21 @@ from fade.sparsity import Dense, Neuron
 def test_ties_by_hand() -> None:
     one = {"w": torch.tensor([4.0, -3.0, 0.1, 2.0]), "v": torch.tensor([0.0, 0.2])}
     two = {"w": torch.tensor([-1.0, -5.0, 3.0, 0.1])}
-    assert trimmed(one, 0.5)["w"].tolist() == [4.0, -3.0, 0.0, 2.0] and not trimmed(one, 0.5)["v"].any()
+    assert trimmed(one, 0.5)["w"].tolist() == [4.0, -3.0, 0.0, 0.0]  # weight by weight, so v keeps its own largest:
+    torch.testing.assert_close(trimmed(one, 0.5)["v"], torch.tensor([0.0, 0.2]))
     merged = ties([one, two], keep=0.5, scale=2.0)  # two keeps -5 and 3
-    assert merged["w"].tolist() == [8.0, -8.0, 6.0, 4.0]  # means of those that agree, doubled
+    assert merged["w"].tolist() == [8.0, -8.0, 6.0, 0.0]  # means of those that agree, doubled
     opposed = ties([{"w": torch.tensor([4.0])}, {"w": torch.tensor([-1.0])}], keep=1.0, scale=1.0)
     assert opposed["w"].tolist() == [4.0]  # the elected sign is +, so -1 has no say
     with pytest.raises(BadInput, match="fraction in"):
         ties([one], keep=0.0)
+
+
+def test_ties_trims_a_sparse_change_too() -> None:
+    """A fifth of the entries that there are, not of all: where a tenth is not zero that would cut nothing."""
+    change = {"w": torch.zeros(10, 10)}
+    change["w"][0] = torch.arange(1.0, 11.0)
+    assert sorted(trimmed(change, 0.2)["w"].flatten().tolist())[-3:] == [0.0, 9.0, 10.0]
 
 
 def target(model: Diffusion, concept: str, domain: str, seed: int, folder: Path) -> Target:
@@ -49,7 +57,7 @@ def test_together_and_gone_again(model: Diffusion, tmp_path: Path) -> None:
     assert torch.equal(predict(model), together)
     for adapter in on:
         adapter.detach()
-    with composed(model, members, "ties", 0.2, 1.75):
+    with composed(model, members, "ties", 0.4, 1.75):
         merged = predict(model)
         weights = dict(model.unet.named_parameters())
         for name, delta in ties(changes[::-1]).items():

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 from command import SHIPPED, SHORT, Command, complaint
-from conftest import shake
 from test_config import composed
-from torch import Tensor
 
 from benchmarks.continual import check_requests, check_revoked, summary
 from benchmarks.sequences import section
@@ -26,19 +24,9 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json
 from fade.lora import Lora
-from fade.methods import Method
-from fade.methods.fade import Fade
-from fade.methods.uce import Uce
 from fade.sparsity import Neuron
-from fade.strategies import Strategy
-from fade.strategies.duge import Duge
-from fade.strategies.projection import Projection, projector
-from fade.strategies.restricted import Restricted
 from fade.strategies.selft import SelFT
-from fade.strategies.simultaneous import Simultaneous
 from fade.strategies.stack import Stack
-from fade.strategies.stay import Stay
-from fade.timesteps import Uniform, timed
 
 
 def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
@@ -81,62 +69,6 @@ def test_the_guard_asks_for_what_is_gone_on_images_of_its_surrogate(
             assert any(torch.equal(latent, z) for z in photos)
 
 
-def losses_of(method: Method, model: Diffusion, adapter: Lora, pairs: Pairs) -> dict[str, Tensor]:
-    method.prepare(model, adapter, pairs)
-    batch = timed(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
-    torch.manual_seed(1)
-    return method.losses(model, adapter, batch)
-
-
-@pytest.mark.parametrize("power", [1, 2])
-def test_stay_is_the_mean_of_the_change(model: Diffusion, adapter: Lora, pairs: Pairs, power: int) -> None:
-    shake(adapter)
-    strategy = Stay(power, 50.0)
-    found = losses_of(strategy.method(Fade()), model, adapter, pairs)
-    every = torch.cat([adapter.change(name).flatten() for name in adapter.weights()])
-    torch.testing.assert_close(found["anchor"], (every.abs() ** power).mean())
-    assert strategy.weights == {"anchor": 50.0} and {"forget", "retain"} < found.keys()
-
-
-def test_the_projection_leaves_nothing_along_what_is_kept(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
-    columns = torch.randn(32, 5)
-    off = projector(columns, 1e-8)
-    assert (off @ columns).abs().max() < 1e-4
-    free = torch.linalg.qr(torch.cat([columns, torch.randn(32, 1)], 1)).Q[:, -1]
-    torch.testing.assert_close(off @ free, free, rtol=1e-4, atol=1e-5)
-    method = Projection(1e-4).method(Fade())
-    method.prepare(model, adapter, pairs)
-    gradients = {side: [torch.randn_like(p) for p in adapter.parameters()] for side in ("forget", "retain")}
-    combined = method.combine(gradients)
-    kept = model.embed([own for own, _ in pairs.captions("retain")])[:, -1]
-    assert kept.shape[1] == 32
-    for name, g, f, r in zip(adapter.names(), combined, gradients["forget"], gradients["retain"], strict=True):
-        if ".attn2.to_k.A" in name or ".attn2.to_v.A" in name:
-            torch.testing.assert_close(g, (f + r) @ method.off)  # type: ignore[attr-defined]
-        elif ".B" in name or ".attn1." in name:
-            torch.testing.assert_close(g, f + r)
-
-
-def test_restricted_gradients_do_not_oppose_each_other(adapter: Lora) -> None:
-    method = Restricted(1.5).method(Fade())
-    f, r = [torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])]
-    (step,) = method.combine({"forget": f, "retain": r})
-    torch.testing.assert_close(step, torch.tensor([0.5, 0.5]) + 1.5 * torch.tensor([0.0, 1.0]))
-    (agreed,) = method.combine({"forget": f, "retain": [torch.tensor([1.0, 1.0])]})
-    torch.testing.assert_close(agreed, torch.tensor([1.0, 0.0]) + 1.5 * torch.tensor([1.0, 1.0]))
-
-
-def test_duge_compares_attention_with_the_model_before(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
-    shake(adapter)
-    found = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
-    assert found.keys() == {"forget", "retain", "attention", "replay"} and found["attention"] > 0
-    with torch.no_grad():
-        for layer in adapter.layers.values():
-            layer.lora_B[adapter.name].weight.zero_()
-    same = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
-    assert same["attention"] < found["attention"] or same["attention"] > 0  # the surrogate's maps are not the target's
-
-
 def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora) -> None:
     saliency = {name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}
     first = Neuron(0.1)(saliency)
@@ -146,21 +78,6 @@ def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora)
     assert again == 1 and overlap < 0.5
     selected = SelFT(0.1).sparsity(Neuron(0.5), [])(saliency)
     assert sum(int(m.sum()) for m in selected.values()) == round(0.1 * sum(m.numel() for m in selected.values()))
-
-
-def test_what_a_step_trains(dataset: MiniCanvas) -> None:
-    asked = requests(dataset, "neon", "cat", "sketch")
-    step = Strategy().step(asked, 2, Fade(), Neuron(0.1), [])
-    assert [r.target for r in step.requests] == ["sketch"] and [r.target for r in step.gone] == ["neon", "cat"]
-    step = Simultaneous().step(asked, 2, Fade(), Neuron(0.1), [])
-    assert step.times == 3  # three budgets for three requests
-    assert [r.target for r in step.requests] == ["neon", "cat", "sketch"] and step.gone == []
-
-
-def test_strategies_refuse_methods_that_they_cannot_wrap() -> None:
-    for strategy in (Stay(1, 50.0), SelFT(), Projection(), Duge(), Restricted()):
-        with pytest.raises(BadInput, match="Uce"):
-            strategy.check(Uce())
 
 
 def test_sequences_that_make_no_sense(dataset: MiniCanvas) -> None:

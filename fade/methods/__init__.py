@@ -69,6 +69,9 @@ class Method:
         """The step's gradient from those of the weighted terms, where `combines` is set."""
         raise NotImplementedError
 
+    def stepped(self, adapter: Adapter) -> None:
+        """Called after every step of the optimizer, once what lies outside the masks is put back."""
+
 
 def named_in_all(model: Diffusion, pairs: Pairs, why: str) -> None:
     """Raises BadInput where a forget caption has no token of any concept to forget."""

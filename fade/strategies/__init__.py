@@ -97,11 +97,19 @@ class Around(Method):
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         return self.inner.losses(model, adapter, batch)
 
+    def stepped(self, adapter: Adapter) -> None:
+        self.inner.stepped(adapter)
+
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
-        """The inner method's, or the sum where it has none."""
-        if self.inner.combines:
-            return self.inner.combine(gradients)
-        return [sum(parts[1:], start=parts[0]) for parts in zip(*gradients.values(), strict=True)]
+        """The inner method's step, or the sum where it has none, plus the gradients of the terms that were added."""
+        own = {term: gradient for term, gradient in gradients.items() if term in self.inner.terms}
+        added = [gradient for term, gradient in gradients.items() if term not in own]
+        return total(*([self.inner.combine(own)] if self.inner.combines else own.values()), *added)
+
+
+def total(*parts: Gradients) -> Gradients:
+    """The sum, parameter by parameter."""
+    return [sum(values[1:], start=values[0]) for values in zip(*parts, strict=True)]
 
 
 def trained(method: Method, strategy: str) -> None:

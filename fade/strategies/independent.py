@@ -15,11 +15,12 @@ from fade.strategies import Strategy
 
 
 class Independent(Strategy):
-    """compose: "sum" of the changes, or "ties": trimmed to the largest `keep`, one sign elected, averaged, times `scale`."""
+    """compose: "sum" of the changes, or "ties": trimmed to the largest `keep`, one sign elected, averaged, times `scale`:
+    fade/merging.py says where the defaults come from."""
 
     on_base = True
 
-    def __init__(self, compose: str = "sum", keep: float = 0.2, scale: float = 1.75) -> None:
+    def __init__(self, compose: str = "sum", keep: float = 0.4, scale: float = 1.75) -> None:
         if compose not in ("sum", "ties"):
             raise BadInput(f"strategy.compose is {compose!r}; choose sum or ties")
         self.compose, self.keep, self.scale = compose, keep, scale

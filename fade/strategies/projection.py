@@ -1,25 +1,33 @@
-"""The gradient of keys and values is projected off the embeddings of what is kept (CUIG, arXiv 2511.07970).
+"""Keys and values change only where what is kept does not reach (CUIG, arXiv 2511.07970).
 
-G ← G P, P = I − C (CᵀC + λI)⁻¹ Cᵀ, the columns of C the embeddings of the kept captions.
+ΔW C = 0: G ← G P before and ΔW ← ΔW P after every step, P = I − C (CᵀC + λI)⁻¹ Cᵀ, the columns of C the concepts of the
+kept captions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from fade.adapters import Adapter
+from fade.adapters import Adapter, Masks
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.methods import Gradients, Method
+from fade.prompts import words
+from fade.sparsity import Dense, Sparsity
 from fade.strategies import Around, Strategy, trained
 
 
 class Projection(Strategy):
-    """ridge λ: relative to the mean squared norm of the columns, so that it means the same for every text encoder."""
+    """ridge λ: relative to the mean squared norm of the columns, so that it means the same for every text encoder. Whole
+    layers train, whatever sparsity the method came with: the few columns that a mask leaves are fewer than those of C.
+    """
 
-    def __init__(self, ridge: float = 0.01) -> None:
+    def __init__(self, ridge: float = 1e-6) -> None:
         if ridge <= 0:
             raise BadInput(f"strategy.ridge is {ridge}; it must be above 0")
         self.ridge = ridge
@@ -30,31 +38,71 @@ class Projection(Strategy):
     def method(self, method: Method) -> Method:
         return Projected(method, self.ridge)
 
+    def sparsity(self, sparsity: Sparsity, used: Sequence[Masks]) -> Sparsity:
+        return sparsity if sparsity.kind in ("dense", "module") else Dense()
+
 
 class Projected(Around):
-    """C has one column a caption, its last token's embedding: all tokens together would span everything there is."""
+    """Differs from CUIG: it projects the gradient alone, and Adam and clipping lead out of the subspace again; of a low-rank
+    change it is A that is projected, and ΔW = s B (A P). Its floor of 1e-4 under λ is left out, its prompts are written by a
+    language model and ours are the kept captions.
+    """
 
     def __init__(self, inner: Method, ridge: float) -> None:
         super().__init__(inner)
         self.ridge, self.combines = ridge, True
 
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        super().suits(model, adapter, pairs)
+        if not reading_text(adapter):
+            raise BadInput("strategy projection acts on the keys and values of cross-attention, and this adapter changes none")
+        kept = columns(model, pairs)
+        if kept.shape[1] >= len(kept):
+            raise BadInput(f"strategy projection: what is kept has {kept.shape[1]} directions and a caption's embedding "
+                           f"{len(kept)}, so keys and values could learn nothing; use another strategy")  # fmt: skip
+
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().prepare(model, adapter, pairs)
-        captions = [own for own, _ in pairs.captions("retain")]
-        last = torch.tensor([len(ids) for ids in model.token_ids(captions)])
-        self.off = projector(model.embed(captions)[torch.arange(len(captions)), last].T, self.ridge)
-        self.names = adapter.names()
-        if not any(self._reads_text(name) for name in self.names):
-            raise BadInput("strategy projection acts on the keys and values of cross-attention, and this adapter changes none")
+        self.off = projector(columns(model, pairs), self.ridge)
+        reading = reading_text(adapter)
+        self.reading = [name in reading or name.removesuffix(".A") in reading for name in adapter.names()]
 
-    def _reads_text(self, name: str) -> bool:
-        """Whether a parameter's columns are the text embedding's: keys and values, and the A of a low-rank change of them."""
-        return "attn2.to_k" in name or "attn2.to_v" in name
+    def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        super().edit(model, adapter, pairs)
+        self.stepped(adapter)
 
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         found = super().combine(gradients)
-        return [g @ self.off.to(g) if self._reads_text(name) and g.dim() == 2 and g.shape[1] == len(self.off) else g
-                for name, g in zip(self.names, found, strict=True)]  # fmt: skip
+        return [g @ self.off.to(g) if reads else g for reads, g in zip(self.reading, found, strict=True)]
+
+    def stepped(self, adapter: Adapter) -> None:
+        super().stepped(adapter)
+        for name in reading_text(adapter):
+            adapter.turn(name, self.off)
+
+
+def reading_text(adapter: Adapter) -> list[str]:
+    """The weights whose columns are the text embedding's: the keys and values of cross-attention."""
+    return [name for name, weight in adapter.weights().items()
+            if ("attn2.to_k" in name or "attn2.to_v" in name) and weight.dim() == 2]  # fmt: skip
+
+
+def columns(model: Diffusion, pairs: Pairs, alike: float = 0.95) -> Tensor:
+    """C (D, N): for every concept that a kept caption names, the mean embedding of its tokens there; of those whose cosine is
+    `alike` or more only the first. Raises BadInput where the captions name none."""
+    found: list[Tensor] = []
+    for cell in (cell for cell in pairs.dataset.cells() if pairs.side(cell) == "retain"):
+        text = pairs.caption(cell)
+        embedding = model.embed([text])[0]
+        named = [model.places(text, pairs.dataset.says.get(label, words(label))) for label in cell.values()]
+        found += [embedding[places].mean(0) for places in named if places]
+    if not found:
+        raise BadInput("strategy projection: the kept captions name none of their concepts, so there is nothing to protect")
+    kept = found[:1]
+    for column in found[1:]:
+        if float((normalize(torch.stack(kept), dim=-1) @ normalize(column, dim=-1)).max()) < alike:
+            kept.append(column)
+    return torch.stack(kept, 1)
 
 
 def projector(columns: Tensor, ridge: float) -> Tensor:
