@@ -14,10 +14,11 @@ import torch
 import fade
 from benchmarks.tables import table
 from fade.diffusion import Diffusion, Noise, Sampling
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.lora import Lora
 from fade.sparsity import Neuron, Sparsity, Weight
 from fade.stored import Stored
+from fade.written import ledger
 
 MASKS = {"neuron": Neuron, "weight": Weight}
 
@@ -49,7 +50,7 @@ def speed(model: Diffusion, images: int, steps: int, repeats: int) -> float:
 
 def megabytes(model: Diffusion) -> float:
     """Of the U-Net's tensors: parameters, what adapters add, and what is remembered or kept aside for them."""
-    held = [*model.unet.parameters(), *model.unet.buffers(), *vars(model.unet)["_ledger"].original.values()]
+    held = [*model.unet.parameters(), *model.unet.buffers(), *ledger(model.unet).original.values()]
     for module in model.unet.modules():
         held += [module._folded[1]] if hasattr(module, "_folded") else []
         held += [kept.mask for kept in module.kept.values()] if hasattr(module, "kept") else []
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     try:
+        at_least(1, counts=min(given.counts), images=given.images, steps=given.steps, repeats=given.repeats)
         model = Diffusion.load(given.base, given.steps, 4.0)
         if torch.cuda.is_available():
             model.to("cuda")

@@ -22,9 +22,9 @@ from benchmarks.metrics import Metric, hits, share
 from benchmarks.rebuilt import rebuilt
 from benchmarks.tables import as_csv, cell_text, table
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.files import read_json, whole, write_json, write_text
-from fade.merging import changes_of, ties
+from fade.merging import changes_of, check_ties, ties
 from fade.patch import Patch
 from fade.stored import Stored
 
@@ -46,6 +46,9 @@ class Target:
     def read(cls, run: Path) -> Target:
         stored = Stored.read(run / "adapter")
         about = stored.about
+        missing = [key for key in ("target", "domain", "surrogate") if key not in about]
+        if missing:
+            raise BadInput(f"{run / 'adapter'} does not say its {missing[0]}; name the folders of runs, which do")
         return cls(about["target"], about["domain"], about["surrogate"], run, stored)
 
 
@@ -109,15 +112,48 @@ def compose(
     return entries
 
 
+def found_runs(folders: list[Path]) -> list[Path]:
+    """Folders of runs, and those that lie directly in other folders. Raises BadInput where one holds none."""
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadInput(f"no folder {folder}; name folders of finished runs, or one that holds them")
+        runs = [folder] if (folder / "adapter").is_dir() else sorted(f.parent for f in folder.glob("*/adapter"))
+        if not runs:
+            raise BadInput(f"no adapter in {folder}; name folders of finished runs, or one that holds them")
+        found += runs
+    return found
+
+
+def distinct(targets: list[Target]) -> list[Target]:
+    """Raises BadInput for less than two targets, and for one that two runs removed."""
+    by_concept: dict[str, Path] = {}
+    for target in targets:
+        if target.concept in by_concept:
+            raise BadInput(f"{by_concept[target.concept]} and {target.run} both remove {target.concept!r}; name one of them")
+        by_concept[target.concept] = target.run
+    if len(targets) < 2:
+        raise BadInput("name two or more runs, each of another target")
+    return targets
+
+
+def trained_on_all(run: Path, targets: list[Target]) -> Path:
+    """The adapter of a sequence with strategy=simultaneous. Raises BadInput for an unfinished one, or other targets."""
+    adapters = sorted(run.glob("[0-9][0-9]-*/adapter"))
+    if not (run / "results.json").is_file() or not adapters:
+        raise BadInput(f"--joint {run} is no finished sequence; name the folder of one with strategy=simultaneous")
+    asked = [request["target"] for request in read_json(run / "results.json").get("requests", [])]
+    if sorted(asked) != sorted(t.concept for t in targets):
+        raise BadInput(f"{run} was trained on {', '.join(asked)}; --joint needs one trained on all the adapters' targets")
+    return adapters[-1]
+
+
 def jointly(model: Diffusion, benchmark: Benchmark, targets: list[Target], run: Path, out: Path) -> dict[str, object]:
     """One adapter that was trained on all targets at once: the last of a sequence with strategy=simultaneous.
 
-    Raises BadInput where that sequence had other requests than the targets.
+    Raises BadInput where that sequence is not finished, or had other requests than the targets.
     """
-    asked = [request["target"] for request in read_json(run / "results.json")["requests"]]
-    if sorted(asked) != sorted(t.concept for t in targets):
-        raise BadInput(f"{run} was trained on {', '.join(asked)}; --joint needs one trained on all the adapters' targets")
-    adapter = Stored.read(sorted(run.glob("[0-9][0-9]-*/adapter"))[-1]).attach(model, "joint")
+    adapter = Stored.read(trained_on_all(run, targets)).attach(model, "joint")
     try:
         with adapter.applied():
             measured = benchmark.measure(model, out / "joint")
@@ -182,15 +218,20 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        runs = [found for run in given.runs for found in ([run] if (run / "adapter").is_dir() else
-                sorted(f.parent for f in run.glob("*/adapter")))]  # fmt: skip
-        targets = [Target.read(run) for run in runs]
-        if len({t.concept for t in targets}) < max(2, len(targets)):
-            raise BadInput("name two or more runs, each of another target")
+        check_ties(given.keep, given.scale)
+        for seed in given.seeds or []:
+            at_least(0, seeds=seed)
+        runs = found_runs(given.runs)
+        targets = distinct([Target.read(run) for run in runs])
+        if given.joint:
+            trained_on_all(given.joint, targets)
+        given.out.mkdir(parents=True, exist_ok=True)
         model, benchmark = rebuilt(runs, given.cache, given.seeds)
         entries = compose(model, benchmark, targets, given.out, given.rules, given.keep, given.scale)
         if given.joint:
             entries.append(jointly(model, benchmark, targets, given.joint, given.out))
+    except OSError as error:
+        raise SystemExit(f"error: cannot write or read {error.filename or given.out}: {error.strerror or error}") from None
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
     header, rows = matrix(entries, targets)

@@ -17,29 +17,61 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.judges import Judge
 
+INTERPOLATION = re.compile(r"\$\{(shipped:[^{}]*|[A-Za-z_][\w.]*)\}")
 SHARED = ("dataset", "protocol", "model")  # what runs must have in common to be measured together
 
 
-def config_of(run: Path) -> dict[str, Any]:
+def config_of(run: Path, cache: Path = Path("cache")) -> dict[str, Any]:
+    """What the run's parts are made of, interpolations put in. cache: stands for the run's own, which its config leaves out.
+
+    Raises BadInput where config.yaml is missing, is no configuration, or names what only run.py knows.
+    """
     path = run / "config.yaml"
     if not path.is_file():
         raise BadInput(f"{run} is no run: config.yaml is missing")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        whole = {**config, "cache_dir": str(cache)}
+        return {key: resolved(config[key], whole) for key in SHARED}
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, RecursionError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise BadInput(f"{path} is not the configuration of a run ({type(error).__name__}: {line})") from error
+
+
+def resolved(value: Any, config: dict[str, Any]) -> Any:
+    """With the values that its ${a.b} name in `config`, and the folders that its ${shipped:NAME} name."""
+    if isinstance(value, dict):
+        return {key: resolved(part, config) for key, part in value.items()}
+    if isinstance(value, list):
+        return [resolved(part, config) for part in value]
+    if not isinstance(value, str):
+        return value
+    alone = INTERPOLATION.fullmatch(value)
+    if alone:  # it keeps its type
+        return named(alone[1], config)
+    found = INTERPOLATION.sub(lambda match: str(named(match[1], config)), value)
+    if "${" in found:
+        raise BadInput(f"{value!r} in config.yaml is resolved by run.py alone; write its value into config.yaml")
+    return found
+
+
+def named(key: str, config: dict[str, Any]) -> Any:
+    kind, _, name = key.partition(":")
+    if kind == "shipped":
+        return str(Path(fade.__file__).parent / "weights" / name)
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return resolved(value, config)
 
 
 def built(spec: Any, **given: Any) -> Any:
-    """What Hydra makes of a `_target_`: the object, or a partial one. Raises BadInput for interpolations but shipped."""
+    """What Hydra makes of a `_target_`: the object, or a partial one."""
     if isinstance(spec, list):
         return [built(part) for part in spec]
-    if isinstance(spec, str):
-        weights = Path(fade.__file__).parent / "weights"
-        found = re.sub(r"\$\{shipped:([^}]*)\}", lambda match: str(weights / match[1]), spec)
-        if "${" in found:
-            raise BadInput(f"{spec!r} in config.yaml is resolved by run.py alone; write its value into config.yaml")
-        return found
     if not isinstance(spec, dict):
         return spec
-    values = {key: built(value) for key, value in spec.items() if key not in ("_target_", "_partial_")}
+    values = {key: built(value) for key, value in spec.items() if key not in ("_target_", "_partial_", "_convert_")}
     if "_target_" not in spec:
         return values
     where, _, name = spec["_target_"].rpartition(".")
@@ -53,7 +85,7 @@ def built(spec: Any, **given: Any) -> Any:
 
 def rebuilt(runs: list[Path], cache: Path, seeds: list[int] | None = None) -> tuple[Diffusion, Benchmark]:
     """The model and the benchmark that the runs share. Raises BadInput where they do not share them."""
-    configs = [config_of(run) for run in runs]
+    configs = [config_of(run, cache) for run in runs]
     for run, config in zip(runs[1:], configs[1:], strict=True):
         for key in SHARED:
             if config[key] != configs[0][key]:
@@ -63,7 +95,8 @@ def rebuilt(runs: list[Path], cache: Path, seeds: list[int] | None = None) -> tu
     judges = {}
     for domain, labels in dataset.domains.items():
         spec = config["dataset"]["judges"].get(domain)
-        judges[domain] = Judge.load(built(spec)) if isinstance(spec, str) else built(spec, domain=domain, labels=labels)
+        if spec is not None:
+            judges[domain] = Judge.load(spec) if isinstance(spec, str) else built(spec, domain=domain, labels=labels)
     protocol = built({**config["protocol"], **({"seeds": seeds} if seeds else {})})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return built(config["model"]), Benchmark(dataset, judges, protocol, cache, device)

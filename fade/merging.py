@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.errors import BadInput
+from fade.stored import check_scale
 
 Changes = dict[str, Tensor]  # name of a weight -> ΔW
 
@@ -41,6 +42,14 @@ def _largest(delta: Tensor, n: int) -> Tensor:
     return delta * kept.view_as(delta)
 
 
+def check_ties(keep: float, scale: float) -> None:
+    """Raises BadInput for what TIES cannot keep, and for a factor that is none."""
+    if not 0 < keep <= 1:
+        raise BadInput(f"TIES keeps a fraction in (0, 1] of the entries, not {keep}")
+    if check_scale(scale) <= 0:
+        raise BadInput(f"the scale of TIES is {scale}; it must be above 0")
+
+
 def ties(changes: list[Changes], keep: float = 0.4, scale: float = 1.75) -> Changes:
     """Trim each change, elect a sign for every weight, and average those that agree with it, times `scale` (λ).
 
@@ -49,10 +58,9 @@ def ties(changes: list[Changes], keep: float = 0.4, scale: float = 1.75) -> Chan
     everything at once. Differs: only non-zero entries count, for a sparse change is trimmed already, and keep = 0.2 of all
     would cut nothing of one with a tenth; one change alone is scaled by λ too, as the formula says; where the parts cancel
     exactly the result is zero, CUIG takes the sign of the majority of the whole tensor.
-    Raises BadInput for keep outside (0, 1].
+    Raises BadInput for keep outside (0, 1] and a scale that is none.
     """
-    if not 0 < keep <= 1:
-        raise BadInput(f"TIES keeps a fraction in (0, 1] of the entries, not {keep}")
+    check_ties(keep, scale)
     cut = [trimmed(change, keep) for change in changes]
     names = dict.fromkeys(name for change in cut for name in change)
     merged = {}

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from test_config import composed as composed_config
 from test_exact import made, predict, state
 
-from benchmarks.compose import Target, composed, interference, jointly, matrix, picture
+import run
+from benchmarks import attached
+from benchmarks.compose import Target, composed, interference, jointly, main, matrix, picture
 from benchmarks.metrics import scores
-from benchmarks.rebuilt import built, config_of, rebuilt
+from benchmarks.rebuilt import config_of, rebuilt, resolved
 from fade.data.minicanvas import MiniCanvas
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import write_json
+from fade.files import read_json, write_json
+from fade.judges import Judge
 from fade.merging import changes_of, ties, trimmed
 from fade.sparsity import Dense, Neuron
 
@@ -121,11 +129,124 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no run"):
         config_of(tmp_path)
     with pytest.raises(BadInput, match=r"resolved by run\.py alone"):
-        built("${dataset.root}")
+        resolved("${oc.env:HOME}", {})
+    assert resolved({"a": ["${b.c}", "x-${b.c}"]}, {"b": {"c": 3}}) == {"a": [3, "x-3"]}
 
 
 def test_a_joint_adapter_of_other_targets_is_refused(model: Diffusion, tmp_path: Path) -> None:
     targets = [target(model, "neon", "style", 0, tmp_path), target(model, "cat", "object", 1, tmp_path)]
+    (tmp_path / "joint" / "01-neon" / "adapter").mkdir(parents=True)
     write_json(tmp_path / "joint" / "results.json", {"requests": [{"target": "neon"}, {"target": "tree"}]})
     with pytest.raises(BadInput, match="was trained on neon, tree"):
         jointly(model, None, targets, tmp_path / "joint", tmp_path / "out")  # type: ignore[arg-type]
+
+
+DATASETS = [
+    ["dataset=minicanvas"],
+    ["dataset=folder", "dataset.root=own", "dataset.labels=[cat,dog]"],
+    ["dataset=grid", "dataset.root=own", "dataset.styles=[a,b]", "dataset.objects=[c,d]"],
+    ["dataset=imagenette", "dataset.root=own"],
+    ["dataset=lfw", "dataset.root=own"],
+    ["dataset=sun_attributes", "dataset.root=own"],
+    ["dataset=sun_scenes", "dataset.root=own"],
+    ["dataset=unlearncanvas", "dataset.root=own", "dataset.classifiers=judges", "model.path=own"],
+]
+
+
+def recorded(overrides: list[str], folder: Path) -> DictConfig:
+    """config.yaml as run.py writes it, and the configuration that it is of."""
+    config = composed_config("target=cat", *overrides)
+    folder.mkdir(parents=True)
+    kept = OmegaConf.masked_copy(config, [key for key in config if key not in run.WHERE])
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
+    return config
+
+
+@pytest.mark.parametrize("overrides", DATASETS, ids=lambda given: given[0])
+def test_the_configuration_of_every_datasets_run_is_read_as_hydra_reads_it(overrides: list[str], tmp_path: Path) -> None:
+    config = recorded([*overrides, "cache_dir=elsewhere"], tmp_path / "run")
+    found = config_of(tmp_path / "run", Path("elsewhere"))
+    assert found == {key: OmegaConf.to_container(config[key], resolve=True) for key in ("dataset", "protocol", "model")}
+
+
+def pictures(folder: Path, *classes: str) -> None:
+    """Four images of noise in each class."""
+    for seed, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for k in range(4):
+            pixels = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(10 * seed + k)).byte()
+            Image.fromarray(pixels.numpy()).save(folder / name / f"{k}.png")
+
+
+@pytest.fixture
+def own(model: Diffusion, tmp_path: Path) -> Path:
+    """Two finished runs on a folder of the user's own classes, as far as composing looks at them."""
+    pictures(tmp_path / "photos", "bird", "cat", "dog")
+    model.pipe.save_pretrained(tmp_path / "base")
+    labels = ["bird", "cat", "dog"]
+    Judge("test_resnet", "object", labels, size=32, accuracy=1.0).eval().save(tmp_path / "judge")
+    for seed, name in enumerate(("cat", "dog")):
+        given = [f"model.path={tmp_path}/base", f"dataset.judges.object={tmp_path}/judge", f"dataset.root={tmp_path}/photos",
+                 "protocol.seeds=[1]", "model.steps=1", "protocol.judge_floor=0"]  # fmt: skip
+        recorded(["dataset=folder", *given], tmp_path / "runs" / name)
+        target(model, name, "object", seed, tmp_path / "runs")
+    return tmp_path
+
+
+def composing(patch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> None:
+    patch.setattr(sys, "argv", ["compose", *map(str, arguments), "--out", f"{folder}/out", "--cache", f"{folder}/cache"])
+    main()
+
+
+def test_runs_on_own_images_are_composed(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    composing(monkeypatch, own, own / "runs", "--rules", "sum", "--seeds", "7")
+    said = capsys.readouterr().out
+    assert "| cat + dog" in said and "UA cat" in said
+    entries = read_json(own / "out" / "composed.json")
+    assert [entry["members"] for entry in entries] == [[], ["cat"], ["dog"], ["cat", "dog"]]
+    assert sorted(path.name for path in (own / "out" / "cat+dog-sum" / "images").iterdir()) == [
+        "bird_seed7.png", "cat_seed7.png", "dog_seed7.png"]  # fmt: skip
+
+
+def test_what_cannot_be_composed_is_one_line_before_anything_is_made(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = own / "runs"
+    (own / "empty").mkdir()
+    (own / "broken").mkdir()
+    shutil.copytree(runs / "cat" / "adapter", own / "broken" / "adapter")
+    (own / "broken" / "config.yaml").write_text("dataset: ${nothing.of.this}")
+    for arguments, message in (
+        ([own / "none"], "no folder"),
+        ([own / "judge" / "judge.json"], "no folder"),
+        ([own / "empty"], "no adapter in"),
+        ([runs / "cat"], "name two or more runs"),
+        ([runs / "cat", runs / "cat"], "both remove 'cat'"),
+        ([runs / "cat" / "adapter"], "no adapter in"),
+        ([runs, "--keep", "nan"], "TIES keeps a fraction"),
+        ([runs, "--keep", "2"], "TIES keeps a fraction"),
+        ([runs, "--scale", "nan"], "scale is nan"),
+        ([runs, "--scale", "0"], "must be above 0"),
+        ([runs, "--seeds", "-1"], "seeds is -1"),
+        ([runs, "--joint", own / "empty"], "is no finished sequence"),
+        ([runs / "dog", own / "broken"], "broken/config.yaml is not the configuration of a run (KeyError"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            composing(monkeypatch, own, *arguments)
+        line = str(ended.value)
+        assert line.startswith("error: ") and message in line and "\n" not in line, (arguments, line)
+    assert not (own / "cache").exists()
+    monkeypatch.setattr(sys, "argv", ["compose", str(runs), "--out", "/proc/x"])
+    with pytest.raises(SystemExit, match="error: cannot write or read /proc/x"):
+        main()
+
+
+@pytest.mark.parametrize(
+    "given", ["--counts 0", "--counts 2 -1", "--images 0", "--steps 0", "--repeats 0", "--rank 0", "--p nan"]
+)
+def test_what_cannot_be_timed_is_one_line(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["attached", *given.split()])
+    with pytest.raises(SystemExit, match=r"^error: .*(must be|must lie)"):
+        attached.main()

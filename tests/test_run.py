@@ -80,6 +80,8 @@ def test_a_plan_says_what_it_will_cost(tmp_path: Path, run: Command) -> None:
     assert "72 images a run, 17 runs, and the base model's once: 1,296 images" in said and "in all: " in said
     quarter = run("task=plan", "protocol=subset", *SHORT).stdout
     assert "18 images a run, 1 run, and the base model's once: 36 images" in quarter
+    closed = run("task=plan", "method=uce", *(given for given in SHORT if "max_steps" not in given)).stdout
+    assert "0.000 s a training step" in closed
     assert not (tmp_path / "outputs").exists()
 
 
