@@ -1,7 +1,7 @@
 """What unlearning produces: a change of a pipeline that can be attached, muted, scaled, merged, saved and removed.
 
-Every kind answers to the same verbs: fade/lora.py (masked low rank), fade/patch.py (changed weights), fade/textedit.py
-(the text embedding, no weights).
+Every kind answers to the same verbs: fade/lora.py (masked low rank), fade/patch.py (changed weights), fade/matrix.py (one
+matrix for all of them), fade/textedit.py (the text embedding, no weights).
 """
 
 from __future__ import annotations
@@ -203,7 +203,10 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
-        """The change as exact factors, layer by layer; no pipeline is needed. Raises BadInput where a LoRA cannot carry it."""
+        """The change as exact factors, layer by layer; no pipeline is needed.
+
+        Raises BadInput where a LoRA cannot carry it, or where the file alone does not say it.
+        """
 
     def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
         """Write what tools without this package read, at the present scale; returns the error of the fit, if `rank` asks for
@@ -216,9 +219,12 @@ class Adapter(ABC):
             if not self.mergeable:
                 raise BadInput(PROMPT)
             return export_patch(Path(folder), self.values())
+        return export_factors(Path(folder), to, self.factored(), rank, limit)
+
+    def factored(self) -> dict[str, Factors]:
+        """`factors` of the attached change, at its scale."""
         settings = self.settings()
-        factors = self.factors(settings, self.unpacked(settings, self._on_cpu()), self.scale)
-        return export_factors(Path(folder), to, factors, rank, limit)
+        return self.factors(settings, self.unpacked(settings, self._on_cpu()), self.scale)
 
     def _on_cpu(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self.compact().items()}

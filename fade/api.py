@@ -23,6 +23,7 @@ from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.lora import Lora
+from fade.matrix import Matrix
 from fade.methods import Method
 from fade.origin import origin
 from fade.patch import Patch
@@ -119,11 +120,11 @@ class Handle:
 
     def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
         """What tools without this package read, at the present scale; on or off: fade/export.py."""
-        if to in ("diffusers", "peft"):
+        if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
             return self.stored.export(Path(folder), to, self._scale, rank, limit)
         was_on = self.adapter is not None
         try:
-            return self.attach()._on().export(folder, to)
+            return self.attach()._on().export(folder, to, rank, limit)
         finally:
             if not was_on:
                 self.remove()
@@ -257,8 +258,9 @@ def adapter_of(model: Diffusion, method: Method, rank: int, alpha: float | None,
     if "lora" in method.kinds:
         where = {"targets": list(targets)} if targets else {}
         return Lora.attach(model, rank, rank if alpha is None else alpha, name=name, **where)  # type: ignore[arg-type]
-    if "patch" in method.kinds:
-        return Patch.attach(model, list(targets), name) if targets else Patch.attach(model, name=name)
+    for kind in (Matrix, Patch):
+        if kind.kind in method.kinds:
+            return kind.attach(model, list(targets), name) if targets else kind.attach(model, name=name)
     return TextEdit.attach(model, name=name)
 
 

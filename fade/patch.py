@@ -7,7 +7,7 @@ one pipeline add up: W = W_0 + Σ s_i ΔW_i.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Patch(Adapter):
     @classmethod
     def attach(
         cls, model: Diffusion, targets: list[str] | tuple[str, ...] = (r"attn2\.to_[kv]\.weight",), name: str = "fade"
-    ) -> Patch:
+    ) -> Self:
         """Free every parameter of the U-Net whose name one of the regular expressions `targets` finds.
 
         Raises BadInput where nothing matches or an expression is none.

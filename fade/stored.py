@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from fade.adapters import Adapter
 
 FORMAT = 2  # 1: no card in the file's metadata, no hashes of the base in other types
-KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "text": "fade.textedit.TextEdit"}  # as adapter.json names them
+KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "matrix": "fade.matrix.Matrix",
+         "text": "fade.textedit.TextEdit"}  # as adapter.json names them  # fmt: skip
 LATER = ("results", "picture")  # what the card learns after the file is written
 DTYPES = ("float32", "float16", "bfloat16")
 LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip

@@ -37,6 +37,8 @@ class Method:
             raise BadInput(
                 f"{name} cannot train an adapter of kind {kind}; it takes {' or '.join(self.kinds)}: choose another adapter"
             )
+        if kind == "matrix" and sparsity != "dense":
+            raise BadInput(f"one matrix for all layers cannot be masked, and sparsity={sparsity} would; use sparsity=dense")
         if kind == "text" and sparsity != "dense":
             raise BadInput(f"{name} changes no weights, so sparsity={sparsity} has nothing to mask; use sparsity=dense")
         if timesteps != "uniform" and not self.draws_t:

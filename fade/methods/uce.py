@@ -1,6 +1,6 @@
 """UCE: a closed form sends the concept's keys and values to the surrogate's (arXiv 2308.14761).
 
-W = (λW_0 + Σ_e s_e (W_0 g_e) c_eᵀ + Σ_p s_p (W_0 c_p) c_pᵀ) (λI + Σ_e s_e c_e c_eᵀ + Σ_p s_p c_p c_pᵀ)⁻¹
+W = (λW_0 + Σ_e s_e (W_0 g_e) c_eᵀ + Σ_p s_p (W_0 c_p) c_pᵀ) (λI + Σ_e s_e c_e c_eᵀ + Σ_p s_p c_p c_pᵀ)⁻¹ = W_0 (I + N)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
+from fade.matrix import Matrix
 from fade.methods import Method
 
 
@@ -19,11 +20,14 @@ class Uce(Method):
     """c_e, g_e: embeddings of forget captions and of their surrogates'; c_p: of all other captions. No training.
 
     tokens: "last", the last real token of each caption (the released code), or "all", every position aligned (the older
-    code, UnlearnCanvas's, but that aligns what stands from the last real token on). Differs: the guide is the conditional
-    surrogate caption instead of one word such as "art".
+    code, UnlearnCanvas's, but that aligns what stands from the last real token on).
+
+    Differs: what is edited are the forget captions, one a cell, where the code edits the bare name and, in UnlearnCanvas with
+    --add_prompts, five templates of it ("art by ..."); the guide is each caption's surrogate instead of one text for all
+    ("art"; UnlearnCanvas "An image in Photo style"); the empty prompt is not among what is preserved.
     """
 
-    kinds = ("patch",)
+    kinds = ("matrix", "patch")
     draws_t = False
 
     def __init__(self, tokens: str = "last", erase: float = 1.0, preserve: float = 1.0, ridge: float = 0.5) -> None:
@@ -44,8 +48,11 @@ class Uce(Method):
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         forget, retain = pairs.captions("forget"), [(own, own) for own, _ in pairs.captions("retain")]
         (c, g), (p, _) = self.contexts(model, forget), self.contexts(model, retain)
+        n = solve(c, g, p, self.erase, self.preserve, self.ridge)
+        if isinstance(adapter, Matrix):
+            return adapter.multiply(n)
         for weight in adapter.weights().values():
-            weight.copy_(solve(weight.double(), c, g, p, self.erase, self.preserve, self.ridge))
+            weight.copy_(weight.double() + weight.double() @ n)
         adapter.project()
 
     def contexts(self, model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
@@ -72,9 +79,11 @@ def aligned(own: list[int], other: list[int], length: int) -> list[int]:
     return [min(place, length - 1) for place in places]
 
 
-def solve(w: Tensor, c: Tensor, g: Tensor, p: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:
-    """The closed form for one matrix w (out, D); c, g (N, D), p (M, D)."""
-    identity = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
-    wanted = ridge * w + erase * (w @ g.T) @ c + preserve * (w @ p.T) @ p
-    gram = ridge * identity + erase * c.T @ c + preserve * p.T @ p
-    return torch.linalg.solve(gram, wanted.T).T  # gram is symmetric
+def solve(c: Tensor, g: Tensor, p: Tensor, erase: float, preserve: float, ridge: float) -> Tensor:
+    """N (D, D) with W = W_0 (I + N), the same for every W_0; c, g (N, D), p (M, D).
+
+    The formula's two sums are λI + Σ s_p c_p c_pᵀ + Σ s_e g_e c_eᵀ and the same with c_e for g_e; N is their difference
+    times the second one's inverse.
+    """
+    gram = ridge * torch.eye(c.shape[1], dtype=c.dtype, device=c.device) + erase * c.T @ c + preserve * p.T @ p
+    return torch.linalg.solve(gram, erase * c.T @ (g - c)).T  # gram is symmetric
