@@ -20,16 +20,18 @@ from fade.methods import Method, denoising, noised
 
 class ConceptAblation(Method):
     """`variant` "paper": the anchor's prediction is the frozen model's; "as_released": the live model's, without gradient
-    (the diffusers port). Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random;
-    with other than uniform timesteps the prior term, which shares x_t, is drawn like the forget term.
+    (the diffusers port). prior: whether there is the term of λ_p (--with_prior_preservation, which the released commands give
+    for overlapping names and nudity alone).
+
+    Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random; the prior term shares x_t
+    with the forget term, where the code gives it a second half of the batch with images, t and noise of its own.
     """
 
-    terms = ("forget", "prior")
-
-    def __init__(self, variant: str = "paper") -> None:
+    def __init__(self, variant: str = "paper", prior: bool = True) -> None:
         if variant not in ("paper", "as_released"):
             raise BadInput(f"method.variant is {variant!r}; Concept Ablation has paper and as_released")
-        self.variant = variant
+        self.variant, self.prior = variant, prior
+        self.terms = ("forget", "prior") if prior else ("forget",)
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         anchor = batch["anchor"]
@@ -37,4 +39,4 @@ class ConceptAblation(Method):
         with torch.no_grad(), adapter.off() if self.variant == "paper" else contextlib.nullcontext():
             wanted = model.predict(x_t, t, anchor["surrogate"])
         forget = mse_loss(model.predict(x_t, t, anchor["prompt"]), wanted)
-        return {"forget": forget, "prior": denoising(model, anchor, anchor["surrogate"])}
+        return {"forget": forget} | ({"prior": denoising(model, anchor, anchor["surrogate"])} if self.prior else {})

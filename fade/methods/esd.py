@@ -17,22 +17,28 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.methods import Method
 
+ETA = {"paper": 1.0, "as_released": 2.0}  # of either variant
+
 
 class Esd(Method):
     """Three algorithms go by this name; `variant` says which.
 
     "paper": the base is ε_0(∅) and x_t is sampled by the student (the original code too). "as_released": the base is
-    ε_0(c) and x_t is sampled by the frozen model (the authors' newer esd_sd.py). eta: η. sampling_steps: of DDIM, of which
-    a random number is done. Differs: c are the forget captions of the batch instead of one prompt, and t is the sampler's
-    own timestep instead of a draw from its bin. The surrogate is not used: the concept is pushed away, not replaced.
+    ε_0(c) and x_t is sampled by the frozen model (the authors' newer esd_sd.py). eta: η; None is the variant's, 1 or 2.
+    sampling_steps: of DDIM, of which a random number is done. Differs: c are the forget captions of the batch instead of one
+    prompt; t is the sampler's own timestep where the paper draws from its bin (as_released does not); images are of the
+    model's size, where as_released samples at 1024 px. The surrogate is not used: the concept is pushed away, not replaced.
     """
 
     terms = ("forget",)
     draws_t = False
 
-    def __init__(self, variant: str = "paper", eta: float = 1.0, guidance: float = 3.0, sampling_steps: int = 50) -> None:
-        if variant not in ("paper", "as_released"):
-            raise BadInput(f"method.variant is {variant!r}; ESD has paper and as_released")
+    def __init__(
+        self, variant: str = "paper", eta: float | None = None, guidance: float = 3.0, sampling_steps: int = 50
+    ) -> None:
+        if variant not in ETA:
+            raise BadInput(f"method.variant is {variant!r}; ESD has {' and '.join(ETA)}")
+        eta = ETA[variant] if eta is None else eta
         at_least(0, method__eta=eta, method__guidance=guidance)
         at_least(1, method__sampling_steps=sampling_steps)
         self.variant, self.eta, self.guidance, self.sampling_steps = variant, eta, guidance, sampling_steps

@@ -20,7 +20,8 @@ from fade.saliency import Saliency, ratio, sum_of_abs
 
 
 class Fade(Method):
-    """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is SPARE.
+    """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is this project's reading
+    of SPARE, which published no code for its timesteps; `variant` says so in tables.
 
     Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch, and
     the teacher is the same U-Net with the adapter muted.
@@ -28,10 +29,10 @@ class Fade(Method):
 
     terms = ("forget", "retain")
 
-    def __init__(self, saliency: str = "forget") -> None:
+    def __init__(self, saliency: str = "forget", variant: str = "") -> None:
         if saliency not in ("forget", "ratio"):
             raise BadInput(f"method.saliency is {saliency!r}; choose forget (the paper's) or ratio (forget over retain)")
-        self.saliency = saliency
+        self.saliency, self.variant = saliency, variant
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
         forget = sum_of_abs(model, adapter.weights(), batches, "forget")

@@ -15,8 +15,8 @@ from fade.methods import Method, named_in_all, noised
 
 
 class ForgetMeNot(Method):
-    """No term for what is to be kept, and no teacher. end: also [EOT] and the padding after it, which is the same token
-    (the released `use_pooler`).
+    """No term for what is to be kept, and no teacher. end: also every [EOT] (`use_pooler`, on in the released settings and in
+    UnlearnCanvas's): of Stable Diffusion 1 all the padding is [EOT]; of 2 it is "!", and one position is.
 
     Differs: the concept's own words are used, without textual inversion before; A is averaged over the batch so that the
     loss does not grow with it.
@@ -24,11 +24,15 @@ class ForgetMeNot(Method):
 
     terms = ("forget",)
 
-    def __init__(self, end: bool = False) -> None:
+    def __init__(self, end: bool = True) -> None:
         self.end = end
+        self.variant = "" if end else "concept tokens alone"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         named_in_all(model, pairs, "Forget-Me-Not drives attention to the concept's tokens to zero")
+
+    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.padded = model.pipe.tokenizer.pad_token_id == model.pipe.tokenizer.eos_token_id
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget = batch["forget"]
@@ -36,6 +40,7 @@ class ForgetMeNot(Method):
             model.predict(noised(model, forget), forget["t"], forget["prompt"])
         tokens = forget["concept"]
         if self.end:
-            tokens = tokens | (torch.arange(tokens.shape[1], device=tokens.device) >= forget["end"][:, None])
+            places, end = torch.arange(tokens.shape[1], device=tokens.device), forget["end"][:, None]
+            tokens = tokens | (places >= end if self.padded else places == end)
         squares = [(a.square() * tokens[:, None, None].to(a)).sum() for a in maps]
         return {"forget": (torch.stack(squares).sum() / len(tokens)).sqrt()}

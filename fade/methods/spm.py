@@ -13,18 +13,24 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
-from fade.errors import at_least
+from fade.errors import BadInput, at_least
 from fade.lora import Gate, Lora
 from fade.methods import Method
+
+GATE_POWER = {"paper": 1.0, "as_released": 2.0}  # of either variant
 
 
 class Spm(Method):
     """x_t is sampled with the membrane on. c̃: `anchors` Gaussian embeddings with the norm of c times U(0.8, 1.2), each
     accepted with probability 1 − cos(c̃, c). gate_power: γ enters once, as in the paper (1), or twice, as in the released
-    code (2); 0 leaves the gate out.
+    code (2), which multiplies both factors by it; 0 leaves the gate out; None is the variant's.
 
-    Differs: the gate knows the concept's own words; c are the forget captions; proj_in and proj_out are not adapted where
-    they are 1 × 1 convolutions (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
+    "as_released" is what the code does: γ², sampling stops after 1 to n − 1 of n steps where the paper's 0 leaves pure noise,
+    and every second anchor is the empty prompt (its halves for guidance are interleaved, and split as if they were not).
+
+    Differs: the gate knows the concept's own words; c are the forget captions; t is the sampler's own, where the code takes
+    999 − ⌊1000 stop / n⌋, a little noisier; proj_in and proj_out are not adapted where they are 1 × 1 convolutions
+    (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
     """
 
     terms = ("forget", "retain")
@@ -32,13 +38,22 @@ class Spm(Method):
     draws_t = False
 
     def __init__(
-        self, eta: float = 1.0, guidance: float = 3.0, sampling_steps: int = 30, anchors: int = 4, gate_power: float = 1.0
+        self,
+        variant: str = "paper",
+        eta: float = 1.0,
+        guidance: float = 3.0,
+        sampling_steps: int = 30,
+        anchors: int = 4,
+        gate_power: float | None = None,
     ) -> None:
+        if variant not in GATE_POWER:
+            raise BadInput(f"method.variant is {variant!r}; SPM has {' and '.join(GATE_POWER)}")
+        gate_power = GATE_POWER[variant] if gate_power is None else gate_power
+        self.variant, self.released = variant, variant == "as_released"
         at_least(0, method__eta=eta, method__guidance=guidance, method__gate_power=gate_power)
-        at_least(1, method__sampling_steps=sampling_steps, method__anchors=anchors)
+        at_least(2 if self.released else 1, method__sampling_steps=sampling_steps, method__anchors=anchors)
         self.eta, self.guidance, self.sampling_steps, self.anchors = eta, guidance, sampling_steps, anchors
         self.gate_power = gate_power
-        self.variant = {1.0: "paper", 2.0: "as_released"}.get(gate_power, f"gate^{gate_power:g}")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.embed([""])
@@ -48,10 +63,11 @@ class Spm(Method):
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         prompt = batch["forget"]["prompt"]
-        stop = int(torch.randint(0, self.sampling_steps, (1,)))
+        stop = int(torch.randint(int(self.released), self.sampling_steps, (1,)))
         with torch.no_grad():
             x_t, t = model.partly(prompt, self.sampling_steps, stop, self.guidance, self.empty)
-            anchors = anchored(prompt, self.anchors)
+            blank = self.anchors // 2 if self.released else 0
+            anchors = torch.cat([self.empty.expand(blank, *prompt.shape[1:]), anchored(prompt, self.anchors - blank)])
             z_a, t_a = x_t[:1].expand(len(anchors), *x_t.shape[1:]), t[:1].expand(len(anchors))
             with adapter.off():
                 given, empty = model.predict(x_t, t, prompt), model.predict(x_t, t, self.empty.expand_as(prompt))

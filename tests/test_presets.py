@@ -1,0 +1,273 @@
+"""Every number of every preset, with where it was published: a changed yaml needs a changed row here, and a reason.
+
+Sources are repositories at a commit: ESD rohitgandikota/erasing 25613d2, UCE rohitgandikota/unified-concept-editing 28c81ed,
+CA nupurkmr9/concept-ablation c11fb1b, SalUn OPTML-Group/Unlearn-Saliency a6e89fd, SPM Con6924/SPM 3dd762e, FMN
+SHI-Labs/Forget-Me-Not a4a81e8, SEOT sen-mao/SuppressEOT 69942d6, UC OPTML-Group/UnlearnCanvas 920cfd1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from test_config import ROOT, composed
+
+CONF = ROOT / "conf"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+PATCH = {"/adapter": "weights", "/sparsity": "dense"}
+NO_CLIPPING = {"trainer.gradient_clip_val": None}
+KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
+DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
+
+# file -> (every value that it sets, where the values come from)
+TABLE: dict[str, tuple[dict[str, Any], str]] = {
+    # methods
+    "method/fade": ({"saliency": "forget"}, "arXiv 2602.07058, stage one: the sum of |gradient| of the forget side"),
+    "method/spare": (
+        {"/timesteps": "targeted", "method.saliency": "forget", "method.variant": "this project's reading"},
+        "ours: no code of it is public",
+    ),
+    "method/esd": (
+        PATCH | {"adapter.targets": [r"attn2\."], "method.variant": "paper", "method.eta": None, "method.guidance": 3.0,
+                 "method.sampling_steps": 15, "weights.forget": 1.0} | NO_DECAY | NO_CLIPPING,
+        "ESD esd_sd.py: esd-x, Adam, guidance_scale 3, no clipping; UC mu_erasing_concept_esd train-esd-style.py: the same",
+    ),
+    "method/uce": (
+        {"/adapter": "matrix", "/sparsity": "dense", "method.tokens": "all", "method.erase": 1.0, "method.preserve": 1.0,
+         "method.ridge": 0.5, "trainer.max_steps": 0, "trainer.precision": "32-true"} | KEYS_AND_VALUES,
+        "UCE uce_sd_erase.py: erase_scale 1, preserve_scale 1, lamb 0.5",
+    ),
+    "method/ca": (
+        PATCH | KEYS_AND_VALUES | DECAY | {"method.variant": "paper", "method.prior": True, "weights.forget": 1.0,
+                                           "weights.prior": 1.0},
+        "CA diffusers/train.py: cross-attn, adam_weight_decay 1e-2, prior_loss_weight 1.0; max_grad_norm 1.0 is the trainer's",
+    ),
+    "method/salun": (
+        {"/adapter": "weights", "/sparsity": "weight", "adapter.targets": ["."], "sparsity.p": 0.5, "method.guidance": 7.5,
+         "weights.forget": 1.0, "weights.retain": 0.5} | NO_DECAY | NO_CLIPPING,
+        "SalUn SD/README.md: full, alpha 0.5, with_0.5.pt; generate_mask.py: c_guidance 7.5; random_label.py: Adam, unclipped",
+    ),
+    "method/spm": (
+        {"/adapter": "lora", "/sparsity": "dense", "adapter.rank": 1, "adapter.alpha": 1,
+         "adapter.targets": [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"], "method.variant": "paper",
+         "method.eta": 1.0, "method.guidance": 3.0, "method.sampling_steps": 15, "method.anchors": 4,
+         "method.gate_power": None, "weights.forget": 1.0, "weights.retain": 1000.0} | DECAY | NO_CLIPPING,
+        "SPM configs/snoopy: rank 1, alpha 1.0, guidance_scale 1.0, la_strength 1000, sampling_batch_size 4; train_spm.py: "
+        "guidance_scale=3; src/configs/config.py: max_grad_norm 0.0; AdamW8bit's own weight decay 1e-2",
+    ),
+    "method/fmn": (
+        PATCH | DECAY | {"adapter.targets": [r"attn2\."], "method.end": True, "weights.forget": 1.0},
+        "FMN configs/attn.yaml: use_pooler true, adam_weight_decay 0.01, max_grad_norm 1.0 (the trainer's); UC: --only_xa",
+    ),
+    "method/seot": (
+        {"/adapter": "text", "/sparsity": "dense", "trainer.max_steps": 0, "method.phrases": {}},
+        "SEOT suppress_eot_w_nulltext.py: soft-weight, alpha 1.0 (conf/adapter/text)",
+    ),
+    # of MiniCanvas: chosen here (docs/tuning.md), not published
+    "settings/minicanvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
+    "settings/minicanvas/esd": ({"pairs.batch": 4, "optimizer.build.lr": 1e-3}, "ours"),
+    "settings/minicanvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
+    "settings/minicanvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
+    "settings/minicanvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
+    "settings/minicanvas/spm": ({"pairs.batch": 4, "weights.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
+    "settings/minicanvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
+    # of Stable Diffusion
+    "settings/sd15/ca": (
+        {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},
+        "CA diffusers/README.md: learning_rate 2e-6 --scale_lr, train_batch_size 4, 2 GPUs, no --with_prior_preservation",
+    ),
+    "settings/sd15/esd": (
+        {"method.sampling_steps": 50, "pairs.batch": 1, "variants.paper.lr": 1e-5, "variants.paper.steps": 1000,
+         "variants.as_released.lr": 5e-5, "variants.as_released.steps": 200,
+         "optimizer.build.lr": "${variants.${method.variant}.lr}", "trainer.max_steps": "${variants.${method.variant}.steps}"},
+        "UC train-esd-style.py: lr 1e-5, iterations 1000, ddim_steps 50; ESD esd_sd.py: lr 5e-5, iterations 200",
+    ),
+    "settings/sd15/fmn": (
+        {"adapter.targets": ["."], "pairs.batch": 1, "optimizer.build.lr": 2e-6, "trainer.max_steps": 35},
+        "FMN configs/attn.yaml: only_optimize_ca false, train_batch_size 1, learning_rate 2e-6, max_train_steps 35",
+    ),
+    "settings/sd15/salun": (
+        {"pairs.batch": 8, "optimizer.build.lr": 1e-5, "trainer.max_steps": 500},
+        "SalUn random_label.py: batch_size 8, lr 1e-5, 5 epochs (of 100 steps: 800 images)",
+    ),
+    "settings/sd15/spm": (
+        {"method.sampling_steps": 30, "pairs.batch": 1, "optimizer.build.lr": 1e-4, "optimizer.schedule.warmup": 500,
+         "optimizer.schedule.cosine": True, "trainer.max_steps": 3000},
+        "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, iterations 3000",
+    ),
+    "settings/sd15/uce": ({"method.tokens": "last"}, "UCE uce_sd_erase.py: the last token alone"),
+    "settings/sd15_unlearncanvas/esd": (
+        {"method.sampling_steps": 50, "pairs.batch": 1, "optimizer.build.lr": 1e-5, "trainer.max_steps": 1000},
+        "UC train-esd-style.py: lr 1e-5, iterations 1000, ddim_steps 50, negative_guidance 1",
+    ),
+    "settings/sd15_unlearncanvas/fmn": (
+        {"pairs.batch": 1, "optimizer.build.lr": 2e-5, "trainer.max_steps": 100},
+        "UC mu_forget_me_not_fgm/README.md: --lr 2e-5 --max-steps 100",
+    ),
+    "settings/sd15_unlearncanvas/uce": (
+        {"method.tokens": "all", "method.erase": 0.05, "method.preserve": 0.1, "method.ridge": 1.0},
+        "UC mu_unified_concept_editing_uce/README.md: --erase_scale 0.05 --lamb 1.0; train_erase.py: max(0.1, 1 / retained)",
+    ),
+    # what several share
+    "weights/fade": ({"forget": 0.3, "retain": 1.0}, "arXiv 2602.07058 and its run script: 0.3 and 1.0"),
+    "adapter/lora": ({"rank": 8, "alpha": 8, "dropout": 0.0, "targets": ATTENTION}, "ours"),
+    "adapter/sd": ({"rank": 4, "alpha": 4, "dropout": 0.2, "targets": ATTENTION}, "FADE's run script"),
+    "adapter/text": ({"strength": 1.0}, "SEOT suppress_eot_w_nulltext.py: alpha 1.0"),
+    "adapter/weights": ({"targets": [r"attn2\..*weight"]}, "ours; every method sets its own"),
+    "adapter/matrix": ({"targets": [r"attn2\.to_[kv]\.weight"]}, "UCE uce_sd_erase.py: attn2 to_k and to_v"),
+    "optimizer/adamw": (
+        {"build.lr": 4e-3, "build.weight_decay": 1e-2, "schedule.locate_batch": 16, "schedule.warmup": 5,
+         "schedule.cosine": True},
+        "ours",
+    ),
+    "optimizer/sd": (
+        {"build.lr": 1e-4, "build.weight_decay": 1e-2, "schedule.locate_batch": 4, "schedule.warmup": 0,
+         "schedule.cosine": False},
+        "FADE's run script: AdamW, 1e-4 constant, weight decay 1e-2",
+    ),
+    "trainer/sd": (
+        {"/": "default", "max_steps": 1550, "precision": "bf16-mixed"},
+        "FADE's run script: 1,550 steps; autocast is ours",
+    ),
+    "trainer/default": (
+        {"max_steps": 100, "max_epochs": -1, "accelerator": "auto", "devices": 1, "precision": "32-true",
+         "gradient_clip_val": 1.0, "accumulate_grad_batches": 1, "log_every_n_steps": 10, "enable_model_summary": False, "enable_progress_bar": False},
+        "FADE's run script: clipping 1.0; the steps are ours",
+    ),
+    "timesteps/uniform": ({}, ""),
+    "timesteps/targeted": ({"rho": 0.3, "points": 20}, "ours"),
+    "timesteps/window": ({"low": 0, "high": 600}, "arXiv 2512.02657"),
+    "sparsity/dense": ({"p": 1.0}, ""),
+    "sparsity/module": ({"p": 0.1}, "arXiv 2602.07058"),
+    "sparsity/neuron": ({"p": 0.1}, "arXiv 2602.07058"),
+    "sparsity/weight": ({"p": 0.1}, "arXiv 2602.07058"),
+    "sparsity/random": ({"p": 0.1, "seed": "${seed}", "like": "neuron"}, "ours"),
+    "model/sd15": (
+        {"/trainer": "sd", "/optimizer": "sd", "/adapter": "sd", "model.path": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+         "model.steps": 50, "model.guidance": 7.5, "model.size": 512, "model.gradient_checkpointing": False,
+         "pairs.forget": 240, "pairs.retain": 1020, "pairs.batch": 4},
+        "FADE's run script: batch 4 at 512 px",
+    ),
+    "model/sd14": ({"/": "sd15", "model.path": "CompVis/stable-diffusion-v1-4"}, ""),
+    "model/sd21": ({"/": "sd15", "model.path": "stabilityai/stable-diffusion-2-1", "model.size": 768}, ""),
+    "model/sd15_unlearncanvas": (
+        {"/": "sd15", "model.path": "???", "model.steps": 100, "model.guidance": 9.0},
+        "UC evaluation/sampling_unlearned_models: --steps 100, --cfg-text 9.0",
+    ),
+    "model/minicanvas": ({"path": "${shipped:minicanvas/pipeline}", "steps": 15, "guidance": 4.0}, "ours"),
+    "protocol/unlearncanvas": (
+        {"/": "default", "name": "unlearncanvas", "noise": "grid", "batch": 8, "reading": "authors",
+         "photo_prompt": "A {object} image in Seed Images style.", "steps": 100, "guidance": 9.0, "sampler": "DDIMScheduler",
+         "size": 512, "precision": "float16", "suffix": "jpg"},
+        "UC evaluation/sampling_unlearned_models/esd.py: --steps 100, --cfg-text 9.0, --H 512, DDIM, autocast",
+    ),
+    "protocol/unlearncanvas_diffusers": (
+        {"/": "unlearncanvas", "name": "unlearncanvas_diffusers", "noise": "seed", "sampler": "LMSDiscreteScheduler"},
+        "UC evaluation/sampling_unlearned_models/uce.py",
+    ),
+    "protocol/unlearncanvas_fmn": (
+        {"/": "unlearncanvas", "name": "unlearncanvas_fmn", "sampler": None, "prompt": "A {object} image in {style} style",
+         "photo_prompt": None, "underscores": True},
+        "UC evaluation/sampling_unlearned_models/fmn.py",
+    ),
+    "protocol/unlearncanvas_spm": (
+        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_spm", "sampler": None, "guidance": 7.5, "precision": None,
+         "negative": "???"},
+        "UC evaluation/sampling_unlearned_models/spm.py",
+    ),
+    "protocol/unlearncanvas_subset": (
+        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_subset", "sampler": "DDIMScheduler", "share": 0.25},
+        "ours",
+    ),
+}  # fmt: skip
+GROUPS = ("method", "settings/minicanvas", "settings/sd15", "settings/sd15_unlearncanvas", "weights", "adapter", "optimizer",
+          "timesteps", "sparsity")  # fmt: skip
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; a list is one value, and so is an empty mapping."""
+    if not isinstance(node, dict) or not node:
+        return {prefix[:-1]: node}
+    return {key: value for name, child in node.items() for key, value in flat(child, f"{prefix}{name}.").items()}
+
+
+def set_by(path: Path) -> dict[str, Any]:
+    """Every value that a yaml sets, and under /GROUP which option it takes there ("/": of its own group)."""
+    found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(found, dict)
+    chosen = {}
+    for entry in found.pop("defaults", []):
+        if isinstance(entry, dict):
+            chosen |= {key.removeprefix("override "): value for key, value in entry.items()}
+        elif entry != "_self_":
+            chosen["/"] = entry
+    values = {key: value for key, value in (flat(found) if found else {}).items() if key.split(".")[-1][0] != "_"}
+    return chosen | values
+
+
+def test_every_preset_has_a_row() -> None:
+    files = {f"{group}/{path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")}
+    folders = {f"settings/{path.name}" for path in (CONF / "settings").iterdir()}
+    assert folders <= set(GROUPS) and not files - TABLE.keys(), "add what is new to TABLE, with where it was published"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_preset_is_what_was_published(name: str) -> None:
+    wanted, _ = TABLE[name]
+    assert set_by(CONF / f"{name}.yaml") == wanted
+
+
+# model, method, and more -> rate, weight decay, steps, batch, clipping, precision: what a run has once all is composed
+COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
+    ("minicanvas", "fade"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("minicanvas", "spare"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("minicanvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("minicanvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
+    ("minicanvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),
+    ("minicanvas", "fmn"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("minicanvas", "salun"): (3e-4, 0.0, 100, 16, None, "32-true"),
+    ("minicanvas", "spm"): (3e-2, 1e-2, 100, 4, None, "32-true"),
+    ("minicanvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
+    ("minicanvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
+    ("sd15", "fade"): (1e-4, 1e-2, 1550, 4, 1.0, "bf16-mixed"),
+    ("sd14", "fade"): (1e-4, 1e-2, 1550, 4, 1.0, "bf16-mixed"),
+    ("sd21", "fade"): (1e-4, 1e-2, 1550, 4, 1.0, "bf16-mixed"),
+    ("sd15", "ca"): (1.6e-5, 1e-2, 100, 8, 1.0, "bf16-mixed"),
+    ("sd15", "esd"): (1e-5, 0.0, 1000, 1, None, "bf16-mixed"),
+    ("sd15", "esd", "method.variant=as_released"): (5e-5, 0.0, 200, 1, None, "bf16-mixed"),
+    ("sd15", "esd", "method.variant=as_released", "trainer.max_steps=7"): (5e-5, 0.0, 7, 1, None, "bf16-mixed"),
+    ("sd15", "fmn"): (2e-6, 1e-2, 35, 1, 1.0, "bf16-mixed"),
+    ("sd15", "salun"): (1e-5, 0.0, 500, 8, None, "bf16-mixed"),
+    ("sd15", "spm"): (1e-4, 1e-2, 3000, 1, None, "bf16-mixed"),
+    ("sd15", "uce"): (1e-4, 1e-2, 0, 4, 1.0, "32-true"),
+    ("sd15_unlearncanvas", "esd"): (1e-5, 0.0, 1000, 1, None, "bf16-mixed"),
+    ("sd15_unlearncanvas", "fmn"): (2e-5, 1e-2, 100, 1, 1.0, "bf16-mixed"),
+    ("sd15_unlearncanvas", "uce"): (1e-4, 1e-2, 0, 4, 1.0, "32-true"),
+    ("sd14", "esd"): (None, 0.0, 1550, 4, None, "bf16-mixed"),  # no rate is known: run.py asks for one
+}
+
+
+@pytest.mark.parametrize("case", COMPOSED, ids="-".join)
+def test_what_a_run_trains_with(case: tuple[str, ...]) -> None:
+    """The method's own wins over the model's trainer and optimizer, and the command line over both."""
+    path = ["model.path=nowhere"] if case[0] == "sd15_unlearncanvas" else []
+    config = composed(f"model={case[0]}", f"method={case[1]}", *case[2:], *path)
+    build, trainer = config.optimizer.build, config.trainer
+    found = (build.lr, build.weight_decay, trainer.max_steps, config.pairs.batch, trainer.gradient_clip_val, trainer.precision)
+    assert found == COMPOSED[case]
+
+
+def test_a_variant_sets_what_was_released() -> None:
+    """ESD esd_sd.py: negative_guidance 2. SPM infer_spm.py: both factors times gamma. What is given explicitly stays."""
+    for given, key, wanted in (
+        (["method=esd"], "eta", 1.0),
+        (["method=esd", "method.variant=as_released"], "eta", 2.0),
+        (["method=esd", "method.variant=as_released", "method.eta=0.5"], "eta", 0.5),
+        (["method=spm"], "gate_power", 1.0),
+        (["method=spm", "method.variant=as_released"], "gate_power", 2.0),
+        (["method=spm", "method.variant=as_released", "method.gate_power=0"], "gate_power", 0.0),
+    ):
+        assert getattr(instantiate(composed(*given).method), key) == wanted, given
