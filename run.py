@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fade.console import doing, listen, stoppable, within
+
+if __name__ == "__main__":
+    listen()  # before the imports, which take seconds
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, and one line is made of them below
 import diffusers
@@ -21,12 +24,12 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
@@ -36,7 +39,7 @@ from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
 from benchmarks.tables import run_table
-from benchmarks.usage import CONF, Misused, check, explain
+from benchmarks.usage import CONF, Misused, check, complain
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
@@ -73,6 +76,11 @@ def benchmark_of(cfg: DictConfig, dataset: Dataset) -> Benchmark:
     }
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     return Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache_dir), device)
+
+
+def model_of(cfg: DictConfig) -> Diffusion:
+    doing("loading the pipeline and hashing its weights")
+    return instantiate(cfg.model)
 
 
 def pretrain_task(cfg: DictConfig) -> None:
@@ -180,13 +188,13 @@ def unlearn_task(cfg: DictConfig) -> None:
         return parts.learn(model, adapter, folder, step, saliency_file(cfg, model.sha256()), loggers, steps)
 
     if record is None:
-        model, swept = instantiate(cfg.model), dict(HydraConfig.get().sweeper.params or {})
+        model, swept = model_of(cfg), dict(HydraConfig.get().sweeper.params or {})
         print(plan(model, parts.benchmark, parts.attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
     results = record.results
     if results is None:
         with record.kept():
-            model = instantiate(cfg.model)
+            model = model_of(cfg)
             parts.try_on(model, [step])
             results = study(record, model, parts.benchmark, request, parts.attach, learn, parts.sparsity, parts.about)
         if results is None:
@@ -213,7 +221,7 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
     results = record.results
     if results is None:
         with record.kept():
-            model = instantiate(cfg.model)
+            model = model_of(cfg)
             parts.try_on(model, [strategy.step(requests, k, parts.method, parts.sparsity, []) for k in range(len(requests))])
             run = Continual(record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity,
                             parts.attach, learn)  # fmt: skip
@@ -233,9 +241,11 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         if choice("launcher") != "local" and HydraConfig.get().mode == RunMode.RUN and cfg.task != "plan":
             raise Misused(f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ...")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            within(f"in run {HydraConfig.get().job.num + 1} of the sweep,")
         TASKS[cfg.task](cfg)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
-        code = complain(error)
+        code = complain(error, known)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(code)
         fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
@@ -250,6 +260,8 @@ class Ledger(Callback):
     """Hydra's callback: the driver of a sweep writes down what it asks for, so that a ledger can say what is missing."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.runtime.choices.launcher == "slurm":
+            within("waiting for its job array,", "the array goes on without this process (scancel ends it)")
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
         expect(Path(config.output_dir), [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
@@ -261,36 +273,15 @@ def known() -> dict[str, Any]:
         return dict(OmegaConf.to_container(compose("config"), resolve=False))  # type: ignore[arg-type]
 
 
-def complain(error: BaseException) -> int:
-    """Say in one line what the user can mend, and return 2 for usage, 1 for input; raise the rest again."""
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__  # what the constructor said
-    if isinstance(error, BadInput):
-        line, code = str(error), 2 if isinstance(error, Misused) else 1
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        line, code = f"the disk is full ({error.filename or error}); free some space and run the same command again", 1
-    elif isinstance(error, FileNotFoundError):
-        line, code = f"{error.filename} is gone; put it back and run the same command again", 1
-    elif isinstance(error, MissingMandatoryValue):
-        line, code = f"{str(error).splitlines()[0]}; give it on the command line", 2
-    elif isinstance(error, (HydraException, OmegaConfBaseException)):
-        line, code = explain(str(error), getattr(error, "override", ""), sys.argv[1:], known), 2
-    elif type(error).__name__ == "UncompletedJobError":  # submitit's, which need not be installed
-        line, code = f"{str(error).splitlines()[0]} died; the others go on, and the same command takes up what is missing", 1
-    else:
-        raise error
-    print(f"error: {line}", file=sys.stderr)
-    return code
-
-
 def entry() -> None:
-    try:
-        check(sys.argv[1:])
-        main()
-    except Told as told:
-        sys.exit(told.args[0])
-    except Exception as error:  # a command line that does not compose, a task of a job array that died
-        sys.exit(complain(error))
+    with stoppable("the same command goes on"):
+        try:
+            check(sys.argv[1:])
+            main()
+        except Told as told:
+            sys.exit(told.args[0])
+        except Exception as error:  # a command line that does not compose, a task of a job array that died
+            sys.exit(complain(error, known))
 
 
 if __name__ == "__main__":

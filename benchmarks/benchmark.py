@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from benchmarks.fidelity import ClipScore, backbones
 from benchmarks.generate import Answer, answers, generate, read, refuse_gaps, refuse_strangers
 from benchmarks.judge import Row, check_accuracy, check_labels, predict, read_rows, write_rows
 from benchmarks.metrics import READINGS, Metric, frechet, kernel, landed, scores
+from fade.console import Stage, doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion, Sampling
@@ -24,7 +24,6 @@ from fade.files import content_hash, read_json, read_tensors, write_json, write_
 from fade.judges import Judge, accuracy
 from fade.prompts import caption
 
-log = logging.getLogger(__name__)
 CHUNK = 128  # images in memory at a time
 
 
@@ -115,7 +114,7 @@ class Benchmark:
         side = self.protocol.size or round(judge.size / judge.crop)
         path = self.cache / f"judge-{content_hash([judge.identity, self.dataset.fingerprint(items, side)])}.json"
         if not path.is_file():
-            log.info("measuring the %s judge on %d real images", judge.domain, len(items))
+            doing(f"measuring the {judge.domain} judge on {len(items)} real images")
             table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
             weighted = [accuracy(judge, self.dataset.images(part, side), table(part, judge.domain)) * len(part)
                         for part in (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))]  # fmt: skip
@@ -170,6 +169,7 @@ class Benchmark:
         """Read the answer set once, in chunks, and write what judges and backbones say."""
         rows: list[Row] = []
         deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
+        doing(f"judging {len(self.wanted)} images")
         for start in range(0, len(self.wanted), CHUNK):
             part = self.wanted[start : start + CHUNK]
             pixels = read(part, images)
@@ -198,7 +198,10 @@ class Benchmark:
         identity = content_hash([self.dataset.fingerprint(items, size), name, backbone.identity])
         path = self.cache / f"real-{identity}.safetensors"
         if not path.is_file():
-            parts = [backbone(self.dataset.images(items[i : i + CHUNK], size)) for i in range(0, len(items), CHUNK)]
+            stage, parts = Stage("real images", len(items), "while judging real images"), []
+            for start in range(0, len(items), CHUNK):
+                parts.append(backbone(self.dataset.images(items[start : start + CHUNK], size)))
+                stage.done(min(start + CHUNK, len(items)))
             write_tensors(path, {"features": torch.cat(parts)})
         return read_tensors(path)[0]["features"], [item.concepts for item in items]
 

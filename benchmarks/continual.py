@@ -27,6 +27,7 @@ from benchmarks.record import Record, peak_memory_mb
 from benchmarks.tables import table
 from fade import history
 from fade.adapters import Adapter
+from fade.console import doing, within
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
@@ -105,6 +106,8 @@ class Continual:
         self.check_history()
         self.nearest = nearest(self.benchmark, base, self.requests, self.never)
         steps = [self.meet(k) for k in range(len(self.requests))]
+        within("")
+        doing("drawing comparison.png")
         folders = [self.folder(k) / "images" for k in range(len(self.requests))]
         progress(base.folder / "images", folders, self.benchmark.wanted, self.requests, self.record.folder / "comparison.png")
         taken = [self.take_back(place - 1) for place in revoke]
@@ -133,6 +136,7 @@ class Continual:
     def meet(self, k: int) -> dict[str, Any]:
         """Train request k where it is not trained, attach it, measure where it is not measured."""
         folder, request = self.folder(k), self.requests[k]
+        within(f"in request {k + 1} of {len(self.requests)},")
         if not (folder / "adapter").is_dir():
             log.info("request %d of %d: %s -> %s", k + 1, len(self.requests), request.target, request.surrogate)
             self.train(folder, self.requests, k, f"request{k + 1}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fade.console import Stage
 from fade.data.dataset import Dataset
 from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput
 from fade.files import whole
 from fade.prompts import Cell
 
-log = logging.getLogger(__name__)
 NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
@@ -83,19 +81,17 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
     folder.mkdir(parents=True, exist_ok=True)
     refuse_strangers(wanted, folder)
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
-    began, made, said = time.monotonic(), 0, time.monotonic()
-    for number, part in enumerate(batches):
-        if all((folder / answer.file).is_file() for answer in part):
-            continue
+    missing = [number for number, part in enumerate(batches) if not all((folder / a.file).is_file() for a in part)]
+    if not missing:
+        return
+    stage = Stage("images", len(wanted), "while making images")
+    for made, number in enumerate(missing, 1):
+        part = batches[number]
         images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
         for answer, image in zip(part, images, strict=True):
             with whole(folder / answer.file) as temporary:
                 save(to_picture(image), temporary, answer.suffix)
-        made += len(part)
-        if time.monotonic() - said > 10 or number == len(batches) - 1:
-            done, speed = min((number + 1) * batch, len(wanted)), made / (time.monotonic() - began)
-            log.info("images: %d/%d, %.1f a second, %.0f s left", done, len(wanted), speed, (len(wanted) - done) / speed)
-            said = time.monotonic()
+        stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
 
 
 def save(picture: Image.Image, path: Path, suffix: str) -> None:

@@ -9,6 +9,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.comparison import comparison
 from benchmarks.record import Record, peak_memory_mb, provenance
 from fade.adapters import Adapter
+from fade.console import doing
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
@@ -53,6 +54,7 @@ def study(
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.applied():
         measured = benchmark.measure(model, record.folder)
+    doing("drawing comparison.png")
     comparison(base.folder / "images", record.folder / "images", benchmark.wanted, benchmark.dataset, request,
                record.folder / "comparison.png")  # fmt: skip
     results = {

@@ -1,8 +1,13 @@
-"""A command line that cannot be read, in one line: what is wrong, and the nearest that can. Texts alone: Hydra is run.py's."""
+"""What the user can mend, in one line: a command line that cannot be read, with the nearest that can; a disk that is full.
+
+Texts alone: Hydra is run.py's.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +21,48 @@ ONE = ("target", "surrogate", "task", "seed", "answers", "base_answers", "out", 
 
 class Misused(BadInput):
     """The command line is wrong, not what it names: exit code 2."""
+
+
+DISK = {  # what a failed file operation means here
+    errno.ENOSPC: "the disk is full ({name}); free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up ({name}); free some space and run the same command again",
+    errno.ENOENT: "{name} is gone; put it back and run the same command again",
+    errno.ENOTDIR: "{name} cannot be: one of its folders is a file; give another output_dir, cache_dir or out",
+    errno.EEXIST: "{name} is a file, and a folder is needed there; give another output_dir, cache_dir or out",
+    errno.EROFS: "{name} lies on a read-only disk; give an output_dir and a cache_dir that can be written",
+    errno.EACCES: "{name} may not be read or written by you; give another output_dir, cache_dir or out, or mend its rights",
+    errno.ENAMETOOLONG: "the name {name} is too long; give a shorter output_dir or out",
+}
+DIED = ("UncompletedJobError", "TerminatedWorkerError")  # submitit's and joblib's, which need not be installed
+
+
+def complain(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> int:
+    """Say in one line what the user can mend; return 2 for usage, 1 for input. What is the program's own is raised again."""
+    said = mendable(error, known)
+    if said is None:
+        raise error
+    print(f"error: {said[0]}", file=sys.stderr)
+    return said[1]
+
+
+def mendable(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> tuple[str, int] | None:
+    """The line and the exit code; None for a bug. Hydra's and launchers' errors are told by name. known: `explain`'s."""
+    kind, room, first = type(error).__name__, type(error).__module__.partition(".")[0], (str(error) or "?").splitlines()[0]
+    if kind == "InstantiationException" and error.__cause__ is not None:
+        cause, place = error.__cause__, str(error).rpartition("full_key: ")[2]
+        wrong = isinstance(cause, (TypeError, ValueError)) and not isinstance(cause, BadInput)
+        return (f"{place}: {str(cause).splitlines()[0]}", 1) if wrong else mendable(cause, known)
+    if isinstance(error, BadInput):
+        return str(error), 2 if isinstance(error, Misused) else 1
+    if kind == "MissingMandatoryValue":
+        return f"{first}; give it on the command line", 2
+    if room in ("hydra", "omegaconf"):
+        return explain(str(error), getattr(error, "override", ""), sys.argv[1:], known), 2
+    if isinstance(error, OSError) and error.errno in DISK:
+        return DISK[error.errno].format(name=error.filename or error), 1
+    if kind in DIED:
+        return f"{first} died; the others go on, and the same command takes up what is missing", 1
+    return None
 
 
 def given(arguments: Iterable[str]) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from fade.adapters import Adapter
 from fade.checkpoint import SafeCheckpoint
+from fade.console import Shown, Stage, doing, quiet
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
@@ -73,7 +74,7 @@ class Unlearner(L.LightningModule):
         self.located = False
         self.locate_s = self.distil_s = 0.0
         self.drawn = torch.zeros(10)  # how often a timestep of each tenth was drawn, on the forget side
-        self._mark = self._said = time.monotonic()
+        self._mark = time.monotonic()
 
     # stage one
 
@@ -82,6 +83,7 @@ class Unlearner(L.LightningModule):
         follow(self.trainer)
         began = time.monotonic()
         self.pairs.prepare(self.model)
+        doing("locating: what the concept rests on")
         self.method.prepare(self.model, self.adapter, self.pairs)
         with self.trainer.precision_plugin.forward_context():
             saliency = self.saliency()
@@ -110,7 +112,11 @@ class Unlearner(L.LightningModule):
         began = time.monotonic()
         torch.manual_seed(self.seed)
         batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))
-        found = {} if self.sparsity.kind == "dense" else self.method.locate(self.model, self.adapter, batches)
+        found = (
+            {}
+            if self.sparsity.kind == "dense"
+            else self.method.locate(self.model, self.adapter, Shown(batches, "locating", "while locating, in batch"))
+        )
         found[MEASURED] = self.timesteps.measure(self.model, batches)
         write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found
@@ -127,6 +133,7 @@ class Unlearner(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._mark = time.monotonic()
+        self._stage = Stage("distil", self.trainer.max_steps, "at step", first=self.trainer.global_step)
         for logger in self.trainer.loggers:
             if isinstance(logger, JsonLines) and self.trainer.is_global_zero:
                 logger.go_on_from(self.trainer.global_step)
@@ -232,9 +239,8 @@ class Unlearner(L.LightningModule):
         now = time.monotonic()
         self.distil_s += now - self._mark
         self._mark = now
-        if leads() and (now - self._said > 10 or self.trainer.global_step == self.trainer.max_steps):
-            log.info("distil: step %d/%d, loss %.5f", self.trainer.global_step, self.trainer.max_steps, float(outputs["loss"]))
-            self._said = now
+        if leads():
+            self._stage.done(self.trainer.global_step, f", loss {float(outputs['loss']):.5f}")
 
     def cost(self) -> dict[str, float]:
         """What training took: seconds of either stage, forwards of the teacher, steps."""
@@ -267,7 +273,8 @@ def fit(
     )
     at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
     last = folder / "last.ckpt"
-    trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
+    with quiet():
+        trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
     part()
     unlearner.adapter.settle()
     unlearner.check_learned()

@@ -30,7 +30,9 @@ class Command:
         self.folder, self.patch, self.capture = folder, patch, capture
 
     def __call__(self, *overrides: str, code: int = 0) -> Done:
-        where = [f"output_dir={self.folder}/outputs", f"cache_dir={self.folder}/cache"]
+        given = {override.partition("=")[0] for override in overrides}
+        places = {"output_dir": self.folder / "outputs", "cache_dir": self.folder / "cache"}
+        where = [f"{key}={place}" for key, place in places.items() if key not in given]
         flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
         self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
         self.capture.readouterr()

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,21 @@ from test_loaders import sun
 
 import fade
 from benchmarks.ledger import status
+from benchmarks.usage import complain
 from fade.data.minicanvas import write
 from fade.diffusion import Diffusion
 from fade.judges import Judge
-from run import complain
+
+STAGES = ("loading the pipeline", "images: 72 to do", "judging 72 images", "locating: ", "distil: 4 to do", "real images: ",
+          "drawing comparison.png")  # fmt: skip
 
 
 def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
-    first = run("target=neon", *SHORT)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        first = run("target=neon", *SHORT)
+    assert not [str(w.message) for w in shown if "lightning" in w.filename or "torch" in w.filename]
+    assert all(stage in first.stderr for stage in STAGES)
     assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
@@ -142,7 +150,7 @@ def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pyte
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(fade.BadInput) as caught:
         data.images(items[:1], 32)
-    assert complain(caught.value) == 1
+    assert complain(caught.value, dict) == 1
     line = capsys.readouterr().err
     assert line.startswith(f"error: {tmp_path / 'data'}") and "is gone; put it back" in line and line.count("\n") == 1
 

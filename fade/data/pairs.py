@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict
 import torch
 from torch import Generator, Tensor
 
+from fade.console import at
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
@@ -211,6 +212,7 @@ class Pairs:
         key = content_hash([autoencoder, self.dataset.fingerprint(items, model.size)])
         path = self.cache / "latents" / f"{key}.safetensors"
         if not path.is_file():
+            at(f"while encoding the images of {'/'.join(items[0].concepts)}")
             at_once = max(1, min(32, 2**21 // model.size**2))  # eight at 512 px: the autoencoder is hungry
             parts = [self.dataset.images(items[i : i + at_once], model.size) for i in range(0, len(items), at_once)]
             write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in parts])})

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
 
+from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, read_tensors, whole, write_json, write_tensors
@@ -245,7 +246,7 @@ class Pretraining:
         images, items = self.images("train")
         items = items * 2 if self.flip else items
         if not path.is_file():
-            log.info("encoding %d images", len(items))
+            doing(f"encoding {len(items)} images")
             both = [images, images.flip(-1)] if self.flip else [images]
             with torch.no_grad():
                 encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for b in both for x in b.split(64)]

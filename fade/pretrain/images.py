@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -12,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from fade.console import doing, ignore_stop
 from fade.data.dataset import Dataset, Item
 from fade.files import read_tensors, whole, write_tensors
-
-log = logging.getLogger(__name__)
 
 
 def _chunk(dataset: Dataset, items: list[Item], size: int) -> Tensor:
@@ -25,7 +23,8 @@ def _chunk(dataset: Dataset, items: list[Item], size: int) -> Tensor:
 def _read(dataset: Dataset, chunks: list[list[Item]], size: int, workers: int) -> list[Tensor]:
     if workers == 1 or len(chunks) == 1:
         return [_chunk(dataset, chunk, size) for chunk in chunks]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:  # a fork hangs after torch ran
+    spawn = multiprocessing.get_context("spawn")  # a fork hangs after torch ran
+    with ProcessPoolExecutor(workers, spawn, initializer=ignore_stop) as pool:
         return list(pool.map(_chunk, [dataset] * len(chunks), chunks, [size] * len(chunks)))
 
 
@@ -34,7 +33,7 @@ def load_images(dataset: Dataset, split: str, size: int, cache: Path, workers: i
     items = dataset.items(split)
     path = cache / f"{split}-{dataset.fingerprint(items, size)}.safetensors"
     if not path.is_file():
-        log.info("reading %d images of the %s split at %d px", len(items), split, size)
+        doing(f"reading {len(items)} images of the {split} split at {size} px")
         chunks = [items[i : i + 256] for i in range(0, len(items), 256)]
         write_tensors(path, {"images": torch.cat(_read(dataset, chunks, size, workers))})
     return read_tensors(path)[0]["images"], items

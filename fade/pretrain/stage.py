@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fade.checkpoint import SafeCheckpoint
+from fade.console import at, quiet
 from fade.errors import BadInput, at_least
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Progress(Callback):
         now, step, last = time.monotonic(), trainer.global_step, trainer.global_step == trainer.max_steps
         stage.seconds += now - self.mark
         self.mark = now
+        at(f"in {stage.name}, at step {step} of {trainer.max_steps}")
         if last or now - self.said > SAY_EVERY_S or step == self.first + 1:
             value = float(outputs["loss"])
             self.mean = value if step == self.first + 1 else 0.7 * self.mean + 0.3 * value
@@ -164,7 +166,8 @@ def train(stage: Stage, state: Path, look_every: int, accelerator: str, devices:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         callbacks=[averaged, Progress(state)], plugins=[SafeCheckpoint()],
     )  # fmt: skip
-    trainer.fit(stage, ckpt_path=state if state.is_file() else None)
+    with quiet():
+        trainer.fit(stage, ckpt_path=state if state.is_file() else None)
     averaged.on_train_end(trainer, stage)  # Lightning leaves it out where no step was left to do
     stage.network.cpu().eval()
 

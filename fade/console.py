@@ -1,0 +1,157 @@
+"""What a person at the terminal sees: a line for every stage, one every ten seconds, and one when it is stopped.
+
+Ctrl-C and SIGTERM raise `Stopped` in the main thread of a command, wherever it is; files are written whole or not at all
+(fade.files), so that nothing else is needed. A process that others lead (submitit's tasks, a notebook, a test) keeps its own
+handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+EVERY_S = 10.0
+REPEAT_S = 1.0  # a signal that comes twice within this time (a terminal's and its parent's) is one
+
+
+# Warnings of libraries in training that a user can do nothing about: what they say, and why it is nothing here.
+IDLE = {
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated": "Lightning calls torch so; theirs to mend",
+    r"Found \d+ module\(s\) in eval mode at the start of training": "frozen; the adapter alone is trained",
+    r"The number of training batches \(\d+\) is smaller than the logging interval": "the last step is logged all the same",
+    r"You're resuming from a checkpoint that ended before the epoch": "a step draws by its number; the loader only counts",
+    r"Checkpoint directory .* exists and is not empty": "it is where the run goes on from",
+    r".*configure_optimizers` returned `None`": "a closed form takes no step",
+    r"The 'train_dataloader' does not have many workers": "the loader only counts; the latents are in memory",
+}
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM; args[0] is the signal. No KeyboardInterrupt: Lightning makes exit(1) of that, without a word."""
+
+
+class _State:
+    """Of this process: where it is, what becomes of the work when it is stopped, and how far a stop has come."""
+
+    part = place = then = ""
+    raising = said = False
+    stopped = 0.0
+
+
+def listen() -> None:
+    """From here on Ctrl-C and SIGTERM end this command with one line. Handlers that somebody else has set stay."""
+    if threading.current_thread() is threading.main_thread():
+        for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) == default:
+                signal.signal(number, _stop)
+
+
+def _stop(number: int, _: Any) -> None:
+    """The first time: raise, so that what is open is closed. Again, or during imports: leave at once."""
+    now = time.monotonic()
+    if not _State.stopped and _State.raising:
+        _State.stopped = now
+        raise Stopped(number)
+    if now - _State.stopped > REPEAT_S:
+        say_stopped()
+        os._exit(128 + number)
+
+
+def say_stopped() -> None:
+    """The line; once, and of a run of several processes by its first."""
+    follows = any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK"))
+    if not _State.said and not follows:
+        where = " ".join(text for text in (_State.part, _State.place) if text)
+        print("stopped" + (f" {where}" if where else "") + (f"; {_State.then}" if _State.then else ""), file=sys.stderr)
+    _State.said = True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, the warnings of IDLE are not shown; all others are."""
+    with warnings.catch_warnings():
+        for message in IDLE:
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
+@contextmanager
+def stoppable(then: str = "") -> Iterator[None]:
+    """Inside, a stop is raised, and ends here: one line with `then`, what becomes of the work, and exit code 130 or 143."""
+    _State.part = _State.place = ""
+    _State.then, _State.said, _State.stopped, _State.raising = then, False, 0.0, True
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        say_stopped()
+        sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
+    finally:
+        _State.raising = False
+
+
+def within(part: str, then: str = "") -> None:
+    """Which part of the work the stages are of ("in request 3 of 10,"); `then`: what becomes of it, if that differs."""
+    _State.part, _State.place, _State.then = part, "", then or _State.then
+
+
+def at(place: str) -> None:
+    """Where a stop would stop: "at step 3 of 30"."""
+    _State.place = place
+
+
+def doing(what: str) -> None:
+    """A line before a stage that says nothing by itself."""
+    log.info("%s", what)
+    at(f"while {what}")
+
+
+def ignore_stop() -> None:
+    """For worker processes: a terminal's Ctrl-C reaches them too, and it is their leader who says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Stage:
+    """Work of `total` parts: a line at the start, at most every ten seconds and at the end, and the place where a stop stops.
+
+    name: of the lines, "images"; place: "while making images". first: how many were done before this process began.
+    """
+
+    def __init__(self, name: str, total: int, place: str, first: int = 0) -> None:
+        self.name, self.total, self.place, self.first = name, total, place, first
+        self.began = self.said = time.monotonic()
+        log.info("%s: %d to do", name, total - first)
+        self.done(first)
+
+    def done(self, number: int, note: str = "", made: int | None = None) -> None:
+        """`number` parts are done; `made`: by this process, if some of them were there already."""
+        at(f"{self.place} {number} of {self.total}")
+        now, made = time.monotonic(), number - self.first if made is None else made
+        if made and (now - self.said > EVERY_S or number == self.total):
+            speed = made / max(now - self.began, 1e-6)
+            log.info("%s: %d/%d%s, %.1f a second, %.0f s left", self.name, number, self.total, note, speed,
+                     (self.total - number) / speed)  # fmt: skip
+            self.said = now
+
+
+class Shown(list[T]):
+    """A list that says, whenever it is read from end to end, how far the reader has come."""
+
+    def __init__(self, items: list[T], name: str, place: str) -> None:
+        super().__init__(items)
+        self.name, self.place = name, place
+
+    def __iter__(self) -> Iterator[T]:
+        stage = Stage(self.name, len(self), self.place)
+        for number, item in enumerate(super().__iter__(), 1):
+            yield item
+            stage.done(number)
