@@ -23,7 +23,7 @@ from benchmarks.comparison import progress
 from benchmarks.generate import read
 from benchmarks.judge import Row
 from benchmarks.metrics import Metric, hits, share
-from benchmarks.record import Record, peak_memory_mb
+from benchmarks.record import Record, adapter_bytes, peak_memory_mb
 from benchmarks.tables import table
 from fade import history
 from fade.adapters import Adapter
@@ -146,11 +146,8 @@ class Continual:
         for i in [k] if self.strategy.together else range(k + 1):
             self.put_on(i)
         if not (folder / "measured.json").is_file():
-            size = sum(file.stat().st_size for file in (folder / "adapter").iterdir())
-            write_json(
-                folder / "measured.json",
-                {**self.measure(folder, range(k + 1)), "cost": {**card["cost"], "adapter_bytes": size}},
-            )
+            cost = {**card["cost"], "adapter_bytes": adapter_bytes(folder / "adapter")}
+            write_json(folder / "measured.json", {**self.measure(folder, range(k + 1)), "cost": cost})
         found = read_json(folder / "measured.json")
         event = {"event": "forgotten", "number": k + 1, **vars(request), "adapter_sha256": card["sha256"],
                  "folder": folder.name, "ua": found["ua"][request.target]["value"]}  # fmt: skip

@@ -1,6 +1,8 @@
 """Backbones of the Fréchet and kernel distances, each named in its metric's key: their values cannot be compared.
 
-judge        features of this dataset's judges; no Inception FID, and called `fid_judge`
+judge        features of this dataset's judges; no Inception FID, and called `fid_judge`. Where `task=pretrain` made the
+             pipeline, these judges' features taught its autoencoder (conf/pretrain), and its pictures are judged by what
+             they were trained to please: flattering to the base, fair between methods on one base
 inception    torch-fidelity's Inception v3 of 2015 (the usual FID), `fid_inception`
 torchvision  torchvision's Inception v3 as UnlearnCanvas's fid.py uses it, `fid_torchvision`
 """

@@ -26,6 +26,16 @@ HERE = Path(__file__).parent
 PICTURES = 6_000_000  # bytes for all pictures together, before base64
 MARKS = ("circle", "square", "diamond", "triangle", "cross")
 COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
+COSTS = {
+    "locate_s": "locate s",
+    "distil_s": "distil s",
+    "generate_s": "generate s",
+    "judge_s": "judge s",
+    "peak_memory_mb": "peak MB",
+    "adapter_bytes": "adapter bytes",
+    "teacher_passes": "teacher passes",
+    "steps": "steps",
+}
 Found = list[tuple[Path, dict[str, Any]]]
 Lines = dict[str, list[tuple[float, float, str]]]  # name -> x, y, and what the mark says
 
@@ -145,18 +155,20 @@ def heat(value: float) -> str:
     return f"background: hsl({round(10 + 200 * value)} 75% {round(60 + 28 * value)}%); color: #111"
 
 
-def rows_of(folder: Path, domain: str) -> list[Row]:
+def rows_of(folder: Path, results: dict[str, Any]) -> list[Row]:
     """A run's predictions; none where the file is missing, or was cut short."""
+    domain, images = results["domain"], results["gates"]["images"]
     try:
         rows = read_rows(folder / "predictions.csv")
     except (OSError, ValueError, csv.Error):
         return []
-    return rows if all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows) else []
+    complete = len(rows) == images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
+    return rows if complete else []
 
 
 def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
     """Rows: the forgotten concept; columns: the evaluated one; the judge's accuracy in percent."""
-    tables: dict[str, list[Row]] = {r["target"]: rows_of(folder, domain) for folder, r in runs}
+    tables: dict[str, list[Row]] = {r["target"]: rows_of(folder, r) for folder, r in runs}
     columns = sorted({row[domain] for rows in tables.values() for row in rows})
     heads = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
     body = []
@@ -177,7 +189,7 @@ def heat_maps(found: Found) -> str:
     parts: list[str] = []
     for name in by_setting(found):
         for domain in sorted({r["domain"] for _, r in found if setting(r) == name}):
-            runs = [(f, r) for f, r in found if setting(r) == name and r["domain"] == domain and rows_of(f, domain)]
+            runs = [(f, r) for f, r in found if setting(r) == name and r["domain"] == domain and rows_of(f, r)]
             if runs:
                 parts.append(f"<details{'' if parts else ' open'}><summary>{escape(name)}, {domain}s</summary>"
                              f"{heat_map(runs, domain)}</details>")  # fmt: skip
@@ -367,15 +379,13 @@ def shrunk(path: Path, budget: int) -> bytes:
 
 def costs(found: Found) -> str:
     rows = []
-    keys = (("locate_s", "locate s"), ("distil_s", "distil s"), ("generate_s", "generate s"), ("judge_s", "judge s"),
-            ("peak_memory_mb", "peak MB"), ("adapter_bytes", "adapter bytes"), ("teacher_passes", "teacher passes"), ("steps", "steps"))  # fmt: skip
     for name, runs in by_setting(found).items():
         line = [cell(escape(name), kind="text")]
-        for key, _ in keys:
+        for key in COSTS:
             values = [float(r["cost"][key]) for r in runs if key in r["cost"]]
             line.append(cell(f"{np.mean(values):,.1f}".removesuffix(".0"), float(np.mean(values))) if values else cell("–"))
         rows.append((name, line))
-    return table("cost", "Means over runs", ["setting", *(title for _, title in keys)], rows)
+    return table("cost", "Means over runs", ["setting", *COSTS.values()], rows)
 
 
 def gates(found: Found, problems: list[str]) -> str:

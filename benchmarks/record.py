@@ -85,6 +85,11 @@ class Record:
         return complete
 
 
+def adapter_bytes(folder: Path) -> int:
+    """What `kB` means in every table: the file that has to be shipped, without the card beside it."""
+    return (folder / "adapter.safetensors").stat().st_size
+
+
 def provenance() -> dict[str, Any]:
     return {**origin((*LIBRARIES, "timm", "torchmetrics")), "machine": machine()}
 

@@ -8,11 +8,13 @@ python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.html import has_picture, rows_of, write_page
+from benchmarks.html import COSTS, has_picture, rows_of, write_page
 from benchmarks.ledger import status
 from benchmarks.sequences import HEADER, section, summary_rows
 from benchmarks.tables import as_csv, as_latex, per_target, summary, table
@@ -41,9 +43,10 @@ def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict
             missing = [key for key in NEEDED if key not in results]
             if missing or "ua" not in results["metrics"]:
                 raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
+            check_numbers(results)
             found.append((path.parent, results))
-            problems += flaws(path.parent, results["domain"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            problems += flaws(path.parent, results)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
     found, repeated = unique(found)
     problems += repeated
@@ -51,6 +54,24 @@ def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict
         why = f" ({problems[0]})" if problems else ""
         raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
     return found, problems
+
+
+def numbers_of(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What tables average and print, by name; a distance may have no value, and says why."""
+    for side in ("metrics", "base"):
+        for key, metric in results[side].items():
+            distance = key.startswith(("fid_", "kid_"))
+            for part in ("value", "low", "high"):
+                if part in metric and not (distance and metric[part] is None):
+                    yield f"{side}.{key}.{part}", metric[part]
+    yield from ((f"cost.{key}", results["cost"][key]) for key in COSTS if key in results["cost"])
+
+
+def check_numbers(results: dict[str, Any]) -> None:
+    """Raises ValueError for the first that is no finite number."""
+    for name, value in numbers_of(results):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}, no finite number")
 
 
 def result_files(folders: list[Path]) -> list[Path]:
@@ -68,9 +89,9 @@ def find_sequences(folders: list[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def flaws(folder: Path, domain: str) -> list[str]:
+def flaws(folder: Path, results: dict[str, Any]) -> list[str]:
     """A line for each file beside results.json that is there and cannot be read; the page does without it."""
-    usable = {"predictions.csv": bool(rows_of(folder, domain)), "comparison.png": has_picture(folder)}
+    usable = {"predictions.csv": bool(rows_of(folder, results)), "comparison.png": has_picture(folder)}
     return [f"{folder / name}: left out, broken" for name, good in usable.items() if (folder / name).exists() and not good]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.comparison import comparison
-from benchmarks.record import Record, peak_memory_mb, provenance
+from benchmarks.record import Record, adapter_bytes, peak_memory_mb, provenance
 from fade.adapters import Adapter
 from fade.console import doing
 from fade.data.pairs import Request
@@ -61,7 +61,7 @@ def study(
         **benchmark.results(measured, base, request),
         **about,
         "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(),
-                 "adapter_bytes": (record.folder / "adapter" / "adapter.safetensors").stat().st_size},
+                 "adapter_bytes": adapter_bytes(record.folder / "adapter")},
         "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
         "base_sha256": identity,
         "base_answers": str(base.folder / "images"),

@@ -14,11 +14,12 @@ import numpy as np
 from scipy.stats import norm, t
 
 from benchmarks.generate import kept_cells
-from benchmarks.judge import Row, read_rows
+from benchmarks.html import rows_of
+from benchmarks.judge import Row
 from benchmarks.metrics import Metric, wilson
 from benchmarks.report import find
 from benchmarks.tables import setting, table
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 
 METRICS = ("ua", "ira", "cra", "cra_target")
 
@@ -92,7 +93,13 @@ def load(folders: list[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Runs by setting and domain of their target, each with its metrics' successes."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for folder, results in find(folders)[0]:
-        rows = read_rows(folder / "predictions.csv")
+        rows = rows_of(folder, results)
+        if not rows or not {"style", "object", "seed"} <= set(rows[0]):
+            raise BadInput(
+                f"{folder / 'predictions.csv'} is missing, cut short, or of no grid of styles and objects; run it again"
+            )
+        if not any(row[results["domain"]] == results["target"] for row in rows):
+            raise BadInput(f"{folder / 'predictions.csv'} has no image of the target {results['target']!r} of results.json")
         run: dict[str, Any] = {m: hits(rows, results["target"], results["domain"], m) for m in METRICS}
         run["all"] = [(row["style"], row["object"], row["seed"]) for row in rows]
         groups.setdefault((setting(results), results["domain"]), []).append(run)
@@ -121,6 +128,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400)
     given = parser.parse_args()
     try:
+        at_least(1, draws=given.draws)
         groups = load(given.folders)
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None

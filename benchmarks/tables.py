@@ -126,10 +126,10 @@ def metric_values(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics
     return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
 
 
-def mean_value(runs: Sequence[dict[str, Any]], key: str) -> str:
+def mean_value(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics") -> str:
     """A distance's mean over the runs that have it, as a cell's text; where none has, why."""
-    values = metric_values(runs, key)
-    reasons = [r["metrics"][key] for r in runs if key in r["metrics"]]
+    values = metric_values(runs, key, side)
+    reasons = [r[side][key] for r in runs if key in r[side]]
     return cell_text({"value": float(np.mean(values))} if values else (reasons or [None])[0], key)
 
 

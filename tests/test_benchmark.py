@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.benchmark import Benchmark, Protocol
+from benchmarks.benchmark import Benchmark, Measured, Protocol
 from benchmarks.comparison import comparison
 from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
 from benchmarks.judge import predict
-from benchmarks.record import Record, peak_memory_mb
+from benchmarks.metrics import wilson
+from benchmarks.record import Record, adapter_bytes, peak_memory_mb
 from benchmarks.tables import run_table, summary, table
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
@@ -113,6 +114,48 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in run_table(whole)
     assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in run_table(whole)
     assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([whole, whole]))
+
+
+def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter.safetensors").write_bytes(b"x" * 1234)
+    (tmp_path / "README.md").write_text("a card")
+    assert adapter_bytes(tmp_path) == 1234
+
+
+@pytest.mark.parametrize("gone", ["neon", "cat"])
+def test_the_distances_leave_the_target_out_on_both_sides(
+    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far off,
+    elsewhere, in what is real."""
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2]), tmp_path)
+    request = Request.check(dataset, gone, None)
+    generator = torch.Generator().manual_seed(0)
+    cells = [tuple(cell.values()) for cell in dataset.cells()] * 2
+    rows = [{"file": str(k), "seed": "1", "style": s, "object": o} for k, (s, o) in enumerate(cells)]
+    away = torch.tensor([[gone in cell] for cell in cells]).float()
+    features = torch.randn(len(cells), 2, generator=generator)
+    real = features + away * torch.tensor([0.0, 50.0])
+    made = features + away * torch.tensor([50.0, 0.0])
+    monkeypatch.setattr(benchmark, "real", lambda name, size: (real, cells))
+    found = benchmark.distances(Measured(tmp_path, rows, {"judge": made}, 32), lambda cell: cell[request.domain] != gone)
+    assert found["fid_judge"]["value"] == pytest.approx(0, abs=1e-6) and abs(found["kid_judge"]["value"]) < 1  # of 1e8
+    assert found["fid_judge"]["n"] == found["kid_judge"]["n"] == sum(gone not in cell for cell in cells)
+    score = {f"{d}_predicted": "photo" for d in ("style", "object")}
+    measured = Measured(tmp_path, [{**row, **score} for row in rows], {"judge": made}, 32)
+    assert benchmark.score(measured, request)["fid_judge"] == found["fid_judge"]
+
+
+@pytest.mark.parametrize(("noise", "shared"), [("seed", True), ("image", False), ("grid", False)])
+def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_own_noise(
+    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, noise: str, shared: bool
+) -> None:
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], noise=noise, fid=[]), tmp_path)
+    rows = [{"file": a.file, "seed": str(a.seed), **a.cell, "style_predicted": a.cell["style"],
+             "object_predicted": a.cell["object"]} for a in benchmark.wanted]  # fmt: skip
+    found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.check(dataset, "neon", None))
+    assert (found["ira"]["low"] < wilson(1.0, 128)[0] - 0.01) == shared and found["ira"]["n"] == 128
+    assert found["cra_target"]["high"] == 1 and found["ua"]["value"] == 0
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import platform
@@ -240,6 +241,70 @@ def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
     printed = write([study], tmp_path / "out")
     assert printed.count("left out, broken") == 3
     assert (tmp_path / "out" / "report.html").read_text().count('class="shot"') == 11
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("metrics", "ua", {"value": "abc", "n": 3}),
+        ("metrics", "ira", {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 3}),
+        ("metrics", "cra", {"value": 0.5, "low": float("-inf"), "high": 1.0, "n": 3}),
+        ("base", "ua", {"value": None, "n": 3}),
+        ("metrics", "kid_judge", {"value": [1], "n": 3}),
+        ("cost", "distil_s", "long"),
+    ],
+)
+def test_a_result_that_is_no_number_is_left_out_with_its_name(
+    study: Path, tmp_path: Path, part: str, key: str, value: Any
+) -> None:
+    folder = study / "neon-neuron-0.1"
+    results = json.loads((folder / "results.json").read_text())
+    write_json(folder / "results.json", {**results, part: {**results[part], key: value}})
+    found, problems = find([study])
+    assert len(found) == 11 and len(problems) == 1
+    assert re.search(
+        rf"neon-neuron-0\.1/results\.json: left out, no usable result .*{part}\.{key}[a-z.]* is .*no finite", problems[0]
+    )
+    with pytest.raises(BadInput, match="no finite number"):
+        find([folder])
+
+
+def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path: Path) -> None:
+    table = study / "neon-neuron-0.1" / "predictions.csv"
+    whole = table.read_text()
+    table.write_text("\n".join(whole.splitlines()[:20]) + "\n")  # whole lines, but not all
+    assert find([study])[1] == [f"{table}: left out, broken"]
+    with pytest.raises(BadInput, match=r"neon-neuron-0\.1/predictions\.csv is missing, cut short"):
+        load([study])
+    table.write_text(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="cut short"):
+        load([study])
+    table.unlink()
+    with pytest.raises(BadInput, match="is missing"):
+        load([study])
+    table.write_text(whole)
+    results = json.loads((table.parent / "results.json").read_text())
+    write_json(table.parent / "results.json", {**results, "target": "cubism"})
+    with pytest.raises(BadInput, match="no image of the target 'cubism'"):
+        load([study])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "line"),
+    [
+        ("subset", ("--draws", "0"), "draws is 0; it must be 1 or more"),
+        ("subset", ("--draws", "-1"), "draws is -1; it must be 1 or more"),
+        ("attached", ("--counts", "0"), "counts is 0; it must be 1 or more"),
+        ("attached", ("--repeats", "0"), "repeats is 0; it must be 1 or more"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_one_line(
+    study: Path, monkeypatch: pytest.MonkeyPatch, module: str, arguments: tuple[str, ...], line: str
+) -> None:
+    given = [str(study)] if module == "subset" else []
+    monkeypatch.setattr(sys, "argv", [module, *given, *arguments])
+    with pytest.raises(SystemExit, match=f"^error: {line}"):
+        importlib.import_module(f"benchmarks.{module}").main()
 
 
 def test_a_report_onto_a_full_disk_is_one_line(study: Path) -> None:
