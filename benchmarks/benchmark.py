@@ -58,8 +58,13 @@ class Protocol:
     fid: list[str] = field(default_factory=lambda: ["judge"])
     weights: dict[str, str] = field(default_factory=dict)
     clip: str | None = None
+    skip: int = 0
 
     def __post_init__(self) -> None:
+        if self.noise == "steps" and self.steps is None:
+            raise BadInput("protocol.noise=steps draws once a step, so it needs protocol.steps=NUMBER")
+        if not 0 <= self.skip < (self.steps or 1):
+            raise BadInput(f"protocol.skip is {self.skip}; it must be 0 or more and below protocol.steps ({self.steps})")
         if self.reading not in READINGS:
             raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
         if self.suffix not in ("png", "jpg"):
@@ -105,7 +110,13 @@ class Benchmark:
         self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
         prompts = [self.prompt(cell) for cell in dataset.cells()]
         self.wanted: list[Answer] = answers(
-            dataset, prompts, list(protocol.seeds), protocol.noise, protocol.suffix, protocol.share
+            dataset,
+            prompts,
+            list(protocol.seeds),
+            protocol.noise,
+            protocol.suffix,
+            protocol.share,
+            (protocol.steps or 0) - protocol.skip,
         )
 
     def judge_accuracy(self, judge: Judge) -> float:

@@ -21,6 +21,7 @@ NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
     "grid": "one generator per seed, through the cells in grid order",
+    "steps": "the same, drawn from again at every step, as the compvis samplers do whatever comes of it",
 }
 
 
@@ -40,11 +41,12 @@ class Answer:
         return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
 
 
-def noise_of(kind: str, seed: int, place: int) -> Noise:
-    """The noise of the cell at `place` of the grid. Raises BadInput for an unknown kind."""
+def noise_of(kind: str, seed: int, place: int, steps: int = 0) -> Noise:
+    """The noise of the cell at `place` of the grid; steps: that its image takes. Raises BadInput for an unknown kind."""
     if kind not in NOISES:
         raise BadInput(f"protocol.noise is {kind!r}; choose {', '.join(f'{k} ({what})' for k, what in NOISES.items())}")
-    return {"seed": Noise(seed), "image": Noise(seed * 1_000_003 + place), "grid": Noise(seed, place)}[kind]
+    return {"seed": Noise(seed), "image": Noise(seed * 1_000_003 + place), "grid": Noise(seed, place),
+            "steps": Noise(seed, place * (1 + steps))}[kind]  # fmt: skip
 
 
 def kept_cells(sizes: list[int], share: float, seed: int = 0) -> list[int]:
@@ -68,12 +70,18 @@ def kept_cells(sizes: list[int], share: float, seed: int = 0) -> list[int]:
 
 
 def answers(
-    dataset: Dataset, prompts: list[str], seeds: list[int], noise: str, suffix: str = "png", share: float = 1.0
+    dataset: Dataset,
+    prompts: list[str],
+    seeds: list[int],
+    noise: str,
+    suffix: str = "png",
+    share: float = 1.0,
+    steps: int = 0,
 ) -> list[Answer]:
-    """The answer set, seed by seed in grid order; prompts: one for each cell."""
+    """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes."""
     cells = dataset.cells()
     kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
-    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k), suffix) for seed in seeds for k in kept]
+    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept]
 
 
 def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:

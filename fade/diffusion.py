@@ -33,7 +33,8 @@ class Sampling:
     """How images are made; what is None is the model's own.
 
     sampler: a diffusers scheduler's class name. size: image side in pixels. precision: of autocast (float16, bfloat16).
-    negative: the negative prompt. noise_device: where the noise is drawn; `cuda` repeats scripts that drew it there.
+    negative: the negative prompt. noise_device: where the noise is drawn; `cuda` repeats scripts that drew it there. skip:
+    how many of the highest timesteps are left out, as forks of compvis do by one; for schedulers without a memory (DDIM).
     """
 
     steps: int | None = None
@@ -43,6 +44,7 @@ class Sampling:
     precision: str | None = None
     negative: str = ""
     noise_device: str = "cpu"
+    skip: int = 0
 
 
 class Diffusion(nn.Module):
@@ -259,7 +261,7 @@ class Diffusion(nn.Module):
         s = sampling or Sampling()
         latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.unet.dtype)
         own = self.pipe.scheduler
-        self.pipe.scheduler = self.scheduler(s.sampler) if s.sampler else own
+        self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else own
         self.asked = prompts
         try:
             with torch.autocast(self.device.type, getattr(torch, s.precision or "float32"), enabled=s.precision is not None):
@@ -275,12 +277,21 @@ class Diffusion(nn.Module):
             self.pipe.scheduler, self.asked = own, None
         return made.images.float().cpu()
 
-    def scheduler(self, name: str) -> Any:
+    def scheduler(self, name: str | None, skip: int = 0) -> Any:
         """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name that diffusers does not have."""
-        kind = getattr(diffusers, name, None)
+        kind = getattr(diffusers, name, None) if name else type(self.pipe.scheduler)
         if kind is None or not hasattr(kind, "set_timesteps"):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
-        return kind.from_config(self.pipe.scheduler.config)
+        made = kind.from_config(self.pipe.scheduler.config)
+        if skip:
+            made.set_timesteps = partial(_begin_lower, made, made.set_timesteps, skip)
+        return made
+
+
+def _begin_lower(scheduler: Any, set_timesteps: Callable[..., None], skip: int, *args: Any, **settings: Any) -> None:
+    """The steps keep their width, and the highest `skip` of them are not taken."""
+    set_timesteps(*args, **settings)
+    scheduler.timesteps = scheduler.timesteps[skip:]
 
 
 class _Recording(AttnProcessor):
@@ -306,17 +317,24 @@ class _Recording(AttnProcessor):
 
 
 class _Draws:
-    """The successive draws of one generator, remembered."""
+    """The successive draws of one generator. The last that was asked for is remembered; an earlier one is drawn anew."""
 
-    def __init__(self, generator: torch.Generator, shape: tuple[int, ...]) -> None:
-        self.generator, self.shape, self.made = generator, shape, list[Tensor]()
+    def __init__(self, seed: int, shape: tuple[int, ...], device: str) -> None:
+        self.seed, self.shape, self.device = seed, shape, device
+        self.begin()
+
+    def begin(self) -> None:
+        self.generator, self.made = torch.Generator(self.device).manual_seed(self.seed), 0
 
     def __getitem__(self, place: int) -> Tensor:
-        while len(self.made) <= place:
-            self.made.append(torch.randn(self.shape, generator=self.generator, device=self.generator.device))
-        return self.made[place]
+        if place + 1 < self.made:
+            self.begin()
+        while self.made <= place:
+            self.last = torch.randn(self.shape, generator=self.generator, device=self.device)
+            self.made += 1
+        return self.last
 
 
 @lru_cache(maxsize=2)
 def _draws(seed: int, shape: tuple[int, ...], device: str) -> _Draws:
-    return _Draws(torch.Generator(device).manual_seed(seed), shape)
+    return _Draws(seed, shape, device)

@@ -34,8 +34,6 @@ def overrides_of(group: str, option: str) -> list[str]:
         given.append("dataset.classifiers=nowhere")
     if "unlearncanvas" in option and group != "protocol":
         given.append("model.path=nowhere")
-    if option == "unlearncanvas_spm":
-        given.append("protocol.negative=ugly")
     return given
 
 
