@@ -193,9 +193,9 @@ def unlearn(
     settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
                 "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
                 "weights": wanted, "method": vars_of(how)}  # fmt: skip
-    with (torch.inference_mode(False), torch.enable_grad(), untouched(model), _sampled(model, sampling_steps, guidance),
+    with (torch.inference_mode(False), untouched(model), _sampled(model, sampling_steps, guidance),
           torch.random.fork_rng(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder):  # fmt: skip
-        model.requires_grad_(False).eval()
+        model.requires_grad_(False).eval()  # gradients are on: inference_mode(False) overrides the caller's no_grad too
         warnings.filterwarnings("ignore", module=r"lightning\.")
         torch.manual_seed(seed)
         adapter = adapter_of(model, how, rank, alpha, targets)
