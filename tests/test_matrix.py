@@ -56,6 +56,21 @@ def test_the_file_holds_one_matrix_and_brings_back_every_bit(model: Diffusion, t
     assert torch.equal(predict(model), untouched)
 
 
+def test_it_goes_onto_half_precision_and_off_again(model: Diffusion, tmp_path: Path) -> None:
+    adapter = multiplied(model, 1)
+    wanted = {name: weight.detach().clone() for name, weight in adapter.weights().items()}
+    adapter.save(tmp_path / "adapter", {})
+    adapter.detach()
+    model.half()
+    before = snapshot(model)
+    again = Adapter.load(model, tmp_path / "adapter", force=True)
+    for name, weight in again.weights().items():
+        assert weight.dtype == torch.float16
+        torch.testing.assert_close(weight.float(), wanted[name], atol=2e-3, rtol=2e-3)
+    again.detach()
+    assert all(torch.equal(value, before[name]) for name, value in model.unet.state_dict().items())
+
+
 def test_on_others_of_its_kind_it_is_still_one_matrix(model: Diffusion, tmp_path: Path) -> None:
     """W_0 (I + N_1)(I + N_2) = W_0 (I + N_1 + N): taken off and put on in another order, the weights are the same."""
     before = snapshot(model)

@@ -15,6 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_config import ROOT, composed
 
+from benchmarks.tables import method_of
+
 CONF = ROOT / "conf"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PATCH = {"/adapter": "weights", "/sparsity": "dense"}
@@ -274,6 +276,11 @@ def test_what_a_run_trains_with(case: tuple[str, ...]) -> None:
     build, trainer = config.optimizer.build, config.trainer
     found = (build.lr, build.weight_decay, trainer.max_steps, config.pairs.batch, trainer.gradient_clip_val, trainer.precision)
     assert found == COMPOSED[case]
+
+
+def test_a_reading_is_not_shown_as_the_papers() -> None:
+    variant = instantiate(composed("method=spare").method).variant
+    assert method_of({"method": "spare", "variant": variant}) == "spare (this project's reading)"
 
 
 def test_a_variant_sets_what_was_released() -> None:
