@@ -102,7 +102,7 @@ def score_task(cfg: DictConfig) -> None:
 def recorded(cfg: DictConfig, name: str) -> Record:
     config = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE]))
     folder = Path(cfg.out or Path(cfg.output_dir) / f"{name}-{content_hash(config)[:8]}")
-    return Record(folder, config, list(HydraConfig.get().overrides.task))
+    return Record(folder, config, list(HydraConfig.get().overrides.task), Path(cfg.cache_dir))
 
 
 def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -12,19 +14,21 @@ import torch
 from torch import Tensor
 
 from benchmarks.fidelity import ClipScore, backbones
-from benchmarks.generate import Answer, answers, generate, read, refuse_gaps, refuse_strangers
-from benchmarks.judge import Row, check_accuracy, check_labels, predict, read_rows, write_rows
+from benchmarks.generate import Answer, answers, fingerprint, generate, read, refuse_gaps, refuse_strangers, seconds
+from benchmarks.judge import Row, as_csv, check_accuracy, check_labels, predict, read_rows, write_rows
 from benchmarks.metrics import READINGS, Metric, frechet, kernel, landed, scores
 from fade.console import Stage, doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion, Sampling
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, read_tensors, write_json, write_tensors
+from fade.files import content_hash, file_hash, read_json, read_tensors, unharmed, write_json, write_tensors
 from fade.judges import Judge, accuracy
 from fade.prompts import caption
 
+log = logging.getLogger(__name__)
 CHUNK = 128  # images in memory at a time
+JUDGED = "judged.json"  # beside predictions.csv: {"images": hash of all, "predictions": hash of the table, "seconds": ...}
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,15 @@ class Benchmark:
         items = self.dataset.items("test")
         side = self.protocol.size or round(judge.size / judge.crop)
         path = self.cache / f"judge-{content_hash([judge.identity, self.dataset.fingerprint(items, side)])}.json"
-        if not path.is_file():
+        found = unharmed(path, read_json)
+        if found is None:
             doing(f"measuring the {judge.domain} judge on {len(items)} real images")
             table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
             weighted = [accuracy(judge, self.dataset.images(part, side), table(part, judge.domain)) * len(part)
                         for part in (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))]  # fmt: skip
-            write_json(path, {"accuracy": sum(weighted) / len(items), "images": len(items)})
-        return float(read_json(path)["accuracy"])
+            found = {"accuracy": sum(weighted) / len(items), "images": len(items)}
+            write_json(path, found)
+        return float(found["accuracy"])
 
     def prompt(self, cell: dict[str, str]) -> str:
         """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
@@ -152,32 +158,48 @@ class Benchmark:
         return pairs
 
     def measure(self, model: Diffusion, folder: Path) -> Measured:
-        """Images, predictions.csv and features in `folder`; what is there already is not made again."""
-        began = time.monotonic()
+        """Images, predictions.csv and features in `folder`; what is there already, and as it was written, is not made again.
+        The cost is that of all starts."""
         generate(model.to(self.device), self.wanted, folder / "images", self.protocol.batch, self.protocol.sampling)
-        spent = time.monotonic() - began
-        return self.judged(folder / "images", folder, {"generate_s": spent})
+        return self.judged(folder / "images", folder, {"generate_s": seconds(folder / "images")})
 
     def judged(self, images: Path, folder: Path, cost: dict[str, float] | None = None) -> Measured:
-        """Score the images of one folder; the record goes to another. Raises BadInput for missing or extra images."""
-        began = time.monotonic()
+        """Score the images of one folder; the record goes to another: predictions.csv, features, and judged.json, which says
+        of which images and which table. Raises BadInput for missing, extra or changed images."""
         refuse_strangers(self.wanted, images)
         refuse_gaps(self.wanted, images)
         table = folder / "predictions.csv"
         files = {name: folder / f"features-{name}.safetensors" for name in self.backbones}
-        if not (table.is_file() and all(file.is_file() for file in files.values())):
+        if not self._holds(images, table, files):
             self._judge(images, table, files)
-        rows = read_rows(table)
-        if [row["file"] for row in rows] != [answer.file for answer in self.wanted]:
-            raise BadInput(
-                f"{table} is not of this answer set ({len(rows)} rows for {len(self.wanted)} images); delete it and run again"
-            )
+        said = unharmed(folder / JUDGED, read_json) or {}
         size = read(self.wanted[:1], images).shape[-1]
         features = {name: read_tensors(file)[0]["features"] for name, file in files.items()}
-        return Measured(folder, rows, features, size, {**(cost or {}), "judge_s": time.monotonic() - began})
+        return Measured(folder, read_rows(table), features, size, {**(cost or {}), "judge_s": said.get("seconds", 0.0)})
+
+    def _holds(self, images: Path, table: Path, files: dict[str, Path]) -> bool:
+        """Whether everything that `_judge` writes is there, as it was written, and of these images."""
+        found = [unharmed(file, read_tensors) for file in files.values()]
+        if not table.is_file() or any(one is None for one in found):
+            return False
+        judged = table.with_name(JUDGED)
+        if not judged.is_file():  # of an older version
+            rows = unharmed(table, read_rows) or []
+            return [row.get("file") for row in rows] == [answer.file for answer in self.wanted]
+        said = unharmed(judged, read_json)
+        if said is None:
+            return False
+        if said.get("predictions") != file_hash(table):
+            log.warning("%s is not what was written there (its hash differs); it is made again", table)
+            return False
+        if said.get("images") != fingerprint(self.wanted, images):
+            log.info("%s: images have changed since they were judged; they are judged again", images)
+            return False
+        return True
 
     def _judge(self, images: Path, table: Path, files: dict[str, Path]) -> None:
         """Read the answer set once, in chunks, and write what judges and backbones say."""
+        began = time.monotonic()
         rows: list[Row] = []
         deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
         doing(f"judging {len(self.wanted)} images")
@@ -191,9 +213,13 @@ class Benchmark:
             rows += found
             for name, backbone in self.backbones.items():
                 deep[name].append(backbone(pixels))
-        write_rows(table, rows)
         for name, file in files.items():
             write_tensors(file, {"features": torch.cat(deep[name])})
+        write_json(table.with_name(JUDGED), {
+            "images": fingerprint(self.wanted, images), "predictions": hashlib.sha256(as_csv(rows).encode()).hexdigest(),
+            "seconds": time.monotonic() - began,
+        })  # fmt: skip
+        write_rows(table, rows)  # last: it stands for all of them
 
     def measure_base(self, model: Diffusion, base_sha256: str) -> Measured:
         """The un-unlearned model, measured once for all runs of the same model, dataset, images and judges."""
@@ -208,13 +234,15 @@ class Benchmark:
         backbone = self.backbones[name]
         identity = content_hash([self.dataset.fingerprint(items, size), name, backbone.identity])
         path = self.cache / f"real-{identity}.safetensors"
-        if not path.is_file():
+        found = unharmed(path, read_tensors)
+        if found is None:
             stage, parts = Stage("real images", len(items), "while judging real images"), []
             for start in range(0, len(items), CHUNK):
                 parts.append(backbone(self.dataset.images(items[start : start + CHUNK], size)))
                 stage.done(min(start + CHUNK, len(items)))
-            write_tensors(path, {"features": torch.cat(parts)})
-        return read_tensors(path)[0]["features"], [item.concepts for item in items]
+            found = {"features": torch.cat(parts)}, {}
+            write_tensors(path, found[0])
+        return found[0]["features"], [item.concepts for item in items]
 
     def distances(self, measured: Measured, kept: Callable[[dict[str, str]], bool]) -> dict[str, Metric]:
         """Fréchet and kernel distances to the test images, over the cells that `kept` is true of, on both sides."""

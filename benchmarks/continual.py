@@ -32,7 +32,7 @@ from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import read_json, write_json
+from fade.files import read_json, unharmed, write_json
 from fade.judges import Judge
 from fade.methods import Method
 from fade.sparsity import Sparsity
@@ -145,10 +145,11 @@ class Continual:
             self.clear()
         for i in [k] if self.strategy.together else range(k + 1):
             self.put_on(i)
-        if not (folder / "measured.json").is_file():
+        found = unharmed(folder / "measured.json", read_json)
+        if found is None:
             cost = {**card["cost"], "adapter_bytes": adapter_bytes(folder / "adapter")}
-            write_json(folder / "measured.json", {**self.measure(folder, range(k + 1)), "cost": cost})
-        found = read_json(folder / "measured.json")
+            found = {**self.measure(folder, range(k + 1)), "cost": cost}
+            write_json(folder / "measured.json", found)
         event = {"event": "forgotten", "number": k + 1, **vars(request), "adapter_sha256": card["sha256"],
                  "folder": folder.name, "ua": found["ua"][request.target]["value"]}  # fmt: skip
         history.append(self.record.folder, event, self.base_sha256)
@@ -206,7 +207,8 @@ class Continual:
         """Drop request k, alone: the others stay in force. Where one adapter serves all, it is trained again without k."""
         folder = self.record.folder / f"revoked-{k + 1:02d}-{self.requests[k].target}"
         left = [i for i in range(len(self.requests)) if i != k]
-        if not (folder / "measured.json").is_file():
+        taken = unharmed(folder / "measured.json", read_json)
+        if taken is None:
             self.clear()
             if self.strategy.together:
                 requests = [self.requests[i] for i in left]
@@ -218,17 +220,17 @@ class Continual:
                     self.put_on(i)
             found, target = self.measure(folder, range(len(self.requests))), self.requests[k].target
             back = found["ua"].pop(target)
-            write_json(folder / "measured.json", {"number": k + 1, "target": target, "back": back, **found})
-        found = read_json(folder / "measured.json")
+            taken = {"number": k + 1, "target": target, "back": back, **found}
+            write_json(folder / "measured.json", taken)
         event = {
             "event": "revoked",
             "number": k + 1,
             **vars(self.requests[k]),
             "folder": folder.name,
-            "ua": found["back"]["value"],
+            "ua": taken["back"]["value"],
         }
         history.append(self.record.folder, event, self.base_sha256)
-        return found
+        return taken
 
 
 def forgotten(rows: list[Row], request: Request, domains: list[str], shared: bool = True) -> Metric:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import logging
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +21,11 @@ from fade.console import Stage
 from fade.data.dataset import Dataset
 from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput
-from fade.files import whole
+from fade.files import content_hash, file_hash, whole
 from fade.prompts import Cell
 
+log = logging.getLogger(__name__)
+MADE = ".made.jsonl"  # among the images: a line a batch, {"seconds": ..., "sha256": {file: ...}}, written just before its files
 NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
@@ -85,29 +94,80 @@ def answers(
 
 
 def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:
-    """Write the images that are not there yet. A batch is made whole or not at all, so a resumed set equals another."""
+    """Write the images that are not there yet, or are not what was written. A batch is made whole or not at all, so a resumed
+    set equals another. MADE keeps their hashes, and what they cost over all starts."""
     folder.mkdir(parents=True, exist_ok=True)
     refuse_strangers(wanted, folder)
+    spoilt = {answer.file for answer in harmed(wanted, folder)}
+    if spoilt:
+        log.warning("%s: %s not what was written there (%d in all); made again", folder, min(spoilt), len(spoilt))
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
-    missing = [number for number, part in enumerate(batches) if not all((folder / a.file).is_file() for a in part)]
+    missing = [number for number, part in enumerate(batches)
+               if not all((folder / a.file).is_file() and a.file not in spoilt for a in part)]  # fmt: skip
     if not missing:
         return
     stage = Stage("images", len(wanted), "while making images")
     for made, number in enumerate(missing, 1):
         part = batches[number]
+        start = time.monotonic()
         images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
-        for answer, image in zip(part, images, strict=True):
+        pictures = [encoded(to_picture(image), answer.suffix) for answer, image in zip(part, images, strict=True)]
+        hashes = {answer.file: hashlib.sha256(data).hexdigest() for answer, data in zip(part, pictures, strict=True)}
+        append(folder / MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
+        for answer, data in zip(part, pictures, strict=True):
             with whole(folder / answer.file) as temporary:
-                save(to_picture(image), temporary, answer.suffix)
+                temporary.write_bytes(data)
         stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
 
 
-def save(picture: Image.Image, path: Path, suffix: str) -> None:
+def encoded(picture: Image.Image, suffix: str) -> bytes:
     """PNG, or JPEG of quality 75 as UnlearnCanvas's scripts write."""
+    data = io.BytesIO()
     if suffix == "png":
-        picture.save(path, format="png")
+        picture.save(data, format="png")
     else:
-        picture.save(path, format="jpeg", quality=75)
+        picture.save(data, format="jpeg", quality=75)
+    return data.getvalue()
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON, on a line of its own even where a kill cut the last one short."""
+    with path.open("a+b") as file:
+        file.seek(0, 2)
+        if file.tell():
+            file.seek(-1, 2)
+        cut = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * cut + json.dumps(line).encode() + b"\n")
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of MADE that can be read; none for images of an older version or of another tool."""
+    path, lines = folder / MADE, []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError, KeyError, TypeError):  # a kill cut it short, or it was harmed
+            line = json.loads(text)
+            lines.append({"seconds": float(line["seconds"]), "sha256": dict(line["sha256"])})
+    return lines
+
+
+def seconds(folder: Path) -> float:
+    """What the images of a folder took to make, over all starts."""
+    return sum(line["seconds"] for line in lines_of(folder))
+
+
+def harmed(wanted: list[Answer], folder: Path) -> list[Answer]:
+    """The images that are there, and are none that was written under their name."""
+    written: dict[str, set[str]] = {}
+    for line in lines_of(folder):  # two processes that share a cache may both have made one
+        for name, digest in line["sha256"].items():
+            written.setdefault(name, set()).add(digest)
+    return [answer for answer in wanted if answer.file in written and (path := folder / answer.file).is_file()
+            and file_hash(path) not in written[answer.file]]  # fmt: skip
+
+
+def fingerprint(wanted: list[Answer], folder: Path) -> str:
+    """Of all images of an answer set, byte for byte."""
+    return content_hash([(answer.file, file_hash(folder / answer.file)) for answer in wanted])
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -134,6 +194,14 @@ def refuse_gaps(wanted: list[Answer], folder: Path) -> None:
             f"{folder}: {len(missing)} of {len(wanted)} images are missing: {', '.join(missing[:5])}"
             f"{', ...' if len(missing) > 5 else ''}; nothing was scored"
         )
+
+
+def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput where an image is another than the one that was written there."""
+    spoilt = [answer.file for answer in harmed(wanted, folder)]
+    if spoilt:
+        raise BadInput(f"{folder / spoilt[0]} is not the image that was written there ({len(spoilt)} in all); put it back, or "
+                       f"delete {folder / MADE} to score what is there")  # fmt: skip
 
 
 def read(part: list[Answer], folder: Path) -> Tensor:

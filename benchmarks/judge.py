@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.generate import Answer
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
-from fade.files import write_text
+from fade.files import Harmed, write_text
 from fade.judges import Judge
 
 Row = dict[str, str]
@@ -66,14 +66,22 @@ def read_as(p: Tensor, own: int, multilabel: bool) -> int:
     return int(others.argmax())
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    write_text(path, as_csv(rows))
 
 
 def read_rows(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Raises Harmed for a file that is no table."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (ValueError, csv.Error) as error:
+        raise Harmed(f"{path} is no table ({error})") from error

@@ -5,20 +5,16 @@ The driver of a sweep writes what it asks for (sweep.json in the output folder);
 
 from __future__ import annotations
 
-import os
-import platform
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.claim import alive
 from benchmarks.tables import table
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, write_json
 
 STATES = ("finished", "running", "failed", "stopped", "missing")
-QUIET_S = 600.0  # a run on another host that has written nothing for so long is taken for dead
 
 
 @dataclass(frozen=True)
@@ -51,20 +47,6 @@ def failures(folder: Path) -> dict[frozenset[str], str]:
             failure = read_json(path)
             found[frozenset(failure["overrides"])] = failure["error"]
     return found
-
-
-def alive(claim: dict[str, Any], folder: Path) -> bool:
-    """Whether the process that claimed the folder still works there."""
-    if claim.get("host") == platform.node():
-        try:
-            os.kill(claim["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-    latest = max((f.stat().st_mtime for f in (folder, *folder.iterdir(), *folder.glob("*/"))), default=0.0)
-    return abs(time.time() - latest) < QUIET_S  # a clock that jumped makes no dead run live
 
 
 def state(folder: Path) -> tuple[Entry, list[str]]:

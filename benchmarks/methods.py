@@ -20,6 +20,7 @@ from benchmarks.report import find
 from benchmarks.tables import as_csv, as_latex, choices, mean_value, method_of, published, table
 from fade.errors import BadInput
 from fade.files import write_text
+from fade.logs import base_images
 
 Run = dict[str, Any]
 NUMBERS = ("ua", "ira", "cra")
@@ -297,10 +298,11 @@ def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
         for row in rows_of(folder, run):
             if row[run["domain"]] == target:
                 first.setdefault(str(row[other]), str(row["file"]))
-        if not first or "base_answers" not in run:
+        base = base_images(run, folder)
+        if not first or base is None:
             problems.append(f"no picture of {target}: {folder / 'predictions.csv'} or the base model's images are not there")
             continue
-        folders = {"base": Path(run["base_answers"]), **{name: own / "images" for name, (own, _) in sorted(runs.items())}}
+        folders = {"base": base, **{name: own / "images" for name, (own, _) in sorted(runs.items())}}
         rows = [(name, [images / file for file in first.values()]) for name, images in folders.items()]
         try:
             grid(list(first), rows, out / f"{target}.png")

@@ -10,6 +10,7 @@ import platform
 import re
 import resource
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,42 +18,72 @@ from typing import Any
 
 import torch
 
+from benchmarks.claim import LOCK, Lock, claimed, signature
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, whole, write_json, write_text
+from fade.files import content_hash, leftovers, read_json, unharmed, whole, without_folders, write_json, write_text
 from fade.origin import LIBRARIES, origin
 from fade.parallel import leads
 
 
 class Record:
-    """Claims `folder` for `config` (YAML text). Raises BadInput where the folder belongs to another configuration.
+    """Claims `folder` for `config` (YAML text). Raises BadInput where the folder belongs to another configuration, or another
+    process works there now; what a kill left half written there is removed, and what was lost of the claim is written again.
 
-    run.json says who works there: the overrides of the run, host, process and time of the last start.
+    run.json says who works there: the overrides of the run, host, process and time of the last start, and the cache.
     """
 
-    def __init__(self, folder: Path, config: str, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, config: str, overrides: Sequence[str] = (), cache: Path | None = None) -> None:
         forget_peak_memory()
         self.folder, self.identity = folder, content_hash(config)
-        claim = folder / "run.json"
-        if claim.is_file():
-            if read_json(claim)["identity"] != self.identity:
-                raise BadInput(
-                    f"{folder} holds a run with another configuration (see its config.yaml); choose another out=FOLDER"
-                )
-        elif leads() and folder.is_dir() and any(folder.iterdir()):
-            raise BadInput(f"{folder} is not empty and is no run of this tool; choose another out=FOLDER")
-        elif leads():
-            write_text(folder / "config.yaml", config)
-        if self.results is None and leads():
-            (folder / "failed.json").unlink(missing_ok=True)
-            write_json(claim, {"identity": self.identity, "overrides": list(overrides), "host": platform.node(),
-                               "pid": os.getpid(), "started": time.time()})  # fmt: skip
+        self._check(config)
+        if not leads() or (self._finished() and claimed(folder)):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(folder)  # held for as long as this record is
+        self._check(config)
+        leftovers(folder)
+        if self.results is not None:  # finished by another process just now, or it lost its run.json
+            if not claimed(folder):
+                self._claim(config, overrides, cache)
+            self._release()
+            return
+        (folder / "results.json").unlink(missing_ok=True)
+        (folder / "failed.json").unlink(missing_ok=True)
+        self._claim(config, overrides, cache)
+
+    def _claim(self, config: str, overrides: Sequence[str], cache: Path | None) -> None:
+        if text_of(self.folder / "config.yaml") != config:
+            write_text(self.folder / "config.yaml", config)
+        where = {"cache": str(cache.absolute())} if cache else {}
+        claim = {"identity": self.identity, "overrides": list(overrides), **signature(), **where}
+        write_json(self.folder / "run.json", claim)
+
+    def _release(self) -> None:
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _finished(self) -> bool:
+        with suppress(OSError, ValueError):
+            return bool(read_json(self.folder / "results.json"))
+        return False
+
+    def _check(self, config: str) -> None:
+        """Raises BadInput where the folder is another's. A run whose run.json is gone or harmed is known by its config.yaml."""
+        known = claimed(self.folder).get("identity")
+        if known not in (None, self.identity):
+            raise BadInput(
+                f"{self.folder} holds a run with another configuration (see its config.yaml); choose another out=FOLDER"
+            )
+        if known is None and leads() and visible(self.folder) and text_of(self.folder / "config.yaml") != config:
+            raise BadInput(f"{self.folder} is not empty and is no run of this configuration; choose another out=FOLDER")
 
     def keep_splits(self, dataset: Dataset) -> None:
-        """Write splits.csv.gz: the split, cell and file of every image, as this run saw them."""
+        """Write splits.csv.gz: the split, cell and file of every image, as this run saw them; again where it is harmed."""
         path = self.folder / "splits.csv.gz"
-        if path.is_file():
-            return
+        with suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(path.read_bytes()):
+                return
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["split", *dataset.domains, "file", "index"])
@@ -63,9 +94,8 @@ class Record:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """results.json, once the run is complete."""
-        path = self.folder / "results.json"
-        return read_json(path) if path.is_file() else None
+        """results.json, once the run is complete; a harmed one is made again."""
+        return unharmed(self.folder / "results.json", read_json)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -80,14 +110,32 @@ class Record:
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Write results.json, with where it came from."""
-        complete = {**results, "identity": self.identity, **provenance()}
+        complete = {**portable(results), "identity": self.identity, **provenance()}
         write_json(self.folder / "results.json", complete)
+        self._release()
         return complete
 
 
 def adapter_bytes(folder: Path) -> int:
     """What `kB` means in every table: the file that has to be shipped, without the card beside it."""
     return (folder / "adapter.safetensors").stat().st_size
+
+
+def visible(folder: Path) -> bool:
+    """Whether anything lies in a folder, hidden names left out."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def text_of(path: Path) -> str | None:
+    """A text file; None where it is not there, or no text."""
+    with suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8")
+    return None
+
+
+def portable(about: dict[str, Any]) -> dict[str, Any]:
+    """Without the folders of this machine in the overrides."""
+    return about | {"overrides": [without_folders(override) for override in about.get("overrides", [])]}
 
 
 def provenance() -> dict[str, Any]:

@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.comparison import comparison
-from benchmarks.record import Record, adapter_bytes, peak_memory_mb, provenance
+from benchmarks.generate import refuse_harmed
+from benchmarks.record import Record, adapter_bytes, peak_memory_mb, portable, provenance
 from fade.adapters import Adapter
 from fade.console import doing
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.files import without_folders
 from fade.parallel import leads
 from fade.sparsity import Sparsity
 from fade.stored import complete
@@ -64,7 +66,7 @@ def study(
                  "adapter_bytes": adapter_bytes(record.folder / "adapter")},
         "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
         "base_sha256": identity,
-        "base_answers": str(base.folder / "images"),
+        "base_answers": base.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),
     }  # fmt: skip
     complete(record.folder / "adapter", results, record.folder / "comparison.png")
@@ -86,13 +88,16 @@ def learned(
     """
     folder = record.folder / "adapter"
     if folder.is_dir():
-        return Adapter.load(model, folder), Adapter.card(folder)["cost"]
+        try:
+            return Adapter.load(model, folder), Adapter.card(folder)["cost"]
+        except BadInput as error:
+            raise BadInput(f"{error}; delete {folder} and run the same command again: it is trained again") from error
     adapter = attach(model)
     unlearner = learn(model, adapter, record.folder)
     cost = unlearner.cost()
     card = {"sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()}, "cost": cost,
-            "config": (record.folder / "config.yaml").read_text(encoding="utf-8")}  # fmt: skip
-    adapter.save(folder, {**vars(request), **about, **card, **provenance()})
+            "config": without_folders((record.folder / "config.yaml").read_text(encoding="utf-8"))}  # fmt: skip
+    adapter.save(folder, {**vars(request), **portable(about), **card, **provenance()})
     return adapter, cost
 
 
@@ -104,9 +109,11 @@ def score(record: Record, benchmark: Benchmark, request: Request, answers: Path,
     for folder in (answers, base):
         if folder is not None and not folder.is_dir():
             raise BadInput(f"no folder {folder}; answers=DIR and base_answers=DIR name folders of images")
+        if folder is not None:
+            refuse_harmed(benchmark.wanted, folder)
     unlearned = benchmark.judged(answers, record.folder)
     before = benchmark.judged(base, record.folder / "base") if base else None
     if base:
         comparison(base, answers, benchmark.wanted, benchmark.dataset, request, record.folder / "comparison.png")
     found = benchmark.results(unlearned, before, request)
-    return record.finish({**found, "method": "scored", "answers": str(answers), "cost": unlearned.cost})
+    return record.finish({**found, "method": "scored", "answers": answers.absolute().name, "cost": unlearned.cost})

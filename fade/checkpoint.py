@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
-from fade.files import read_tensors, write_tensors
+from fade.files import Harmed, read_tensors, write_tensors
 
 
 def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -39,6 +39,14 @@ def restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises Harmed for a file that is no checkpoint, or not the one that was written."""
+    tensors, metadata = read_tensors(path)
+    if "checkpoint" not in metadata:
+        raise Harmed(f"{path} is no checkpoint")
+    return restore(json.loads(metadata["checkpoint"]), tensors)
+
+
 class SafeCheckpoint(CheckpointIO):
     """The plugin: `Trainer(plugins=[SafeCheckpoint()])`."""
 
@@ -48,8 +56,7 @@ class SafeCheckpoint(CheckpointIO):
         write_tensors(Path(path), tensors, {"checkpoint": json.dumps(plain)})
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        tensors, metadata = read_tensors(Path(path))
-        return restore(json.loads(metadata["checkpoint"]), tensors)
+        return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

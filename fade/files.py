@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -20,18 +22,30 @@ from torch import Tensor
 
 from fade.errors import BadInput
 
+log = logging.getLogger(__name__)
+Read = TypeVar("Read")
+DIGEST = "digest"  # in the metadata of every safetensors file that is written here
+
+
+class Harmed(BadInput):
+    """A file is there, and is not what was written: cut short, or changed since."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (file or folder); rename it to `path` if all went well, else remove it.
 
-    A folder that is there already steps aside first and is deleted last, so that no moment has neither.
+    A folder that is there already steps aside first and is deleted last, so that no moment has neither. Files get the
+    mode that the umask gives, whatever wrote them (safetensors writes 0600).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
     old = path.with_name(f"{temporary.name}.old")
     try:
         yield temporary
+        for file in (temporary, *temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o666 & ~umask())
         if temporary.is_dir() and path.is_dir():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -69,6 +83,28 @@ def whole_folder(folder: Path, names: Collection[str], made: Callable[[Path], bo
         raise BadInput(f"cannot write {folder}: {error.strerror or error}; name another folder") from error
 
 
+def umask() -> int:
+    """The process's; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def leftovers(folder: Path) -> None:
+    """Remove what a kill left half written below a folder; a folder that had stepped aside goes back to its empty place.
+
+    Only where no other process writes there.
+    """
+    for path in sorted(folder.rglob(".*.part*"), reverse=True):  # the .old of a name before the name
+        place = path.with_name(path.name[1:].rpartition(".part")[0].rpartition(".")[0])
+        if path.suffix == ".old" and not place.exists():
+            os.replace(path, place)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -79,15 +115,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises Harmed for a file that is cut short or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Harmed(f"{path} is cut short or is no JSON ({error})") from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors. Shared or non-contiguous storage is copied; the metadata values are strings."""
+    """Write safetensors with a digest over tensors and metadata; equal content makes equal bytes.
+
+    Shared or non-contiguous storage is copied; the metadata values are strings.
+    """
     copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    about = dict(metadata or {})
     with whole(path) as temporary:
         try:
-            save_file(copies, temporary, metadata)
+            save_file(copies, temporary, about | {DIGEST: _digest(copies, about)})
+            _sort_metadata(temporary)
         except SafetensorError as error:
             if "os error 28" not in str(error):
                 raise
@@ -95,13 +140,61 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+    """Tensors and metadata. Raises Harmed for a file that is cut short, is none, or has another digest than it was written
+    with; a file without one (of an older version, or of another tool) is taken as it is."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise Harmed(f"{path} is truncated or no safetensors file ({error})") from error
+    digest = about.pop(DIGEST, None)
+    if digest is not None and digest != _digest(tensors, about):
+        raise Harmed(f"{path} is not what was written there (its hash differs)")
+    return tensors, about
+
+
+def unharmed(path: Path, read: Callable[[Path], Read]) -> Read | None:
+    """What `read` makes of a file that can be made again; None where it is not there, or harmed, which one line says."""
+    try:
+        return read(path) if path.is_file() else None
+    except Harmed as error:
+        log.warning("%s; it is made again", error)
+        return None
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([tensors_hash(tensors), metadata], sort_keys=True).encode()).hexdigest()
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes it in an order that changes from process to process; nothing else of the file moves."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:
     """The name of the first tensor that holds nan or inf."""
     return next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+
+
+ABSOLUTE = re.compile(r"""(?<![\w./~\\-])/(?=[^\s/])(?:[^/\n'",\[\]{}]+/)*([^/\n'",\[\]{}]*)""")
+
+
+def without_folders(text: str) -> str:
+    """The text with the name alone of every absolute path: what is handed on says nothing of the machine it was made on."""
+    return ABSOLUTE.sub(r"\1", text)
 
 
 def content_hash(value: Any) -> str:
@@ -115,5 +208,5 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else repr(value.item()).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode())
     return digest.hexdigest()

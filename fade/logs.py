@@ -9,6 +9,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from fade.files import write_json, write_text
+from fade.files import read_json, write_json, write_text
 from fade.parallel import leads
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,23 @@ def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[s
     return [{"layer": name, **scored.get(name, none), "density": float(mask.float().mean())} for name, mask in masks.items()]
 
 
+def base_images(results: dict[str, Any], folder: Path) -> Path | None:
+    """The folder of the base model's images of a run, where they are still there: `base_answers` names it in the cache, whose
+    place run.json holds; results of older versions hold a path."""
+    named = results.get("base_answers")
+    if not named:
+        return None
+    cache = Path("cache")
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        cache = Path(read_json(folder / "run.json")["cache"])
+    found = [place for place in (cache / named / "images", Path("cache") / named / "images", Path(named)) if place.is_dir()]
+    return found[0] if found else None
+
+
 def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
     """Caption, and before and after side by side from the same noise: the target's images first, then others."""
-    base = Path(results.get("base_answers") or "")
-    if not results.get("base_answers") or not (folder / "predictions.csv").is_file():
+    base = base_images(results, folder)
+    if base is None or not (folder / "predictions.csv").is_file():
         return []
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -58,6 +72,13 @@ def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[s
     return found
 
 
+def step_of(line: str) -> int | None:
+    """The step of a line of metrics.jsonl; None where it was cut short, or harmed."""
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["step"])
+    return None
+
+
 class JsonLines(Logger):
     """One line of JSON for each time something is logged: {"step": ..., "loss/forget": ...}, appended and flushed."""
 
@@ -69,8 +90,9 @@ class JsonLines(Logger):
         """Drop what was said from this step on, and a line that a kill cut short: a resumed run says it again."""
         if not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = {number: line for line in lines if (number := step_of(line)) is not None and number < step}
+        kept = list(said.values())  # no step twice
         if kept != lines:
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fade.card import card_text
@@ -22,6 +21,7 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import NOTHING, export_factors
 from fade.files import (
+    Harmed,
     not_finite,
     read_json,
     read_tensors,
@@ -41,6 +41,7 @@ FORMAT = 2  # 1: no card in the file's metadata, no hashes of the base in other 
 KINDS = {"lora": "fade.lora.Lora", "patch": "fade.patch.Patch", "matrix": "fade.matrix.Matrix",
          "text": "fade.textedit.TextEdit"}  # as adapter.json names them  # fmt: skip
 LATER = ("results", "picture")  # what the card learns after the file is written
+PASSING = ("cost", "machine", "overrides")  # differs between equal runs, whose files are equal; in the card alone
 DTYPES = ("float32", "float16", "bfloat16")
 LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
 FILES = ("adapter.safetensors", "adapter.json", "README.md", "before_after.png")
@@ -79,7 +80,7 @@ class Stored:
         """
         if odd := not_finite(self.tensors):
             raise BadInput(f"{odd} of the adapter is not finite; nothing was written: train it again at a lower rate")
-        made = {k: v for k, v in self.about.items() if k not in LATER}
+        made = {k: v for k, v in self.about.items() if k not in (*LATER, *PASSING)}
         metadata = {"format": str(FORMAT), "sha256": self.about["sha256"], "card": json.dumps(made)}
         with whole_folder(Path(folder), FILES, is_adapter, "adapter") as temporary:
             write_tensors(temporary / "adapter.safetensors", self.tensors, metadata)
@@ -138,10 +139,7 @@ def read_card(folder: Path | str) -> dict[str, Any]:
         nearby = sorted([*Path(folder).glob("adapter/adapter.json"), *Path(folder).glob("*/adapter/adapter.json")])
         hint = f"; did you mean {nearby[0].parent}?" if nearby else ""
         raise BadInput(f"no adapter at {folder}: adapter.json is missing{hint}")
-    try:
-        about = read_json(path)
-    except ValueError as error:
-        raise BadInput(f"{path} is no JSON: {error}") from error
+    about = read_json(path)
     if not isinstance(about, dict) or not isinstance(about.get("format"), int) or "sha256" not in about:
         raise BadInput(f"{path} is no adapter's card: format or sha256 is missing")
     if about["format"] > FORMAT:
@@ -157,12 +155,12 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BadInput(f"no adapter at {path.parent}: adapter.safetensors is missing")
     try:
         return read_tensors(path)
-    except SafetensorError as error:
+    except Harmed as error:
         with path.open("rb") as file:
             start = file.read(2)
         if start[:1] == b"\x80" or start == b"PK":
             raise BadInput(f"{path} is a pickle, which can run code and is never loaded; only safetensors files are") from error
-        raise BadInput(f"{path} is truncated or no safetensors file ({error})") from error
+        raise
 
 
 def check_scale(scale: Any) -> float:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fade.adapters import Adapter
-from fade.checkpoint import SafeCheckpoint
+from fade.checkpoint import SafeCheckpoint, read_checkpoint
 from fade.console import Shown, Stage, doing, quiet
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.files import not_finite, read_tensors, write_tensors
+from fade.files import not_finite, read_tensors, unharmed, write_tensors
 from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method
 from fade.parallel import check_world, follow, lead, leads, part, share
@@ -105,8 +105,9 @@ class Unlearner(L.LightningModule):
         Under MEASURED stands what the timesteps' distribution found; scores are left out where everything is kept anyway.
         What it cost is counted in either case: a method is charged as if it stood alone.
         """
-        if self.saliency_file.is_file():
-            found, about = read_tensors(self.saliency_file)
+        kept = unharmed(self.saliency_file, read_tensors)
+        if kept is not None:
+            found, about = kept
             self.locate_s += 0.0 if self.located else float(about["seconds"])
             return {name: values.to(self.model.device) for name, values in found.items()}
         began = time.monotonic()
@@ -264,7 +265,8 @@ def checkpoints(folder: Path, every: int) -> list[Callback]:
 def fit(
     unlearner: Unlearner, make_trainer: Callable[..., L.Trainer], folder: Path, every: int, loggers: list[Any]
 ) -> L.Trainer:
-    """Train, going on from the checkpoint in `folder` where there is one. Raises BadInput where nothing came of it."""
+    """Train, going on from the checkpoint in `folder` where there is one, and from the first step where it is harmed. Raises
+    BadInput where nothing came of it."""
     plugins: list[Any] = [SafeCheckpoint()]
     if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not do so too
         plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -273,8 +275,9 @@ def fit(
     )
     at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
     last = folder / "last.ckpt"
+    whole = unharmed(last, read_checkpoint) is not None  # each process asks: all go on from it, or all begin anew
     with quiet():
-        trainer.fit(unlearner, ckpt_path=last if last.is_file() else None)
+        trainer.fit(unlearner, ckpt_path=last if whole else None)
     part()
     unlearner.adapter.settle()
     unlearner.check_learned()

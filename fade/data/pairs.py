@@ -16,7 +16,7 @@ from fade.console import at
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.files import content_hash, read_tensors, tensors_hash, write_tensors
+from fade.files import content_hash, read_tensors, tensors_hash, unharmed, write_tensors
 from fade.prompts import Cell, caption, check_template, find_domain, swapped, words
 
 log = logging.getLogger(__name__)
@@ -211,12 +211,14 @@ class Pairs:
         """Latents (N, C, h, w) of one cell's images, from the cache where they are there."""
         key = content_hash([autoencoder, self.dataset.fingerprint(items, model.size)])
         path = self.cache / "latents" / f"{key}.safetensors"
-        if not path.is_file():
+        found = unharmed(path, read_tensors)
+        if found is None:
             at(f"while encoding the images of {'/'.join(items[0].concepts)}")
             at_once = max(1, min(32, 2**21 // model.size**2))  # eight at 512 px: the autoencoder is hungry
             parts = [self.dataset.images(items[i : i + at_once], model.size) for i in range(0, len(items), at_once)]
             write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in parts])})
-        return read_tensors(path)[0]["latents"].to(model.device)
+            found = read_tensors(path)
+        return found[0]["latents"].to(model.device)
 
     def draw(self, generator: Generator) -> Batch:
         """A random batch: `batch` examples of each kind."""
