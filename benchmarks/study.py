@@ -61,7 +61,7 @@ def study(
                record.folder / "comparison.png")  # fmt: skip
     results = {
         **benchmark.results(measured, base, request),
-        **about,
+        **portable(about),
         "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(),
                  "adapter_bytes": adapter_bytes(record.folder / "adapter")},
         "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
