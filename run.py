@@ -39,7 +39,8 @@ from benchmarks.plan import jobs, plan
 from benchmarks.record import Record
 from benchmarks.study import score, study
 from benchmarks.tables import run_table
-from benchmarks.usage import CONF, Misused, check, complain
+from benchmarks.usage import CONF, Misused, Told, check, complain
+from benchmarks.verdict import Below, check_limits, end
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
@@ -53,7 +54,8 @@ from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
 OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
-WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher")  # where a run goes is no part of what it is
+# where a run goes, and what is asked of its end, is no part of what it is
+WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under")
 
 
 def choice(group: str) -> str:
@@ -96,7 +98,9 @@ def score_task(cfg: DictConfig) -> None:
     request = Request.check(benchmark.dataset, cfg.target, cfg.surrogate)
     record = recorded(cfg, f"{benchmark.dataset.name}-{request.target}-scored")
     base = Path(cfg.base_answers) if cfg.base_answers else None
-    print(f"\n{run_table(record.results or score(record, benchmark, request, Path(cfg.answers), base))}\n{record.folder}/\n")
+    done = record.results
+    results = done or score(record, benchmark, request, Path(cfg.answers), base)
+    end(run_table(results), results, record.folder, cfg.fail_under, done is not None)
 
 
 def recorded(cfg: DictConfig, name: str) -> Record:
@@ -177,8 +181,7 @@ def unlearn_task(cfg: DictConfig) -> None:
         sequence_task(cfg, parts)
         return
     request = Request.check(parts.dataset, cfg.target, cfg.surrogate)
-    for forget, surrogate in parts.benchmark.check_captions(request):
-        print(f"  {forget}  ->  {surrogate}")
+    captions = parts.benchmark.check_captions(request)
     name = f"{parts.dataset.name}-{request.target}-{parts.name}-{parts.sparsity.kind}"
     record = None if cfg.task == "plan" else recorded(cfg, name)
     loggers = [] if record is None else loggers_of(cfg, record.folder)
@@ -191,8 +194,9 @@ def unlearn_task(cfg: DictConfig) -> None:
         model, swept = model_of(cfg), dict(HydraConfig.get().sweeper.params or {})
         print(plan(model, parts.benchmark, parts.attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
-    results = record.results
+    done = results = record.results
     if results is None:
+        print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
         with record.kept():
             model = model_of(cfg)
             parts.try_on(model, [step])
@@ -202,7 +206,7 @@ def unlearn_task(cfg: DictConfig) -> None:
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
-    print(f"\n{run_table(results)}\n{record.folder}/: comparison.png results.json predictions.csv adapter/ config.yaml\n")
+    end(run_table(results), results, record.folder, cfg.fail_under, done is not None)
 
 
 def sequence_task(cfg: DictConfig, parts: Parts) -> None:
@@ -218,7 +222,7 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
     def learn(model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
         return parts.learn(model, adapter, folder, step, folder / "saliency.safetensors", [JsonLines(folder / "metrics.jsonl")])
 
-    results = record.results
+    done = results = record.results
     if results is None:
         with record.kept():
             model = model_of(cfg)
@@ -226,7 +230,7 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
             run = Continual(record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity,
                             parts.attach, learn)  # fmt: skip
             results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
-    print(f"\n{sequence_table(results)}\n{record.folder}/: comparison.png results.json history.jsonl, one folder a request\n")
+    end(sequence_table(results), results, record.folder, cfg.fail_under, done is not None)
 
 
 TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}
@@ -243,17 +247,15 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ...")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             within(f"in run {HydraConfig.get().job.num + 1} of the sweep,")
+        check_limits(cfg.fail_under)
         TASKS[cfg.task](cfg)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
         code = complain(error, known)
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(code)
-        fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
+        if not isinstance(error, Below):
+            fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
         raise Told(code) from None  # no exit: the other runs of a sweep go on
-
-
-class Told(Exception):
-    """A failure that the user has been told of; args[0] is the exit code."""
 
 
 class Ledger(Callback):

@@ -86,7 +86,9 @@ WHAT_AND_WHERE = {
 def choices(results: dict[str, Any]) -> dict[str, str]:
     """What the command line changed of how a run is done: key -> value."""
     pairs = (override.split("=", 1) for override in results.get("overrides", []))
-    return {key: value for key, value in pairs if key not in WHAT_AND_WHERE and not key.startswith("launcher.")}
+    return {
+        key: value for key, value in pairs if key not in WHAT_AND_WHERE and not key.startswith(("launcher.", "fail_under."))
+    }
 
 
 def method_of(results: dict[str, Any]) -> str:

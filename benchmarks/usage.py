@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from benchmarks.verdict import Below
 from fade.errors import BadInput
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -21,6 +22,10 @@ ONE = ("target", "surrogate", "task", "seed", "answers", "base_answers", "out", 
 
 class Misused(BadInput):
     """The command line is wrong, not what it names: exit code 2."""
+
+
+class Told(Exception):
+    """A failure that the user has been told of; args[0] is the exit code."""
 
 
 DISK = {  # what a failed file operation means here
@@ -53,7 +58,7 @@ def mendable(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> tu
         wrong = isinstance(cause, (TypeError, ValueError)) and not isinstance(cause, BadInput)
         return (f"{place}: {str(cause).splitlines()[0]}", 1) if wrong else mendable(cause, known)
     if isinstance(error, BadInput):
-        return str(error), 2 if isinstance(error, Misused) else 1
+        return str(error), 2 if isinstance(error, Misused) else 3 if isinstance(error, Below) else 1
     if kind == "MissingMandatoryValue":
         return f"{first}; give it on the command line", 2
     if room in ("hydra", "omegaconf"):

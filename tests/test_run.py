@@ -50,7 +50,13 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
     assert "| UA ↑" in card and "before_after.png" in card and results["adapter_sha256"] in card and "max_steps: 4" in card
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     again = run("target=neon", *SHORT)
-    assert again.stdout == first.stdout and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+    verdict = first.stdout.splitlines()[-1]
+    assert verdict.startswith("NOT FORGOTTEN: 8 of 8 still read as neon · kept ") and verdict.endswith("comparison.png")
+    assert first.stdout.endswith(again.stdout.replace("done already; nothing was done now\n", "").partition("\n\n")[2])
+    assert again.stdout.splitlines()[-2:] == ["done already; nothing was done now", verdict] and "->  A" not in again.stdout
+    low = run("target=neon", *SHORT, "fail_under.ua=0.9", "fail_under.cra=0.1", code=3)
+    assert complaint(low) == "error: ua is 0.000, below fail_under.ua=0.9"
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     # A run killed between its steps goes on: the same table from the adapter and the images that are there.
     for name in ("results.json", "predictions.csv", "comparison.png"):
         (folder / name).unlink()
