@@ -142,7 +142,7 @@ def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
 def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any]) -> str:
     """The nearest keys and groups; where nothing is near, what stands beside it, or which option of its group has it."""
     names = keys(known)
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()] + ["+sweeps"]
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"] + ["+sweeps"]
     parent, _, last = key.rpartition(".")
     group = key.partition(".")[0]
     what = f"no key {key}" if parent else f"no group or key {key!r}"

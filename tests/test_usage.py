@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from command import Command, complaint
+from hydra.utils import instantiate
+from test_config import composed
 
 from benchmarks.usage import Misused, check
 
@@ -45,3 +47,12 @@ def test_what_is_given_twice_alike_or_deleted_and_given_is_no_mistake() -> None:
     check(["seed=1", "seed=1", "~weights.retain", "+weights.retain=2", "protocol.seeds=[188,288]", "-m", "a>b"])
     with pytest.raises(Misused, match="seed is given twice, as 1 and as 2"):
         check(["seed=1", "target=neon", "seed=2"])
+
+
+def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) -> None:
+    """Not the resolved configuration, which is --cfg job."""
+    said = run("--help").stdout
+    dataset = instantiate(composed().dataset.source, _convert_="all")
+    assert all(label in said for labels in dataset.domains.values() for label in labels)
+    assert "python run.py target=neon" in said and "unlearning accuracy" in said and "neuron" in said and "--cfg job" in said
+    assert "_target_" not in said and "Hydra" not in said and len(said.splitlines()) < 60
