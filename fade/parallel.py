@@ -34,12 +34,14 @@ def part() -> None:
         torch.distributed.destroy_process_group()
 
 
-def check_world(world: int, batch: int, combines: bool) -> None:
+def check_world(world: int, batch: int, combines: bool, passes: int = 0) -> None:
     """Raises BadInput where the mean of the processes' gradients would not be the joined batch's."""
     if batch % world:
         raise BadInput(f"pairs.batch is {batch}, which {world} processes cannot share; make it a multiple of {world}")
     if combines and world > 1:
         raise BadInput("this method combines its terms' gradients, which is not done across processes; use trainer.devices=1")
+    if passes and world > 1:
+        raise BadInput("this method takes inner passes, which is not done across processes; use trainer.devices=1")
 
 
 def share(batch: Batch, trainer: L.Trainer) -> Batch:

@@ -48,13 +48,21 @@ def denoising_gradients(
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), found, strict=True)]
 
 
-def sum_of_abs(model: Diffusion, weights: dict[str, Tensor], batches: Iterable[Batch], side: str) -> Saliency:
+def sum_of_abs(
+    model: Diffusion,
+    weights: dict[str, Tensor],
+    batches: Iterable[Batch],
+    side: str,
+    guidance: float = 0.0,
+    empty: Tensor | None = None,
+) -> Saliency:
     """Σ_batches |gradient| over the forget or the retain side, streaming, for `weights` only."""
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with trainable(weights):
         for batch in batches:
             example = batch["forget"] if side == "forget" else batch["retain"]
-            for name, gradient in zip(weights, denoising_gradients(model, weights, example), strict=True):
+            found = denoising_gradients(model, weights, example, guidance, empty)
+            for name, gradient in zip(weights, found, strict=True):
                 total[name] += gradient.abs()
     return total
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from torch.utils.data import DataLoader
 from fade.adapters import Adapter
 from fade.checkpoint import SafeCheckpoint, read_checkpoint
 from fade.console import Shown, Stage, doing, quiet
-from fade.data.pairs import Pairs
+from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.files import not_finite, read_tensors, unharmed, write_tensors
 from fade.logs import JsonLines, Mirror, layers
-from fade.methods import Method
+from fade.methods import Method, Take
 from fade.parallel import check_world, follow, lead, leads, part, share
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
@@ -79,7 +80,7 @@ class Unlearner(L.LightningModule):
     # stage one
 
     def on_fit_start(self) -> None:
-        check_world(self.trainer.world_size, self.pairs.batch, self.method.combines)
+        check_world(self.trainer.world_size, self.pairs.batch, self.method.combines, self.method.passes)
         follow(self.trainer)
         began = time.monotonic()
         self.pairs.prepare(self.model)
@@ -140,21 +141,51 @@ class Unlearner(L.LightningModule):
                 logger.go_on_from(self.trainer.global_step)
 
     def training_step(self, _: Tensor, __: int) -> Tensor:
-        step = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed(self.seed * 1_000_003 + step + 1)
-        batch = self.pairs.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step + 1))
-        batch = timed(batch, self.timesteps, self.measured, self.model.train_steps)
+        step, together = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
+        if step % together == 0:
+            self.method.before_step(step // together, self.adapter, self._taker(step))
+        batch = self._drawn(step)
         self.drawn += torch.histc(batch["forget"]["t"].float().cpu(), len(self.drawn), 0, self.model.train_steps)
         batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
-        weighted = {name: self.weights[name] * value for name, value in losses.items()}
-        total = torch.stack(list(weighted.values())).sum()
-        self.check_loss(total.detach(), step // self.trainer.accumulate_grad_batches + 1)
+        total = self._objective(losses, self.weights)
+        self.check_loss(total.detach(), step // together + 1)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
         self.log("rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("timestep", batch["forget"]["t"].float().mean(), sync_dist=True)
-        return self._combined(weighted, total) if self.method.combines else total
+        return total
+
+    def _objective(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+        """The weighted sum of the terms that have a weight, with the gradient that the method makes of all its terms'."""
+        weighted = {name: weights[name] * value for name, value in losses.items() if name in weights}
+        total = torch.stack(list(weighted.values())).sum()
+        return self._combined(weighted, total) if self.method.combines and len(weighted) == len(losses) else total
+
+    def _drawn(self, step: int, further: int = 0) -> Batch:
+        """The batch of a step, or of one of the further steps that a method takes before it; the global generator too is
+        seeded by their numbers."""
+        seed = self.seed * 1_000_003 + step + 1 + further * 15_485_863_000_003
+        torch.manual_seed(seed)
+        batch = self.pairs.draw(torch.Generator().manual_seed(seed))
+        return timed(batch, self.timesteps, self.measured, self.model.train_steps)
+
+    def _taker(self, step: int) -> Take:
+        """Further steps of the optimizer before `step`, which the trainer does not count: Method.before_step."""
+        numbers = count(1)
+
+        def take(weights: dict[str, float] | None) -> None:
+            (optimizer,) = self.trainer.optimizers
+            optimizer.zero_grad()
+            for _ in range(self.trainer.accumulate_grad_batches):
+                losses = self.method.losses(self.model, self.adapter, self._drawn(step, next(numbers)))
+                (self._objective(losses, weights or self.weights) / self.trainer.accumulate_grad_batches).backward()
+            self.clip_gradients(optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm)
+            optimizer.step()
+            self.adapter.project()
+            self.method.stepped(self.adapter)
+
+        return take
 
     def check_loss(self, total: Tensor, step: int) -> None:
         """Raises BadInput, in every process at once, where the loss is no finite number: what follows would be none either."""
@@ -249,10 +280,11 @@ class Unlearner(L.LightningModule):
                 "steps": self.trainer.global_step}  # fmt: skip
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["drawn"], checkpoint["cost"] = self.drawn, self.cost()
+        checkpoint["drawn"], checkpoint["cost"], checkpoint["method"] = self.drawn, self.cost(), self.method.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.drawn = checkpoint["drawn"]
+        self.method.load_state(checkpoint["method"])
         self.locate_s, self.distil_s = checkpoint["cost"]["locate_s"], checkpoint["cost"]["distil_s"]
         self.adapter.teacher_passes = checkpoint["cost"]["teacher_passes"]
 

@@ -52,3 +52,5 @@ def test_shares_are_equal_and_disjoint() -> None:
         check_world(3, 16, combines=False)
     with pytest.raises(BadInput, match="combines its terms' gradients"):
         check_world(2, 16, combines=True)
+    with pytest.raises(BadInput, match="takes inner passes"):
+        check_world(2, 16, combines=False, passes=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fade.errors import BadInput
 from fade.saliency import Saliency, sum_of_abs
 
 Gradients = list[Tensor]  # one for each of the adapter's parameters
+Take = Callable[[dict[str, float] | None], None]  # a further step of the run's optimizer: Method.before_step
 
 
 class Method:
@@ -28,6 +29,7 @@ class Method:
     kinds: tuple[str, ...] = ("lora", "patch")
     combines = False  # whether `combine` turns the terms' gradients into the step's
     draws_t = True  # whether its forget term uses the t of the batch, which `timesteps` draws
+    passes = 0  # how many times it takes further steps before some of its own
     variant = ""
 
     def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
@@ -67,12 +69,23 @@ class Method:
         """Stage two: the named, unweighted terms of one step."""
         raise NotImplementedError
 
+    def before_step(self, step: int, adapter: Adapter, take: Take) -> None:
+        """What comes before step number `step`, counted from 0. take(weights) takes a further step of the same optimizer, on a
+        batch of its own and the terms that `weights` names; None: as the run's own steps."""
+
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         """The step's gradient from those of the weighted terms, where `combines` is set."""
         raise NotImplementedError
 
     def stepped(self, adapter: Adapter) -> None:
         """Called after every step of the optimizer, once what lies outside the masks is put back."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What `edit` left for the steps; a checkpoint holds it and `load_state` takes it back."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See `state`."""
 
 
 def named_in_all(model: Diffusion, pairs: Pairs, why: str) -> None:

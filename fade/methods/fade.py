@@ -24,7 +24,8 @@ class Fade(Method):
     of SPARE, which published no code for its timesteps; `variant` says so in tables.
 
     Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch, and
-    the teacher is the same U-Net with the adapter muted.
+    the teacher is the same U-Net with the adapter muted. From the authors' code: latents are the posterior's mode, which it
+    samples; a LoRA's A starts as kaiming uniform (PEFT's default), there as a Gaussian.
     """
 
     terms = ("forget", "retain")

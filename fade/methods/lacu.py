@@ -14,19 +14,24 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.methods import Method
-from fade.prompts import swapped
+from fade.prompts import Cell, swapped
 
 
 class Lacu(Method):
     """Latents are made by the teacher (DDIM, guidance 1, `sampling_steps`), `pool` of either side. The mapping concept is
     the candidate whose predictions lie nearest to the target's (`mapping_samples` K of z and t); what is kept are the
-    `related` captions nearest by the same distance (`related_samples`), and as many others at random. The forget term's t is
-    drawn by timesteps=window, the paper's [0, 600].
+    `related` captions nearest to the request's by the same distance (`related_samples`), and `others` of the rest at
+    random. A distance is a mean over K samples, each under the next of the request's captions, so over all of them: K is
+    raised to their number. latents: of the samples, "noise", x_0 ~ N(0, I) as released, or "target", the teacher's of the
+    request. The forget term's t is drawn by timesteps=window, the paper's [0, 600].
 
     Differs: the mapping is one concept for all captions of a request, so that it can be said in words (mapped=given uses
-    the request's surrogate instead); captions that an earlier request removed are among those kept, for they must stay so.
+    the request's surrogate instead), released: the nearest of a language model's rewritings of each prompt; the candidates
+    of what is related are the dataset's captions, released: names of concepts, of which a language model then writes
+    prompts; latents come from a pool made once, released: anew in each step; captions that an earlier request removed may
+    be kept, for they must stay so. adapter.targets says what is trained; released: the whole U-Net.
     """
 
     terms = ("forget", "retain", "stay")
@@ -38,12 +43,22 @@ class Lacu(Method):
         mapping_samples: int = 32,
         related_samples: int = 16,
         related: int = 10,
+        others: int = 0,
+        latents: str = "noise",
         mapped: str = "nearest",
         seed: int = 0,
     ) -> None:
         if mapped not in ("nearest", "given"):
             raise BadInput(f"method.mapped is {mapped!r}; choose nearest (the paper's) or given (the request's surrogate)")
-        self.pool, self.sampling_steps, self.related, self.mapped, self.seed = pool, sampling_steps, related, mapped, seed
+        if latents not in ("noise", "target"):
+            raise BadInput(
+                f"method.latents is {latents!r}; choose noise (as released) or target (the teacher's of the request)"
+            )
+        at_least(0, method__others=others)
+        at_least(1, method__pool=pool, method__sampling_steps=sampling_steps, method__related=related,
+                 method__mapping_samples=mapping_samples, method__related_samples=related_samples)  # fmt: skip
+        self.pool, self.sampling_steps, self.mapped, self.seed = pool, sampling_steps, mapped, seed
+        self.related, self.others, self.latents = related, others, latents
         self.samples = {"mapping": mapping_samples, "related": related_samples}
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
@@ -53,47 +68,51 @@ class Lacu(Method):
     @torch.no_grad()
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """Choose the mapping and the related captions and make the latents; the same at every start of the run."""
-        dataset, (request,) = pairs.dataset, pairs.requests
-        cells = [cell for cell in dataset.cells() if pairs.side(cell) == "forget"]
-        kept = [pairs.caption(c) for c in dataset.cells() if not request.concerns(c)]
+        (request,) = pairs.requests
+        cells = [cell for cell in pairs.dataset.cells() if pairs.side(cell) == "forget"]
         with torch.random.fork_rng(devices=[]), adapter.off():
             torch.manual_seed(self.seed)
             asked = model.embed([pairs.caption(cell) for cell in cells])
             empty = model.embed([""])
-            z = self.made(model, asked[torch.randint(0, len(asked), (self.pool,))], empty)
-            self.mapping = request.surrogate if self.mapped == "given" else self.nearest(model, z, pairs)
-            rows = [pairs.caption(swapped(cell, request.domain, self.mapping)) for cell in cells]
-            found = self.distances(model, z, asked[:1], (model.embed([c]) for c in kept), "related")
-            order = torch.stack(found).argsort().tolist()
-            near, far = order[: self.related], order[self.related :]
-            drawn = [far[i] for i in torch.randperm(len(far))[: self.related].tolist()]
-            self.retained = model.embed([kept[i] for i in near + drawn])
-            which = torch.randint(0, len(self.retained), (self.pool,))
-            self.retain = self.made(model, self.retained[which], empty), self.retained[which]
             which = torch.randint(0, len(asked), (self.pool,))
-            self.forget = self.made(model, asked[which], empty), asked[which], model.embed(rows)[which]
+            made = self.made(model, asked[which], empty)
+            several = max(*self.samples.values(), len(asked))
+            z = torch.randn(several, *made.shape[1:]).to(made) if self.latents == "noise" else made
+            self.mapping = request.surrogate if self.mapped == "given" else self.nearest(model, z, asked, cells, pairs)
+            rows = model.embed([pairs.caption(swapped(cell, request.domain, self.mapping)) for cell in cells])
+            self.forget = made, asked[which], rows[which]
+            self.kept = self.relatives(model, z, asked, pairs)
+            retained = model.embed(self.kept)
+            which = torch.randint(0, len(retained), (self.pool,))
+            self.retain = self.made(model, retained[which], empty), retained[which]
 
     def made(self, model: Diffusion, embedding: Tensor, empty: Tensor) -> Tensor:
         """Latents (B, C, h, w) that the teacher makes of the captions."""
         parts = [model.partly(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0] for part in embedding.split(32)]
         return torch.cat(parts)
 
-    def nearest(self, model: Diffusion, z: Tensor, pairs: Pairs) -> str:
+    def nearest(self, model: Diffusion, z: Tensor, asked: Tensor, cells: list[Cell], pairs: Pairs) -> str:
         """The concept of the request's domain, none that was removed, whose captions' predictions lie nearest."""
         (request,) = pairs.requests
         removed = {r.target for r in (*pairs.gone, request)}
         labels = [label for label in pairs.dataset.domains[request.domain] if label not in removed]
-        cells = [cell for cell in pairs.dataset.cells() if pairs.side(cell) == "forget"]
-        own = model.embed([pairs.caption(cell) for cell in cells])
         others = (model.embed([pairs.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels)
-        found = self.distances(model, z, own, others, "mapping")
-        return labels[int(torch.stack(found).argmin())]
+        return labels[int(torch.stack(self.distances(model, z, asked, others, "mapping")).argmin())]
+
+    def relatives(self, model: Diffusion, z: Tensor, asked: Tensor, pairs: Pairs) -> list[str]:
+        """The captions to keep: the nearest to the request's, then some of the rest."""
+        (request,) = pairs.requests
+        captions = [pairs.caption(cell) for cell in pairs.dataset.cells() if not request.concerns(cell)]
+        found = self.distances(model, z, asked, (model.embed([caption]) for caption in captions), "related")
+        order = torch.stack(found).argsort().tolist()
+        far = order[self.related :]
+        drawn = [far[i] for i in torch.randperm(len(far))[: self.others].tolist()]
+        return [captions[i] for i in order[: self.related] + drawn]
 
     def distances(self, model: Diffusion, z: Tensor, own: Tensor, others: Iterable[Tensor], kind: str) -> list[Tensor]:
-        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over K samples, the same z, t and noise for every other."""
+        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over the samples and own captions, the same z, t and noise for every other."""
         generator = torch.Generator().manual_seed(self.seed)
-        k = self.samples[kind]
-        z = z[:k]
+        z = z[: max(self.samples[kind], len(own))]
         t = torch.randint(0, model.train_steps, (len(z),), generator=generator).to(z.device)
         z_t = model.noised(z, t, torch.randn(z.shape, generator=generator).to(z))
         rows = torch.arange(len(z)) % len(own)

@@ -12,7 +12,7 @@ from fade.adapters import Adapter, Masks
 from fade.data.pairs import Batch, Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.methods import Gradients, Method
+from fade.methods import Gradients, Method, Take
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
 
@@ -80,7 +80,7 @@ class Around(Method):
     def __init__(self, inner: Method) -> None:
         self.inner = inner
         self.terms, self.kinds, self.combines, self.variant = inner.terms, inner.kinds, inner.combines, inner.variant
-        self.draws_t = inner.draws_t
+        self.draws_t, self.passes = inner.draws_t, inner.passes
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.inner.suits(model, adapter, pairs)
@@ -99,6 +99,15 @@ class Around(Method):
 
     def stepped(self, adapter: Adapter) -> None:
         self.inner.stepped(adapter)
+
+    def before_step(self, step: int, adapter: Adapter, take: Take) -> None:
+        self.inner.before_step(step, adapter, take)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.inner.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.inner.load_state(state)
 
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         """The inner method's step, or the sum where it has none, plus the gradients of the terms that were added."""
