@@ -69,10 +69,10 @@ def same_targets(runs: Sequence[Run]) -> None:
         raise BadInput(
             f"settings were chosen on {said(chosen_on)}, which no table may report; name folders without them, or --tuning"
         )
-    meters = {(r["protocol"], *r["seeds"].get("images", ())) for r in runs}
+    meters = {(r["dataset"], r["protocol"], *r["seeds"].get("images", ())) for r in runs}
     if len(meters) > 1:
         names = said(" ".join(map(str, name)) for name in meters)
-        raise BadInput(f"the runs were measured under different protocols or image seeds ({names}); compare those of one")
+        raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
     asked = {name: {(r["target"], r["seeds"]["train"]) for r in runs if label_of(r) == name} for name in map(label_of, runs)}
     everything = set().union(*asked.values())
     for name, found in asked.items():

@@ -125,8 +125,11 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
         ([run("uce", "a", 1.0)], "uce lacks the targets b; finish"),
         ([run("uce", "a", 1.0), run("uce", "b", 1.0), run("uce", "b", 1.0, seed=1)], "fade lacks b seed 1, which others have"),
         ([run("uce", t, 1.0, seed=1) for t in "ab"], "fade lacks a seed 1, b seed 1"),
-        ([{**run("uce", t, 1.0), "protocol": "official"} for t in "ab"], "different protocols or image seeds"),
-        ([{**run("uce", t, 1.0), "seeds": {"train": 0, "images": [1]}} for t in "ab"], "different protocols or image seeds"),
+        ([{**run("uce", t, 1.0), "protocol": "official"} for t in "ab"], "different datasets, protocols or image seeds"),
+        (
+            [{**run("uce", t, 1.0), "seeds": {"train": 0, "images": [1]}} for t in "ab"],
+            "different datasets, protocols or image seeds",
+        ),
         (
             [run("uce", t, 1.0) for t in ("a", "b", "cat", "neon")],
             "settings were chosen on cat, neon, which no table may report",

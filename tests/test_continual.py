@@ -7,12 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import SHIPPED, SHORT, Command, complaint
+from PIL import Image
+from test_benchmark import judge
 from test_config import composed
 
-from benchmarks.continual import check_requests, check_revoked, summary
+from benchmarks.benchmark import Benchmark, Measured, Protocol
+from benchmarks.continual import Continual, check_requests, check_revoked, nearest, summary
+from benchmarks.generate import read
+from benchmarks.record import Record
 from benchmarks.sequences import section
 from fade import history
 from fade.adapters import Adapter
@@ -24,6 +30,7 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json
 from fade.lora import Lora
+from fade.methods.fade import Fade
 from fade.sparsity import Neuron
 from fade.strategies.selft import SelFT
 from fade.strategies.stack import Stack
@@ -114,6 +121,52 @@ def test_the_log_shows_every_change(tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(BadInput, match="line 1"):
         history.read(tmp_path, "another base")
+
+
+def sequence(dataset: MiniCanvas, model: Diffusion, folder: Path) -> Continual:
+    """neon, then cat, measured without distances on one image a cell."""
+    judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[]), folder / "cache")
+    requests = check_requests(dataset, ["neon > photo", "cat > fish"])
+    never = None  # what only training asks for
+    return Continual(Record(folder / "run", "a: 1"), model, benchmark, requests, Stack(), Fade(), Neuron(0.1), never, never)  # type: ignore[arg-type]
+
+
+def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    run = sequence(dataset, model, tmp_path)
+    run.nearest = {"neon": "glass", "cat": "bird"}
+    read = {("neon", "bird"): "neon", ("glass", "bird"): "photo"}  # one neon is left, one glass is lost
+    rows = []
+    for cell in dataset.cells():
+        style, kind = cell["style"], cell["object"]
+        said = "photo" if style == "neon" else style
+        rows.append({**cell, "file": f"{style} {kind}", "seed": "1", "style_predicted": read.get((style, kind), said),
+                     "object_predicted": "boat" if (style, kind) == ("photo", "car") else kind})  # fmt: skip
+    found = run.metrics(Measured(tmp_path, rows, {}, 32), [0, 1])
+    assert {target: m["value"] for target, m in found["ua"].items()} == {"neon": 7 / 8, "cat": 0}
+    kept = found["kept"]  # eight styles on eight objects; seven objects in nine styles: what nobody asked to remove
+    assert kept["style"]["value"] == pytest.approx(63 / 64) and kept["object"]["value"] == pytest.approx(62 / 63)
+    assert found["retention"] == pytest.approx((63 / 64 + 62 / 63) / 2)
+    assert found["nearest"]["value"] == pytest.approx((7 + 9) / (8 + 9)) and found["nearest"]["n"] == 17
+    assert set(run.metrics(Measured(tmp_path, rows, {}, 32), [0])["ua"]) == {"neon"}
+
+
+def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
+    run = sequence(dataset, model, tmp_path)
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for answer in run.benchmark.wanted:
+        Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / answer.file)
+    rows = [dict(answer.cell) for answer in run.benchmark.wanted]
+    found = nearest(run.benchmark, Measured(tmp_path, rows, {}, 32), run.requests, run.never)
+    pixels = read(run.benchmark.wanted, tmp_path / "images").float() / 255
+    for target, domain in (("neon", "style"), ("cat", "object")):
+        labels = dataset.domains[domain]
+        taken = run.benchmark.judges[domain].probabilities(pixels)[:, labels.index(target)]
+        means = {x: taken[[row[domain] == x for row in rows]].mean().item() for x in labels if x != target}
+        assert found[target] == max(means, key=lambda label: means[label])
 
 
 def test_the_summary() -> None:
