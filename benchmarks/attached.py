@@ -13,6 +13,7 @@ import torch
 
 import fade
 from benchmarks.tables import table
+from fade.console import command
 from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput, at_least
 from fade.lora import Lora
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

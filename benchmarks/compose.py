@@ -21,6 +21,7 @@ from benchmarks.judge import Row
 from benchmarks.metrics import Metric, hits, share
 from benchmarks.rebuilt import rebuilt
 from benchmarks.tables import as_csv, cell_text, table
+from fade.console import command
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.files import read_json, whole, write_json, write_text
@@ -244,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

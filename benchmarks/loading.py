@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fade.console import command
 from fade.data.folder import Folder
 
 
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

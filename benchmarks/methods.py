@@ -18,6 +18,7 @@ from benchmarks.comparison import grid
 from benchmarks.html import rows_of
 from benchmarks.report import find
 from benchmarks.tables import as_csv, as_latex, choices, mean_value, method_of, published, table
+from fade.console import command
 from fade.errors import BadInput
 from fade.files import write_text
 from fade.logs import base_images
@@ -365,4 +366,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,6 +19,7 @@ from benchmarks.ledger import status
 from benchmarks.sequences import HEADER, section, summary_rows
 from benchmarks.tables import as_csv, as_latex, per_target, summary, table
 from benchmarks.workspace import publish
+from fade.console import command
 from fade.errors import BadInput
 from fade.files import read_json, write_text
 
@@ -147,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

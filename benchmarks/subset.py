@@ -19,6 +19,7 @@ from benchmarks.judge import Row
 from benchmarks.metrics import Metric, wilson
 from benchmarks.report import find
 from benchmarks.tables import setting, table
+from fade.console import command
 from fade.errors import BadInput, at_least
 
 METRICS = ("ua", "ira", "cra", "cra_target")
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

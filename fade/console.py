@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -97,6 +97,13 @@ def stoppable(then: str = "") -> Iterator[None]:
         sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
     finally:
         _State.raising = False
+
+
+def command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main`, whose return value is the exit code; a stop is one line."""
+    listen()
+    with stoppable():
+        sys.exit(main())
 
 
 def within(part: str, then: str = "") -> None:

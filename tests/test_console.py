@@ -165,3 +165,12 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
     code, lines = ended(start("-m", "target=neon,cat"), "distil: ", signal.SIGTERM)
     assert code == 143 and lines[-1].startswith("stopped in run 1 of the sweep, at step ") and len(lines) == 1
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("results.json"))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", [["benchmarks.report", "."], ["benchmarks.methods", "."], ["fade", "info", "."]])
+def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: list[str]) -> None:
+    started = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    time.sleep(1)
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=60)[1] == "stopped\n" and started.returncode == 130

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fade.console import command
 from fade.data.dataset import Dataset, Item
 from fade.data.minicanvas_draw import OBJECTS, STYLES, paint
 from fade.errors import BadInput
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
