@@ -172,7 +172,10 @@ class Continual:
     def put_on(self, i: int) -> None:
         """Attach adapter i, merged where it can be: what is trained on top of it must not cost more each time."""
         if i not in self.on:
-            self.on[i] = Adapter.load(self.model, self.folder(i) / "adapter", name=f"request{i + 1}")
+            try:
+                self.on[i] = Adapter.load(self.model, self.folder(i) / "adapter", name=f"request{i + 1}")
+            except BadInput as error:  # what came after was trained on it, so that it cannot be made again alone
+                raise BadInput(f"{error}; put it back, or begin anew in another out=FOLDER") from error
             if self.on[i].mergeable:
                 self.on[i].merge()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fade.errors import BadInput
+from fade.files import write_text
 from fade.stored import Stored
 
 NAME = "history.jsonl"
@@ -44,14 +45,14 @@ def read(folder: Path, base_sha256: str | None = None) -> list[dict[str, Any]]:
 
 
 def append(folder: Path, event: dict[str, Any], base_sha256: str) -> None:
-    """Add one event, flushed; an event that is there already (same kind, same number) is not added again."""
+    """Add one event, whole or not at all; an event that is there already (same kind, same number) is not added again."""
     lines = read(folder)
     if any((line["event"], line["number"]) == (event["event"], event["number"]) for line in lines):
         return
     before = lines[-1]["after"] if lines else base_sha256
     line = {**event, "when": datetime.now(UTC).isoformat(timespec="seconds"), "before": before}
-    with (folder / NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**line, "after": state_after(before, line)}) + "\n")
+    added = [*lines, {**line, "after": state_after(before, line)}]
+    write_text(folder / NAME, "".join(json.dumps(each) + "\n" for each in added))
 
 
 def verify(folder: Path, base_sha256: str | None = None) -> list[str]:

@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss, one_hot
 from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, read_tensors, whole, write_json, write_tensors
+from fade.files import content_hash, read_json, read_tensors, unharmed, whole, write_json, write_tensors
 from fade.judges import Judge, accuracy
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
 from fade.pretrain.diffusion import (
@@ -245,13 +245,15 @@ class Pretraining:
         path = self.state / "latents.safetensors"
         images, items = self.images("train")
         items = items * 2 if self.flip else items
-        if not path.is_file():
+        found = unharmed(path, read_tensors)
+        if found is None:
             doing(f"encoding {len(items)} images")
             both = [images, images.flip(-1)] if self.flip else [images]
             with torch.no_grad():
                 encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for b in both for x in b.split(64)]
-            write_tensors(path, {"latents": torch.cat(encoded) * vae.config.scaling_factor})
-        return read_tensors(path)[0]["latents"], items
+            found = {"latents": torch.cat(encoded) * vae.config.scaling_factor}, {}
+            write_tensors(path, found[0])
+        return found[0]["latents"], items
 
     def captions(self, items: list[Item]) -> tuple[list[list[str]], Tensor]:
         """For each cell its caption, the empty one, and the partial ones; and the cell index (N,) of each item."""

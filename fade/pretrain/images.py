@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from fade.console import doing, ignore_stop
 from fade.data.dataset import Dataset, Item
-from fade.files import read_tensors, whole, write_tensors
+from fade.files import read_tensors, unharmed, whole, write_tensors
 
 
 def _chunk(dataset: Dataset, items: list[Item], size: int) -> Tensor:
@@ -32,11 +32,13 @@ def load_images(dataset: Dataset, split: str, size: int, cache: Path, workers: i
     """All images of a split as uint8 (N, 3, size, size), read once and kept in `cache`."""
     items = dataset.items(split)
     path = cache / f"{split}-{dataset.fingerprint(items, size)}.safetensors"
-    if not path.is_file():
+    found = unharmed(path, read_tensors)
+    if found is None:
         doing(f"reading {len(items)} images of the {split} split at {size} px")
         chunks = [items[i : i + 256] for i in range(0, len(items), 256)]
-        write_tensors(path, {"images": torch.cat(_read(dataset, chunks, size, workers))})
-    return read_tensors(path)[0]["images"], items
+        found = {"images": torch.cat(_read(dataset, chunks, size, workers))}, {}
+        write_tensors(path, found[0])
+    return found[0]["images"], items
 
 
 def mirrored(images: Tensor) -> Tensor:
