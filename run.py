@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, 
 import diffusers
 import hydra
 import lightning as L
-import torch
 import transformers
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -29,14 +29,16 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.benchmark import Benchmark
 from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
 from benchmarks.ledger import expect, fail
+from benchmarks.options import check_options
 from benchmarks.plan import jobs, plan
-from benchmarks.record import Record
+from benchmarks.rebuilt import benchmark
+from benchmarks.record import Record, saliency_file
 from benchmarks.study import score, study
 from benchmarks.tables import run_table
 from benchmarks.usage import CONF, Misused, Told, check, complain
@@ -47,9 +49,7 @@ from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash
-from fade.judges import Judge
 from fade.logs import JsonLines, Mirror
-from fade.pretrain import check_images
 from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
@@ -62,6 +62,17 @@ def choice(group: str) -> str:
     return str(HydraConfig.get().runtime.choices[group])
 
 
+def given(cfg: Any) -> Any:
+    """Plain values; what is missing is left out."""
+    if not isinstance(cfg, DictConfig):
+        return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
+    found = {}
+    for key in cfg:
+        with suppress(InterpolationToMissingValueError, MissingMandatoryValue):
+            found[str(key)] = given(cfg[key])
+    return found
+
+
 def dataset_of(cfg: DictConfig) -> Dataset:
     dataset = instantiate(cfg.dataset.source, _convert_="all")
     print(dataset.summary())
@@ -69,15 +80,10 @@ def dataset_of(cfg: DictConfig) -> Dataset:
 
 
 def benchmark_of(cfg: DictConfig, dataset: Dataset) -> Benchmark:
-    for folder in {Path(spec).parent.parent for spec in cfg.dataset.judges.values() if isinstance(spec, str)}:
-        check_images(folder, dataset)
-    judges = {
-        domain: Judge.load(spec) if isinstance(spec, str) else instantiate(spec, domain=domain, labels=labels, _convert_="all")
-        for domain, labels in dataset.domains.items()
-        if (spec := cfg.dataset.judges.get(domain)) is not None
+    needed: dict[str, Any] = {
+        key: OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True) for key in ("dataset", "protocol")
     }
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
-    return Benchmark(dataset, judges, instantiate(cfg.protocol, _convert_="all"), Path(cfg.cache_dir), device)
+    return benchmark(needed, dataset, Path(cfg.cache_dir), cfg.device)
 
 
 def model_of(cfg: DictConfig) -> Diffusion:
@@ -115,15 +121,6 @@ def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
     return [JsonLines(folder / "metrics.jsonl"), *(Mirror(make) if name == "wandb" else make() for name, make in makes.items())]
 
 
-def saliency_file(cfg: DictConfig, base: str) -> Path:
-    """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [cfg.target, cfg.surrogate, cfg.seed, cfg.pairs, cfg.dataset, cfg.method, cfg.timesteps,
-             cfg.adapter._target_, cfg.adapter.get("targets"), "Dense" in cfg.sparsity._target_,
-             cfg.optimizer.schedule.locate_batch, cfg.trainer.precision]  # fmt: skip
-    plain = [OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part for part in parts]
-    return Path(cfg.cache_dir) / f"saliency-{content_hash([base, plain])}.safetensors"
-
-
 @dataclass
 class Parts:
     """What a run is composed of, checked before any work."""
@@ -138,8 +135,6 @@ class Parts:
         if self.method.terms and cfg.optimizer.build.lr is None:
             raise BadInput(f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
                            "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
-        if self.method.terms and not cfg.optimizer.build.lr > 0:
-            raise BadInput(f"optimizer.build.lr is {cfg.optimizer.build.lr}; it must be above 0")
         kind = self.attached.func.__self__.kind
         self.method.check(kind, self.sparsity.kind, cfg.trainer.max_steps, self.timesteps.kind)
         self.benchmark = benchmark_of(cfg, self.dataset)
@@ -188,7 +183,7 @@ def unlearn_task(cfg: DictConfig) -> None:
     step = Step([request], [], parts.method, parts.sparsity)
 
     def learn(model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
-        return parts.learn(model, adapter, folder, step, saliency_file(cfg, model.sha256()), loggers, steps)
+        return parts.learn(model, adapter, folder, step, saliency_file(given(cfg), model.sha256()), loggers, steps)
 
     if record is None:
         model, swept = model_of(cfg), dict(HydraConfig.get().sweeper.params or {})
@@ -245,6 +240,7 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         if choice("launcher") != "local" and HydraConfig.get().mode == RunMode.RUN and cfg.task != "plan":
             raise Misused(f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ...")
+        check_options(given(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             within(f"in run {HydraConfig.get().job.num + 1} of the sweep,")
         check_limits(cfg.fail_under)

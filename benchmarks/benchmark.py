@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from benchmarks.fidelity import ClipScore, backbones
 from benchmarks.generate import Answer, answers, fingerprint, generate, read, refuse_gaps, refuse_strangers, seconds
 from benchmarks.judge import Row, as_csv, check_accuracy, check_labels, predict, read_rows, write_rows
 from benchmarks.metrics import READINGS, Metric, frechet, kernel, landed, scores
+from fade.checked import Count, Portion, Seed, Share, Word
 from fade.console import Stage, doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
@@ -41,22 +43,22 @@ class Protocol:
     (benchmarks.fidelity), with `weights` on disk. clip: folder of a CLIP model for clip_score. The rest is Sampling's.
     """
 
-    name: str
-    seeds: list[int]
+    name: Word
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     noise: str = "seed"
     noise_device: str = "cpu"
-    batch: int = 36
+    batch: Count = 36
     reading: str = "retained"
-    judge_floor: float = 0.9
-    share: float = 1.0
+    judge_floor: Portion = 0.9
+    share: Share = 1.0
     prompt: str | None = None
     photo_prompt: str | None = None
     underscores: bool = False
-    steps: int | None = None
+    steps: Count | None = None
     guidance: float | None = None
     sampler: str | None = None
-    size: int | None = None
-    precision: str | None = None
+    size: Count | None = None
+    precision: Literal["float16", "bfloat16"] | None = None
     negative: str = ""
     suffix: str = "png"
     fid: list[str] = field(default_factory=lambda: ["judge"])

@@ -13,9 +13,11 @@ import yaml
 
 import fade
 from benchmarks.benchmark import Benchmark
+from fade.data.dataset import Dataset
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.judges import Judge
+from fade.pretrain import check_images
 
 INTERPOLATION = re.compile(r"\$\{(shipped:[^{}]*|[A-Za-z_][\w.]*)\}")
 SHARED = ("dataset", "protocol", "model")  # what runs must have in common to be measured together
@@ -91,12 +93,17 @@ def rebuilt(runs: list[Path], cache: Path, seeds: list[int] | None = None) -> tu
             if config[key] != configs[0][key]:
                 raise BadInput(f"{run} and {runs[0]} differ in {key}; adapters are measured together on one {key}")
     config = configs[0]
-    dataset = built(config["dataset"]["source"])
-    judges = {}
-    for domain, labels in dataset.domains.items():
-        spec = config["dataset"]["judges"].get(domain)
-        if spec is not None:
-            judges[domain] = Judge.load(spec) if isinstance(spec, str) else built(spec, domain=domain, labels=labels)
-    protocol = built({**config["protocol"], **({"seeds": seeds} if seeds else {})})
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return built(config["model"]), Benchmark(dataset, judges, protocol, cache, device)
+    if seeds:
+        config = {**config, "protocol": {**config["protocol"], "seeds": seeds}}
+    return built(config["model"]), benchmark(config, built(config["dataset"]["source"]), cache)
+
+
+def benchmark(config: dict[str, Any], dataset: Dataset, cache: Path, device: str = "auto") -> Benchmark:
+    """The judges, of those that the dataset names, and the protocol, ready to measure on a device."""
+    specs = config["dataset"]["judges"]
+    for folder in {Path(spec).parent.parent for spec in specs.values() if isinstance(spec, str)}:
+        check_images(folder, dataset)
+    judges = {domain: Judge.load(spec) if isinstance(spec, str) else built(spec, domain=domain, labels=labels)
+              for domain, labels in dataset.domains.items() if (spec := specs.get(domain)) is not None}  # fmt: skip
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return Benchmark(dataset, judges, built(config["protocol"]), cache, kind)

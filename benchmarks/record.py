@@ -167,3 +167,12 @@ def peak_memory_mb() -> float:
         if found:
             return int(found[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def saliency_file(config: dict[str, Any], base: str) -> Path:
+    """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
+    parts = [config["target"], config["surrogate"], config["seed"], config["pairs"], config["dataset"], config["method"],
+             config["timesteps"], config["adapter"]["_target_"], config["adapter"].get("targets"),
+             "Dense" in config["sparsity"]["_target_"], config["optimizer"]["schedule"]["locate_batch"],
+             config["trainer"]["precision"]]  # fmt: skip
+    return Path(config["cache_dir"]) / f"saliency-{content_hash([base, parts])}.safetensors"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from fade.checked import Count, Word
 from fade.errors import BadInput
 from fade.files import tensors_hash
 from fade.written import ledger, plain
@@ -71,11 +72,11 @@ class Diffusion(nn.Module):
     @classmethod
     def load(
         cls,
-        path: str,
-        steps: int,
+        path: Word,
+        steps: Count,
         guidance: float,
-        size: int | None = None,
-        dtype: str = "float32",
+        size: Count | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> Diffusion:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraVariant
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fade.adapters import Adapter, Masks, check_shapes
+from fade.checked import Count, Positive
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import PROMPT, Factors
@@ -194,9 +196,9 @@ class Lora(Adapter):
     def attach(
         cls,
         model: Diffusion,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
+        rank: Count,
+        alpha: Positive,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         targets: list[str] | tuple[str, ...] = ATTENTION,
         name: str = "fade",
     ) -> Lora:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fade.adapters import Masks
+from fade.checked import Seed, Share
 from fade.errors import BadInput
 from fade.saliency import Saliency
 
@@ -18,7 +19,7 @@ class Sparsity(ABC):
 
     kind: str
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: Share) -> None:
         if not 0 < p <= 1:
             raise BadInput(f"sparsity.p is {p}; the kept fraction must lie in (0, 1]")
         self.p = p
@@ -36,7 +37,7 @@ class Dense(Sparsity):
 
     kind = "dense"
 
-    def __init__(self, p: float = 1.0) -> None:
+    def __init__(self, p: Share = 1.0) -> None:
         if p != 1:
             raise BadInput(f"sparsity=dense keeps everything, so sparsity.p must be 1, not {p}; choose another sparsity")
         super().__init__(p)
@@ -101,7 +102,7 @@ class Random(Sparsity):
 
     kind = "random"
 
-    def __init__(self, p: float, seed: int, like: str = "neuron") -> None:
+    def __init__(self, p: Share, seed: Seed, like: str = "neuron") -> None:
         super().__init__(p)
         if like not in ("neuron", "weight"):
             raise BadInput(f"sparsity.like is {like!r}; a random mask can be like neuron or weight")

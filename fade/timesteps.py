@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from fade.checked import Count, Portion, Whole
 from fade.data.pairs import Batch
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
@@ -46,7 +49,7 @@ class Window(Timesteps):
 
     kind = "window"
 
-    def __init__(self, low: int = 0, high: int = 600) -> None:
+    def __init__(self, low: Whole = 0, high: Count = 600) -> None:
         if not 0 <= low < high:
             raise BadInput(f"timesteps window [{low}, {high}] is empty; give 0 <= low < high")
         self.low, self.high = low, high
@@ -70,7 +73,7 @@ class Targeted(Timesteps):
 
     kind = "targeted"
 
-    def __init__(self, rho: float = 0.3, points: int = 20) -> None:
+    def __init__(self, rho: Portion = 0.3, points: Annotated[int, Field(ge=2)] = 20) -> None:
         if not 0 <= rho <= 1:
             raise BadInput(f"timesteps.rho is {rho}; it must lie in [0, 1]")
         if points < 2:

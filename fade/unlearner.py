@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fade.adapters import Adapter
+from fade.checked import Count, Seed, Whole
 from fade.checkpoint import SafeCheckpoint, read_checkpoint
 from fade.console import Shown, Stage, doing, quiet
 from fade.data.pairs import Batch, Pairs
@@ -54,10 +55,10 @@ class Unlearner(L.LightningModule):
         optimizer: OptimizerOf,
         timesteps: Timesteps,
         saliency_file: Path,
-        locate_batch: int = 16,
-        warmup: int = 0,
+        locate_batch: Count = 16,
+        warmup: Whole = 0,
         cosine: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         missing = [term for term in method.terms if term not in weights]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from fade.checked import Whole
 from fade.console import command
 from fade.data.dataset import Dataset, Item
 from fade.data.minicanvas_draw import OBJECTS, STYLES, paint
@@ -25,7 +26,9 @@ class MiniCanvas(Dataset):
     name = "minicanvas"
     photo_style = "photo"
 
-    def __init__(self, template: str, partials: dict[str, str], train: int, judge: int, test: int, seed: int = 0) -> None:
+    def __init__(
+        self, template: str, partials: dict[str, str], train: Whole, judge: Whole, test: Whole, seed: Whole = 0
+    ) -> None:
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
         self.counts = {"train": train, "judge": judge, "test": test}

@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict
 import torch
 from torch import Generator, Tensor
 
+from fade.checked import Count
 from fade.console import at
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
@@ -87,9 +88,9 @@ class Pairs:
         self,
         dataset: Dataset,
         requests: Request | Sequence[Request],
-        forget: int | None,
-        retain: int | None,
-        batch: int,
+        forget: Count | None,
+        retain: Count | None,
+        batch: Count,
         cache: Path,
         gone: Sequence[Request] = (),
         guard: bool = False,

@@ -11,13 +11,15 @@ import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
 
+from fade.checked import Count, Seed
 from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
@@ -55,16 +57,16 @@ class Pretraining:
         self,
         dataset: Dataset,
         out: Path,
-        size: int,
+        size: Annotated[int, Field(ge=8)],
         judge: JudgeSettings,
         autoencoder: AutoencoderSettings,
         diffusion: DiffusionSettings,
-        seed: int = 0,
+        seed: Seed = 0,
         flip: bool = False,
-        look_every: int = 1000,
-        workers: int = 2,
+        look_every: Count = 1000,
+        workers: Count = 2,
         accelerator: str = "auto",
-        devices: int = 1,
+        devices: Count = 1,
     ) -> None:
         self.dataset, self.out, self.size, self.seed, self.flip = dataset, out, size, seed, flip
         self.judge, self.autoencoder, self.diffusion = judge, autoencoder, diffusion

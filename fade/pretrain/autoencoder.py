@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from fade.checked import Count, NonNegative, Portion
 from fade.judges import Judge
 from fade.pretrain.images import mirrored
 from fade.pretrain.stage import Schedule, pick
@@ -20,11 +21,11 @@ class AutoencoderSettings(Schedule):
     """widths: of the levels, each but the first at half the side. channels: of the latents. gate: share of a judge's
     accuracy that reconstructions must keep."""
 
-    widths: list[int]
-    channels: int
-    feature_weight: float
-    kl_weight: float
-    gate: float
+    widths: list[Count]
+    channels: Count
+    feature_weight: NonNegative
+    kl_weight: NonNegative
+    gate: Portion
 
 
 def make_autoencoder(s: AutoencoderSettings, size: int) -> AutoencoderKL:

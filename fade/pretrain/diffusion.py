@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from fade.checked import Count, Portion, Positive
 from fade.pretrain.stage import Schedule, pick
 
 
@@ -22,15 +23,15 @@ class DiffusionSettings(Schedule):
     """widths, layers: of the U-Net's levels. text_width, text_layers, max_length: of the text encoder. empty, partial:
     shares of empty and of each partial caption. time_power a: t = 1000 uᵃ. sampling_steps, guidance: how it is sampled."""
 
-    widths: list[int]
-    layers: int
-    text_width: int
-    text_layers: int
-    max_length: int
-    empty: float
-    partial: float
-    time_power: float
-    sampling_steps: int
+    widths: list[Count]
+    layers: Count
+    text_width: Count
+    text_layers: Count
+    max_length: Count
+    empty: Portion
+    partial: Portion
+    time_power: Positive
+    sampling_steps: Count
     guidance: float
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from fade.checked import Count
 from fade.judges import Judge
 from fade.pretrain.images import mirrored
 from fade.pretrain.stage import Schedule, pick
@@ -19,7 +20,7 @@ class JudgeSettings(Schedule):
     """architecture: timm's name. size: side in pixels of what the judge sees."""
 
     architecture: str
-    size: int
+    size: Count
 
 
 def judge_loss(judge: Judge, images: Tensor, truth: Tensor, s: JudgeSettings, flip: bool) -> Callable[[torch.device], Tensor]:

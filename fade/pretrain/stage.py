@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fade.checked import Count, Portion, Positive
 from fade.checkpoint import SafeCheckpoint
 from fade.console import at, quiet
 from fade.errors import BadInput, at_least
@@ -34,11 +35,11 @@ class Schedule:
     `restarts` warm-up and cosine begin again (SGDR, arXiv 1608.03983). ema: decay of the averaged weights, which are what
     the stage leaves. precision: Lightning's. Raises BadInput for restarts at which the rate would not fall to zero."""
 
-    steps: int
-    batch: int
-    rate: float
-    ema: float
-    restarts: list[int] = field(default_factory=list)
+    steps: Count
+    batch: Count
+    rate: Positive
+    ema: Portion
+    restarts: list[Count] = field(default_factory=list)
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
