@@ -226,10 +226,20 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
          "photo_prompt": None, "underscores": True},
         "UC evaluation/sampling_unlearned_models/fmn.py",
     ),
+    "protocol/unlearncanvas_ca": (
+        {"/": "unlearncanvas", "name": "unlearncanvas_ca", "noise": "steps", "noise_device": "cuda"},
+        "UC evaluation/sampling_unlearned_models/ca.py",
+    ),
+    "protocol/unlearncanvas_esd": (
+        {"/": "unlearncanvas", "name": "unlearncanvas_esd", "noise": "steps", "skip": 1, "noise_device": "cuda"},
+        "UC evaluation/sampling_unlearned_models/esd.py",
+    ),
     "protocol/unlearncanvas_spm": (
-        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_spm", "sampler": None, "guidance": 7.5, "precision": None,
-         "negative": "???"},
-        "UC evaluation/sampling_unlearned_models/spm.py",
+        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_spm", "noise_device": "cuda", "sampler": None, "guidance": 7.5,
+         "precision": None, "negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
+         "normal quality,low quality,long neck,lowres,error,blurry,missing fingers,fewer digits,missing arms,text,cropped,"
+         "Humpbacked,bad hands,username"},
+        "UC evaluation/sampling_unlearned_models/spm.py; SPM src/configs/config.py: InferenceConfig.negative_prompt",
     ),
     "protocol/unlearncanvas_subset": (
         {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_subset", "sampler": "DDIMScheduler", "share": 0.25},
