@@ -288,7 +288,7 @@ def pareto(found: Found) -> str:
         ua, kept = both(runs)
         if math.isnan(kept):
             continue
-        name, p = setting(runs[0], without="sparsity.p"), runs[0]["sparsity"]["p"]
+        name, p = setting(runs[0], without="sparsity.p"), runs[0].get("sparsity", {"p": 1})["p"]
         about = f"{setting(runs[0])}: UA {ua:.1f}, retention {kept:.1f}"
         pictures[""].setdefault(name, []).append((kept, ua, about))
         if all("distil_s" in r["cost"] for r in runs):

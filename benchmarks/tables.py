@@ -100,11 +100,11 @@ def method_of(results: dict[str, Any]) -> str:
 def setting(results: dict[str, Any], without: str = "") -> str:
     """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction, and what else was chosen;
     `without` leaves one key out."""
-    sparsity = results["sparsity"]
+    sparsity = results.get("sparsity", {"kind": "", "p": 1})  # answers that others made have none
     chosen = {"sparsity.p": "" if sparsity["p"] == 1 else f"p={sparsity['p']:g}"}
     chosen |= {key: f"{key}={value}" for key, value in sorted(choices(results).items())}
     words = [text for key, text in chosen.items() if text and key != without]
-    return " ".join([f"{results['dataset']}/{results['protocol']}", method_of(results), sparsity["kind"], *words])
+    return " ".join(filter(None, [f"{results['dataset']}/{results['protocol']}", method_of(results), sparsity["kind"], *words]))
 
 
 def seed_of(results: dict[str, Any]) -> str:
@@ -163,12 +163,14 @@ def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         runs = [r for r in found if setting(r) == name and domain in ("all", r["domain"])]
         row = [name, domain, str(len(runs)), spread(metric_values(runs, "ua"))]
         for key in ("ira", "cra"):
-            both = [(r["metrics"][key]["value"], r["base"][key]["value"]) for r in runs if key in r["metrics"]]
-            row += [spread([a for a, _ in both]), f"{100 * np.mean([a - b for a, b in both]):+.1f}"] if both else ["–", "–"]
+            values = metric_values(runs, key)
+            moved = [r["metrics"][key]["value"] - r["base"][key]["value"] for r in runs if key in r["metrics"] and r["base"]]
+            row += [spread(values) if values else "–", f"{100 * np.mean(moved):+.1f}" if moved else "–"]
         kept = metric_values(runs, "cra_target")
         row += [spread(kept) if kept else "–", mean_value(runs, "fid_judge"), mean_value(runs, "kid_judge")]
-        row += [f"{np.mean([r['cost']['locate_s'] + r['cost']['distil_s'] for r in runs]):.0f}"]
-        row += [f"{np.mean([r['cost']['adapter_bytes'] for r in runs]) / 1000:.0f}"]
+        trained = [r["cost"] for r in runs if "distil_s" in r["cost"]]
+        row += [f"{np.mean([cost['locate_s'] + cost['distil_s'] for cost in trained]):.0f}" if trained else "–"]
+        row += [f"{np.mean([cost['adapter_bytes'] for cost in trained]) / 1000:.0f}" if trained else "–"]
         rows.append(row)
     return header, rows
 

@@ -243,6 +243,14 @@ def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").read_text().count('class="shot"') == 11
 
 
+def test_answers_that_others_made_are_reported_without_costs_and_without_a_base(tmp_path: Path) -> None:
+    scored = finished(tmp_path / "runs" / "a", "neon")
+    del scored["sparsity"], scored["overrides"]
+    write_json(tmp_path / "runs" / "a" / "results.json", {**scored, "method": "scored", "base": {}, "cost": {"judge_s": 1.0}})
+    printed = write([tmp_path / "runs"], tmp_path / "out")
+    assert "| minicanvas/default scored " in printed and "| –" in printed and "warning" not in printed
+
+
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
