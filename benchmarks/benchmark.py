@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,7 +101,8 @@ class Measured:
 
 
 class Benchmark:
-    """A dataset, its judges and a protocol. Raises BadInput where a gate fails; nothing is scored then."""
+    """A dataset, its judges and a protocol. Raises BadInput where a gate fails: for labels at once, for a judge's accuracy
+    before the first image is made or scored."""
 
     def __init__(
         self, dataset: Dataset, judges: dict[str, Judge], protocol: Protocol, cache: Path, device: str = "cpu"
@@ -108,10 +110,6 @@ class Benchmark:
         check_labels(judges, dataset)
         self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
         self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
-        for judge in self.judges.values():
-            if judge.accuracy is None:
-                judge.accuracy = self.judge_accuracy(judge)
-        check_accuracy(self.judges, protocol.judge_floor)
         self.backbones = backbones(list(protocol.fid), dict(protocol.weights), self.judges, self.device)
         self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
         prompts = [self.prompt(cell) for cell in dataset.cells()]
@@ -125,20 +123,41 @@ class Benchmark:
             (protocol.steps or 0) - protocol.skip,
         )
 
-    def judge_accuracy(self, judge: Judge) -> float:
-        """On the dataset's test images, for a judge that came without the number; kept in the cache."""
+    @cached_property
+    def accuracies(self) -> dict[str, float]:
+        """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""
+        size = self.protocol.size or max(round(judge.size / judge.crop) for judge in self.judges.values())
+        files = {domain: self._accuracy_file(judge, size) for domain, judge in self.judges.items()}
+        if any(unharmed(file, read_json) is None for file in files.values()):
+            self._read_tests(size)
+        return {domain: float(read_json(file)["accuracy"]) for domain, file in files.items()}
+
+    def _accuracy_file(self, judge: Judge, size: int) -> Path:
+        tests = self.dataset.fingerprint(self.dataset.items("test"), size)
+        return self.cache / f"judge-{content_hash([judge.identity, tests])}.json"
+
+    def _features_file(self, name: str, size: int) -> Path:
+        tests = self.dataset.fingerprint(self.dataset.items("test"), size)
+        return self.cache / f"real-{content_hash([tests, name, self.backbones[name].identity])}.safetensors"
+
+    def _read_tests(self, size: int) -> None:
+        """One pass over the real images: how often each judge is right, and the features that distances compare with."""
         items = self.dataset.items("test")
-        side = self.protocol.size or round(judge.size / judge.crop)
-        path = self.cache / f"judge-{content_hash([judge.identity, self.dataset.fingerprint(items, side)])}.json"
-        found = unharmed(path, read_json)
-        if found is None:
-            doing(f"measuring the {judge.domain} judge on {len(items)} real images")
-            table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
-            weighted = [accuracy(judge, self.dataset.images(part, side), table(part, judge.domain)) * len(part)
-                        for part in (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))]  # fmt: skip
-            found = {"accuracy": sum(weighted) / len(items), "images": len(items)}
-            write_json(path, found)
-        return float(found["accuracy"])
+        table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
+        right, deep = dict.fromkeys(self.judges, 0.0), {name: list[Tensor]() for name in self.backbones}
+        stage = Stage("real images", len(items), "while judging real images")
+        for start in range(0, len(items), CHUNK):
+            part = items[start : start + CHUNK]
+            pixels = self.dataset.images(part, size)
+            for domain, judge in self.judges.items():
+                right[domain] += accuracy(judge, pixels, table(part, domain)) * len(part)
+            for name, backbone in self.backbones.items():
+                deep[name].append(backbone(pixels))
+            stage.done(start + len(part))
+        for name, features in deep.items():
+            write_tensors(self._features_file(name, size), {"features": torch.cat(features)})
+        for domain, judge in self.judges.items():
+            write_json(self._accuracy_file(judge, size), {"accuracy": right[domain] / len(items), "images": len(items)})
 
     def prompt(self, cell: dict[str, str]) -> str:
         """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
@@ -162,12 +181,14 @@ class Benchmark:
     def measure(self, model: Diffusion, folder: Path) -> Measured:
         """Images, predictions.csv and features in `folder`; what is there already, and as it was written, is not made again.
         The cost is that of all starts."""
+        check_accuracy(self.accuracies, self.protocol.judge_floor)
         generate(model.to(self.device), self.wanted, folder / "images", self.protocol.batch, self.protocol.sampling)
         return self.judged(folder / "images", folder, {"generate_s": seconds(folder / "images")})
 
     def judged(self, images: Path, folder: Path, cost: dict[str, float] | None = None) -> Measured:
         """Score the images of one folder; the record goes to another: predictions.csv, features, and judged.json, which says
         of which images and which table. Raises BadInput for missing, extra or changed images."""
+        check_accuracy(self.accuracies, self.protocol.judge_floor)
         refuse_strangers(self.wanted, images)
         refuse_gaps(self.wanted, images)
         table = folder / "predictions.csv"
@@ -232,19 +253,12 @@ class Benchmark:
 
     def real(self, name: str, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
         """Features of the dataset's test images by one backbone, and their cells: the distances' reference, computed once."""
-        items = self.dataset.items("test")
-        backbone = self.backbones[name]
-        identity = content_hash([self.dataset.fingerprint(items, size), name, backbone.identity])
-        path = self.cache / f"real-{identity}.safetensors"
+        path = self._features_file(name, size)
         found = unharmed(path, read_tensors)
         if found is None:
-            stage, parts = Stage("real images", len(items), "while judging real images"), []
-            for start in range(0, len(items), CHUNK):
-                parts.append(backbone(self.dataset.images(items[start : start + CHUNK], size)))
-                stage.done(min(start + CHUNK, len(items)))
-            found = {"features": torch.cat(parts)}, {}
-            write_tensors(path, found[0])
-        return found[0]["features"], [item.concepts for item in items]
+            self._read_tests(size)
+            found = read_tensors(path)
+        return found[0]["features"], [item.concepts for item in self.dataset.items("test")]
 
     def distances(self, measured: Measured, kept: Callable[[dict[str, str]], bool]) -> dict[str, Metric]:
         """Fréchet and kernel distances to the test images, over the cells that `kept` is true of, on both sides."""
@@ -287,7 +301,12 @@ class Benchmark:
             "base": self.score(base, request) if base else {},
             "landed": landed(unlearned.rows, request.target, request.domain),
             "gates": {
-                "judge_accuracy": {domain: judge.accuracy for domain, judge in self.judges.items()},
+                "judge_accuracy": self.accuracies,
+                "judge_stated": {
+                    domain: judge.accuracy
+                    for domain, judge in self.judges.items()
+                    if judge.accuracy is not None and abs(judge.accuracy - self.accuracies[domain]) >= 0.0005
+                },
                 "images": len(self.wanted),
                 "reading": self.protocol.reading,
             },

@@ -31,13 +31,12 @@ def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
             )
 
 
-def check_accuracy(judges: dict[str, Judge], floor: float) -> None:
+def check_accuracy(accuracies: dict[str, float], floor: float) -> None:
     """A gate. Raises BadInput where a judge is right too seldom on real images."""
-    for domain, judge in judges.items():
-        assert judge.accuracy is not None
-        if judge.accuracy < floor:
+    for domain, accuracy in accuracies.items():
+        if accuracy < floor:
             raise BadInput(
-                f"the {domain} judge is right on {judge.accuracy:.1%} of held-out real images; "
+                f"the {domain} judge is right on {accuracy:.1%} of held-out real images; "
                 f"the gate is {floor:.1%} (protocol.judge_floor)"
             )
 

@@ -56,7 +56,9 @@ def run_table(results: dict[str, Any]) -> str:
     header = ["model", *TITLES.values()]
     rows = [[name, *(cell_text(results[key].get(c), c) for c in TITLES)]
             for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))]  # fmt: skip
-    judges = ", ".join(f"{d} {100 * a:.1f} %" for d, a in results["gates"]["judge_accuracy"].items())
+    stated = results["gates"].get("judge_stated", {})
+    judges = ", ".join(f"{d} {100 * a:.1f} %" + (f" (its own file says {100 * stated[d]:.1f} %)" if d in stated else "")
+                       for d, a in results["gates"]["judge_accuracy"].items())  # fmt: skip
     lines = [
         table(header, rows),
         f"{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); percent with 95 % "

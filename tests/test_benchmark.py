@@ -73,15 +73,17 @@ def test_nothing_is_scored_on_a_partial_set(dataset: MiniCanvas, model: Diffusio
 
 
 def test_gates(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
-    protocol = Protocol("default", [1])
+    protocol = Protocol("default", [1], fid=[])
     shuffled = judge("style", dataset.domains["style"][::-1])
     foreign = judge("style", [*dataset.domains["style"][:-1], "cubism"])
-    poor = judge("style", dataset.domains["style"], accuracy=0.5)
-    for style, message in ((shuffled, "their order"), (foreign, "cubism, watercolor"), (poor, "the gate is 90")):
+    for style, message in ((shuffled, "their order"), (foreign, "cubism, watercolor")):
         with pytest.raises(BadInput, match=message):
             Benchmark(dataset, {**judges, "style": style}, protocol, tmp_path)
     with pytest.raises(BadInput, match="no judge for the domain 'object'"):
         Benchmark(dataset, {"style": judges["style"]}, protocol, tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(BadInput, match=r"style judge is right on .*the gate is 90"):  # whatever its file says
+        Benchmark(dataset, judges, protocol, tmp_path).judged(tmp_path / "images", tmp_path)
 
 
 def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path
 
 
 def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path) -> None:
-    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2]), tmp_path / "cache")
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path / "cache")
     request = Request.check(dataset, "neon", None)
     assert ("A cat image in neon style.", "A cat image in photo style.") in benchmark.check_captions(request)
     base = benchmark.measure_base(model, "0" * 64)
@@ -128,7 +130,7 @@ def test_the_distances_leave_the_target_out_on_both_sides(
 ) -> None:
     """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far off,
     elsewhere, in what is real."""
-    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2]), tmp_path)
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path)
     request = Request.check(dataset, gone, None)
     generator = torch.Generator().manual_seed(0)
     cells = [tuple(cell.values()) for cell in dataset.cells()] * 2
@@ -150,7 +152,7 @@ def test_the_distances_leave_the_target_out_on_both_sides(
 def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_own_noise(
     dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, noise: str, shared: bool
 ) -> None:
-    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], noise=noise, fid=[]), tmp_path)
+    benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], noise=noise, fid=[], judge_floor=0), tmp_path)
     rows = [{"file": a.file, "seed": str(a.seed), **a.cell, "style_predicted": a.cell["style"],
              "object_predicted": a.cell["object"]} for a in benchmark.wanted]  # fmt: skip
     found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.check(dataset, "neon", None))
@@ -216,18 +218,28 @@ def test_a_protocols_prompts_files_and_part(dataset: MiniCanvas, judges: dict[st
         Protocol("p", [1, 1])
 
 
-def test_a_judge_without_a_number_is_measured_on_real_images(dataset: MiniCanvas, tmp_path: Path) -> None:
-    judges = {domain: judge(domain, labels, accuracy=None) for domain, labels in dataset.domains.items()}
-    Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0), tmp_path)
+@pytest.mark.parametrize("stated", [None, 0.99])
+def test_a_judge_is_measured_on_this_datasets_images_whatever_its_file_says(
+    dataset: MiniCanvas, tmp_path: Path, stated: float | None
+) -> None:
+    judges = {domain: judge(domain, labels, accuracy=stated) for domain, labels in dataset.domains.items()}
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0, fid=[]), tmp_path)
     items = dataset.items("test")
     pixels = dataset.images(items, 32).float() / 255
     for domain, own in judges.items():
         right = own(pixels).argmax(-1) == dataset.labels(items, domain)
-        assert own.accuracy == pytest.approx(right.float().mean().item())
+        assert benchmark.accuracies[domain] == pytest.approx(right.float().mean().item())
     assert len(list(tmp_path.glob("judge-*.json"))) == 2
-    again = {domain: judge(domain, labels, accuracy=None) for domain, labels in dataset.domains.items()}
-    with pytest.raises(BadInput, match=r"the gate is 90"):
-        Benchmark(dataset, again, Protocol("p", [1]), tmp_path)
+    dataset.images = None  # type: ignore[assignment] # the second time nothing is read
+    again = Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0, fid=[]), tmp_path)
+    assert again.accuracies == benchmark.accuracies
+    gates = {"judge_accuracy": again.accuracies, "judge_stated": dict.fromkeys(judges, 0.99) if stated else {}}
+    rows = [{**cell, "seed": "1", "style_predicted": "photo", "object_predicted": "cat"} for cell in dataset.cells()]
+    results = again.results(Measured(tmp_path, rows, {}, 32), None, Request.check(dataset, "neon", None))
+    assert {key: results["gates"][key] for key in gates} == gates
+    cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
+    whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
+    assert ("its own file says 99.0 %" in run_table(whole)) == bool(stated)
 
 
 def test_the_splits_lie_with_the_run(dataset: MiniCanvas, tmp_path: Path) -> None:
