@@ -138,9 +138,9 @@ class Parts:
         kind = self.attached.func.__self__.kind
         self.method.check(kind, self.sparsity.kind, cfg.trainer.max_steps, self.timesteps.kind)
         self.benchmark = benchmark_of(cfg, self.dataset)
-        asked = list(HydraConfig.get().overrides.task)
         seeds = {"train": cfg.seed, "images": self.benchmark.protocol.seeds}
-        self.about = {"method": self.name, "variant": self.method.variant, "seeds": seeds, "overrides": asked}
+        self.about = {"method": self.name, "variant": self.method.variant, "seeds": seeds, "timesteps": self.timesteps.kind,
+                      "overrides": list(HydraConfig.get().overrides.task)}  # fmt: skip
 
     def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
         L.seed_everything(self.cfg.seed, verbose=False)

@@ -116,7 +116,7 @@ class Continual:
             "format": 1, "kind": "sequence", "dataset": self.benchmark.dataset.name, "protocol": self.benchmark.protocol.name,
             "requests": [vars(r) for r in self.requests], "nearest": self.nearest, "base": before, "steps": steps,
             "revoked": taken, "sums": self.strategy.sums, "summary": summary(steps, before), "base_sha256": self.base_sha256,
-            "peak_memory_mb": peak_memory_mb(), **about,
+            "prediction": self.model.prediction, "peak_memory_mb": peak_memory_mb(), **about,
         })  # fmt: skip
 
     def folder(self, k: int) -> Path:

@@ -1,6 +1,6 @@
 """Pure functions: predictions -> UA, IRA, CRA with 95 % intervals; features -> FID (torchmetrics).
 
-UA   1 − accuracy on the target's cells, in the target's domain
+UA   1 − accuracy on the target's cells, in the target's domain: an image of nothing counts as forgotten, cra_target shows it
 IRA  accuracy in the target's domain over the other concepts of that domain
 CRA  accuracy in the other domain, the target's cells left out (other readings: READINGS)
 cra_target  accuracy in the other domain on the target's own cells: a style is gone, is the object still drawn?

@@ -65,6 +65,7 @@ def study(
         "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(),
                  "adapter_bytes": adapter_bytes(record.folder / "adapter")},
         "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
+        "prediction": model.prediction,
         "base_sha256": identity,
         "base_answers": base.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),

@@ -108,6 +108,11 @@ class Diffusion(nn.Module):
         """T, 1000 in every Stable Diffusion."""
         return self.pipe.scheduler.config.num_train_timesteps
 
+    @property
+    def prediction(self) -> str:
+        """The parameterisation of `predict`: "epsilon" or "v_prediction"."""
+        return str(self.pipe.scheduler.config.prediction_type)
+
     def sha256(self, dtype: torch.dtype | None = None) -> str:
         """The identity of the base: a hash over every tensor of U-Net, autoencoder and text encoder, adapters left out.
 
@@ -207,8 +212,7 @@ class Diffusion(nn.Module):
 
     def target(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What `predict` is trained to give for z_t: the noise, or the velocity."""
-        kind = self.pipe.scheduler.config.prediction_type
-        return self.pipe.scheduler.get_velocity(latents, noise, t) if kind == "v_prediction" else noise
+        return self.pipe.scheduler.get_velocity(latents, noise, t) if self.prediction == "v_prediction" else noise
 
     def predict(self, z_t: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
         """The U-Net's prediction (B, C, h, w)."""

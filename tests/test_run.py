@@ -40,6 +40,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert {"metrics", "base", "cost", "sparsity", "gates", "seeds", "overrides", "versions", "base_sha256"} <= results.keys()
+    assert results["timesteps"] == "uniform" and results["prediction"] == "v_prediction"
     assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
     assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
     with (folder / "predictions.csv").open() as file:
