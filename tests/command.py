@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class Command:
 
 
 def complaint(done: Done) -> str:
-    (line,) = [text for text in done.stderr.splitlines() if text.strip()]
+    """The one line, but for those that say, with the time, what is being done."""
+    (line,) = [text for text in done.stderr.splitlines() if text.strip() and not re.match(r"\d\d:\d\d:\d\d ", text)]
     assert line.startswith("error: ")
     return line
