@@ -206,7 +206,7 @@ def test_runs_on_own_images_are_composed(
     assert "| cat + dog" in said and "UA cat" in said
     entries = read_json(own / "out" / "composed.json")
     assert [entry["members"] for entry in entries] == [[], ["cat"], ["dog"], ["cat", "dog"]]
-    assert sorted(path.name for path in (own / "out" / "cat+dog-sum" / "images").iterdir()) == [
+    assert sorted(path.name for path in (own / "out" / "cat+dog-sum" / "images").glob("*.png")) == [
         "bird_seed7.png", "cat_seed7.png", "dog_seed7.png"]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from fade.unlearner import Unlearner, fit
 
 CONFIG = "target: neon\n"
 STEPS = 3
+PROTOCOL = Protocol("default", [1], judge_floor=0.0)  # the judges are untrained
 
 
 class Run:
@@ -61,7 +62,7 @@ class Run:
         record = Record(self.run, CONFIG, ["target=neon", f"output_dir={self.folder}"], self.cache)
         judges = {domain: judge(domain, labels) for domain, labels in self.dataset.domains.items()}
         about = {"method": "fade", "overrides": ["target=neon", f"output_dir={self.folder}"]}
-        benchmark = Benchmark(self.dataset, judges, Protocol("default", [1]), self.cache)
+        benchmark = Benchmark(self.dataset, judges, PROTOCOL, self.cache)
         found = record.results or study(
             record, self.model, benchmark, self.request, self.attach, self.learn, Neuron(0.2), about
         )
@@ -261,7 +262,7 @@ def test_a_harmed_checkpoint_begins_anew_and_ends_the_same(
 def test_images_that_lie_elsewhere_are_scored_only_as_they_were_written(run: Run) -> None:
     run()
     judges = {domain: judge(domain, labels) for domain, labels in run.dataset.domains.items()}
-    wanted = Benchmark(run.dataset, judges, Protocol("default", [1]), run.cache).wanted
+    wanted = Benchmark(run.dataset, judges, PROTOCOL, run.cache).wanted
     shutil.copytree(run.run / "images", run.folder / "answers")
     refuse_harmed(wanted, run.folder / "answers")
     Image.new("RGB", (32, 32)).save(run.folder / "answers" / wanted[3].file)
