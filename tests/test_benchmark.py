@@ -118,6 +118,12 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([whole, whole]))
 
 
+def test_a_forget_caption_that_is_never_asked_is_refused(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], prompt="{object}, {style}"), tmp_path)
+    with pytest.raises(BadInput, match=r"'A bird image in neon style\.' is never asked in the evaluation"):
+        benchmark.check_captions(Request.check(dataset, "neon", None))
+
+
 def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"x" * 1234)
     (tmp_path / "README.md").write_text("a card")

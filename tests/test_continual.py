@@ -32,6 +32,7 @@ from fade.files import read_json
 from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.sparsity import Neuron
+from fade.strategies.independent import Independent
 from fade.strategies.selft import SelFT
 from fade.strategies.stack import Stack
 
@@ -114,7 +115,11 @@ def test_the_log_shows_every_change(tmp_path: Path) -> None:
     assert [line["number"] for line in lines] == [1, 2, 3] and lines[0]["before"] == "base"
     path = tmp_path / history.NAME
     text = path.read_text()
-    for broken in (text.replace("cat", "dog"), "\n".join(text.splitlines()[1:]), text[: len(text) // 2]):
+    other, file = (
+        text.replace('"target": "cat"', '"target": "dog"'),
+        text.replace('"adapter_sha256": "cat"', '"adapter_sha256": "dog"'),
+    )
+    for broken in (other, file, "\n".join(text.splitlines()[1:]), text[: len(text) // 2]):
         path.write_text(broken)
         with pytest.raises(BadInput, match=r"history\.jsonl, line"):
             history.read(tmp_path, "base")
@@ -167,6 +172,26 @@ def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most
         taken = run.benchmark.judges[domain].probabilities(pixels)[:, labels.index(target)]
         means = {x: taken[[row[domain] == x for row in rows]].mean().item() for x in labels if x != target}
         assert found[target] == max(means, key=lambda label: means[label])
+
+
+class Learned:
+    """What training leaves for the record: its cost."""
+
+    def cost(self) -> dict[str, float]:
+        return {"steps": 1}
+
+
+@pytest.mark.parametrize(("strategy", "below"), [(Stack(), [0]), (Independent(), [])])
+def test_independent_adapters_are_trained_on_the_base_alone(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, strategy: Stack | Independent, below: list[int]
+) -> None:
+    run, seen = sequence(dataset, model, tmp_path), []
+    run.strategy, run.attach = strategy, lambda model, name: Lora.attach(model, rank=2, alpha=2, name=name)
+    run.learn = lambda *_: seen.append(list(run.on)) or Learned()  # type: ignore[func-returns-value, assignment, return-value]
+    run.train(run.folder(0), run.requests, 0, "request1")
+    run.put_on(0)
+    run.train(run.folder(1), run.requests, 1, "request2")
+    assert seen == [[], below]
 
 
 def test_the_summary() -> None:

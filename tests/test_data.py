@@ -90,3 +90,34 @@ def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, mo
     assert torch.equal(other.own[row], model.embed(["neon: a bird"])[0]) and other.concept[row].any()
     with pytest.raises(BadInput, match="template"):
         Pairs(dataset, request, 16, 64, 2, tmp_path, template="a {object}")
+
+
+def test_every_example_stands_under_its_own_captions(model: Diffusion, pairs: Pairs) -> None:
+    """forget: the target's images, under their caption and the surrogate's; retain: under their own alone; anchor: images of
+    the surrogate, under the target's caption and their own."""
+    cells = pairs.dataset.cells()
+    shown = {z.sum().item(): cells[row] for side in ("forget", "retain")
+             for z, row in zip(pairs.latents[side], pairs.cells[side].tolist(), strict=True)}  # fmt: skip
+    for batch in (pairs.draw(torch.Generator().manual_seed(0)), *pairs.sweep(3, torch.Generator().manual_seed(1))):
+        for side, example in batch.items():
+            for row, z in enumerate(example["latents"]):  # type: ignore[index]
+                cell = shown[z.sum().item()]
+                style = {"forget": "neon", "anchor": "photo"}.get(side, cell["style"])
+                assert cell["style"] == style and (side != "retain" or style != "neon")
+                said = [{**cell, "style": s} for s in {"retain": (style, style)}.get(side, ("neon", "photo"))]
+                for key, wanted in zip(("prompt", "surrogate"), said, strict=True):
+                    assert torch.equal(example[key][row], pairs.own[cells.index(wanted)])  # type: ignore[index]
+
+
+def test_several_requests_overwrite_each_its_own(dataset: MiniCanvas, tmp_path: Path) -> None:
+    pairs = Pairs(dataset, [Request.check(dataset, name, None) for name in ("neon", "cat")], 16, 64, 2, tmp_path)
+    found = [tuple(pairs.surrogate({"style": s, "object": o}).values()) for s, o in (("neon", "cat"), ("photo", "cat"))]
+    assert found == [("photo", "fish"), ("photo", "fish")]
+    assert pairs.side({"style": "neon", "object": "dog"}) == pairs.side({"style": "photo", "object": "cat"}) == "forget"
+
+
+def test_latents_are_the_posteriors_mode_scaled(model: Diffusion) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        mean, _ = model.vae.quant_conv(model.vae.encoder(2 * images - 1)).chunk(2, 1)
+    torch.testing.assert_close(model.encode(images), 0.18215 * mean)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from fade.data.folder import Folder
 from fade.data.minicanvas import MiniCanvas
+from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.pretrain import Pretraining, check_images, images_of
 from fade.pretrain.autoencoder import AutoencoderSettings
-from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_tokenizer, tokenise
+from fade.pretrain.diffusion import DiffusionSettings, diffusion_loss, load_pipeline, make_scheduler, make_tokenizer, tokenise
 from fade.pretrain.judge import JudgeSettings
 from fade.pretrain.stage import Schedule, Stage, train
 
@@ -179,6 +180,29 @@ def test_the_autoencoders_gate_names_what_helps(tmp_path: Path) -> None:
     judge.accuracy = 1.0
     with pytest.raises(BadInput, match=r"pretrain.autoencoder.steps \(it is 1\), or lower pretrain.autoencoder.gate \(1.0\)"):
         made.train_autoencoder({"style": judge})
+
+
+@pytest.mark.parametrize("empty", [0.0, 1.0])
+def test_the_diffusion_loss_is_its_formula(model: Diffusion, tmp_path: Path, empty: float) -> None:
+    """v = √ᾱ ε − √(1 − ᾱ) z at t = 1000 u^0.7, under the caption of the image's own cell, or the empty one."""
+    pipe, settings = (
+        model.pipe,
+        replace(recipe(tmp_path, MiniCanvas(TEMPLATE, PARTIALS, 1, 1, 1)).diffusion, empty=empty, partial=0.0),
+    )
+    pipe.scheduler = make_scheduler()
+    captions = [["A cat image in neon style.", "", "A cat image."], ["neon", "", "cat"]]
+    tokens = torch.stack([tokenise(pipe.tokenizer, texts) for texts in captions])
+    latents, owner = torch.randn(6, 4, 8, 8), torch.tensor([0, 1, 0, 1, 1, 0])
+    torch.manual_seed(5)
+    found = diffusion_loss(pipe, latents, tokens, owner, settings)(torch.device("cpu"))
+    torch.manual_seed(5)
+    index = torch.randint(0, 6, (4,))
+    torch.multinomial(torch.tensor([1 - empty, empty, 0.0]), 4, replacement=True)
+    t = (1000 * torch.rand(4) ** 0.7).long()
+    z, noise, alpha = latents[index], torch.randn(4, 4, 8, 8), pipe.scheduler.alphas_cumprod[t][:, None, None, None]
+    c = model.embed(["" if empty else captions[int(owner[i])][0] for i in index])
+    guess = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, c).sample
+    torch.testing.assert_close(found, ((guess - (alpha.sqrt() * noise - (1 - alpha).sqrt() * z)) ** 2).mean())
 
 
 def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> None:

@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.generate import kept_cells
-from benchmarks.html import write_page
+from benchmarks.html import both, heat_map, mean_of, write_page
 from benchmarks.judge import write_rows
 from benchmarks.ledger import expect, fail, ledger, status
 from benchmarks.metrics import landed, scores
 from benchmarks.record import Record
 from benchmarks.report import find, write
 from benchmarks.subset import Design, coverage, estimate, load
-from benchmarks.tables import as_latex, setting
+from benchmarks.tables import as_latex, setting, summary
 from fade.errors import BadInput
 from fade.files import write_json
 
@@ -108,6 +108,26 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
         assert len(list(csv.DictReader(file))) == 12
     assert r"fid\_judge" in (tmp_path / "out" / "summary.tex").read_text()
     assert as_latex(["a"], [["50 % {x} \\"]]).count(r"50 \% \{x\} \textbackslash{} \\") == 1
+
+
+def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
+    def run(domain: str, ua: float, ira: float) -> dict[str, Any]:
+        own = {"ua": {"value": ua}, "ira": {"value": ira}, "cra": {"value": 0.5}}
+        return {**finished(tmp_path / domain, "neon" if domain == "style" else "cat"), "metrics": own,
+                "base": {"ira": {"value": 0.9}, "cra": {"value": 1.0}}}  # fmt: skip
+
+    runs = [run("style", 0.89, 0.7), run("object", 0.91, 0.8)]
+    interval = mean_of(runs, "ua")  # the deviation is 0.01 times the root of 2, Student's quantile of one degree 12.706
+    assert interval == pytest.approx({"value": 0.9, "low": 0.9 - 0.12706, "high": 1.0}, abs=1e-5)
+    assert both(runs) == pytest.approx((90.0, 100 * (0.7 + 0.8 + 0.5 + 0.5) / 4))
+    header, rows = summary(runs)
+    found = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert [found[d]["UA"] for d in ("style", "all")] == ["89.0 (89–89)", "90.0 (89–91)"]
+    assert [found[d]["Δ IRA"] for d in ("style", "object", "all")] == ["-20.0", "-10.0", "-15.0"]
+    table = heat_map([(tmp_path / "style", runs[0])], "style")
+    shares = {style: [row["style_predicted"] == style for row in csv.DictReader((tmp_path / "style" / "predictions.csv").open())
+                      if row["style"] == style] for style in STYLES}  # fmt: skip
+    assert re.findall(r">(\d+)</td>", table) == [f"{100 * np.mean(shares[style]):.0f}" for style in STYLES]
 
 
 def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fade.files import read_tensors
 from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.saliency import ratio, sum_of_abs
-from fade.sparsity import Module, Neuron, Weight, density
+from fade.sparsity import Module, Neuron, Random, Weight, density
 from fade.timesteps import Uniform, timed
 from fade.unlearner import Unlearner, fit
 
@@ -125,6 +125,15 @@ def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
     assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
+def test_random_masks_are_a_control_of_either_shape() -> None:
+    saliency = {"a": torch.rand(12, 10), "b": torch.rand(6, 8)}
+    for like, shape in (("neuron", Neuron(0.25)), ("weight", Weight(0.25))):
+        masks, other = Random(0.25, 0, like)(saliency), Random(0.25, 1, like)(saliency)
+        assert density(masks) == density(shape(saliency)) and any(not torch.equal(masks[k], other[k]) for k in masks)
+        rectangles = [m.sum() == m.any(1).sum() * m.any(0).sum() for m in masks.values()]
+        assert all(rectangles) == (like == "neuron")
+
+
 def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
     given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8,
              "optimizer": partial(torch.optim.AdamW, lr=1e-2)} | settings  # fmt: skip
@@ -216,6 +225,23 @@ def test_a_step_without_effect_or_without_numbers_ends_the_training(
 
         patch.setattr(Fade, "losses", infinite)
         train("twice", quiet(3, 2), 1e-2)  # the third batch is of the second step
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine(model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path) -> None:
+    """Warm-up of four steps; then (1 + cos(pi k / 8)) / 2 of eight, or flat."""
+    own = unlearner(model, adapter, pairs, tmp_path, warmup=4)
+    own.trainer = L.Trainer(max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert [own._rate(k) for k in (4, 6, 8)] == pytest.approx([0.5, 0.14644661, 0.0])
+    own.cosine = False
+    assert [own._rate(k) for k in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_every_step_draws_its_own_batch(model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path) -> None:
+    own = unlearner(model, adapter, pairs, tmp_path)
+    noises = [own._drawn(step, further)["forget"]["noise"] for step in (0, 1, 2) for further in (0, 1)]
+    assert len({float(noise.sum()) for noise in noises}) == 6
+    torch.manual_seed(99)
+    assert torch.equal(own._drawn(1)["forget"]["noise"], noises[2])
 
 
 class Killed(Exception):

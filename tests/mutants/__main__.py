@@ -70,18 +70,19 @@ def planted(folder: Path, file: str, text: str) -> None:
     here.write_text(text, encoding="utf-8")
 
 
-def tested(folder: Path, tests: Sequence[str]) -> int:
-    """pytest's exit code in `folder`, whose tests run in this process."""
+def tested(folder: Path, tests: Sequence[str], said: str = os.devnull) -> int:
+    """pytest's exit code in `folder`, whose tests run in this process; `said`: the file that its words go to."""
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
-    with open(os.devnull, "w") as silence:
-        os.dup2(silence.fileno(), 1)
-        os.dup2(silence.fileno(), 2)
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+    with open(said, "w") as words:
+        os.dup2(words.fileno(), 1)
+        os.dup2(words.fileno(), 2)
+        all_of_them = said != os.devnull
+        return int(pytest.main([*([] if all_of_them else ["-x"]), "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
 
 
-def forked(mutant: Mutant | None, tests: Sequence[str]) -> int:
+def forked(mutant: Mutant | None, tests: Sequence[str], said: str = os.devnull) -> int:
     """The process number of a child that ends with pytest's exit code; without a mutant the tests run as they are."""
     text = mutant.text() if mutant else None  # raises here, not in the child
     child = os.fork()
@@ -92,7 +93,7 @@ def forked(mutant: Mutant | None, tests: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             if mutant and text is not None:
                 planted(Path(folder), mutant.file, text)
-            code = tested(Path(folder) if mutant else ROOT, tests)
+            code = tested(Path(folder) if mutant else ROOT, tests, said)
     finally:
         os._exit(code)
 
@@ -108,11 +109,13 @@ def outcomes(mutants: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, 
         yield running.pop(child), os.waitstatus_to_exitcode(status)
 
 
-def fails_alone(mutants: Sequence[Mutant]) -> bool:
-    """Whether a listed test is missing, or fails without any error planted."""
+def failing_alone(mutants: Sequence[Mutant]) -> str:
+    """What pytest says of listed tests that are missing, or fail without any error planted; nothing where there are none."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    _, status = os.waitpid(forked(None, tests), 0)
-    return os.waitstatus_to_exitcode(status) != SURVIVED
+    with tempfile.NamedTemporaryFile("r") as said:
+        _, status = os.waitpid(forked(None, tests, said.name), 0)
+        lines = [line for line in said if line.startswith(("FAILED", "ERROR"))]
+    return "".join(lines) or ("" if os.waitstatus_to_exitcode(status) == SURVIVED else "pytest itself failed")
 
 
 def report(found: dict[Mutant, int]) -> tuple[str, bool]:
@@ -143,8 +146,8 @@ def main() -> int:
     for library in LIBRARIES:
         importlib.import_module(library)
     print(f"{len(mutants)} errors to plant; first their tests without one", flush=True)
-    if fails_alone(mutants):
-        print("a listed test is missing or fails without any error: run the tests first", file=sys.stderr)
+    if failing := failing_alone(mutants):
+        print(f"listed tests are missing, or fail without any error; mend these first:\n{failing}", file=sys.stderr)
         return 1
     found, began = dict[Mutant, int](), time.monotonic()
     for mutant, code in outcomes(mutants, given.workers):
