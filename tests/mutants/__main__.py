@@ -57,6 +57,17 @@ def listed(only: str) -> list[Mutant]:
     return [mutant for mutant in found if only in mutant.area or only in mutant.name]
 
 
+def stale(mutants: Sequence[Mutant]) -> list[str]:
+    """A line for each whose text is not there any more, or more than once."""
+    lines = []
+    for mutant in mutants:
+        try:
+            mutant.text()
+        except (ValueError, OSError) as error:
+            lines.append(str(error))
+    return lines
+
+
 def planted(folder: Path, file: str, text: str) -> None:
     """`folder` becomes the repository, by links; only `file`, and the folders that lead to it, are its own."""
     here, source = folder, ROOT
@@ -143,6 +154,9 @@ def main() -> int:
     if not mutants:
         print(f"no planted error's area or name holds {given.only!r}", file=sys.stderr)
         return 2
+    if lines := stale(mutants):
+        print("\n".join(lines), file=sys.stderr)
+        return 1
     for library in LIBRARIES:
         importlib.import_module(library)
     print(f"{len(mutants)} errors to plant; first their tests without one", flush=True)
