@@ -84,6 +84,9 @@ def test_unlearncanvas_folders(tmp_path: Path) -> None:
     assert disjoint(dataset)
     assert {int(Path(i.path).stem) for i in dataset.items("test") if i.path} == {1, 2, 3, 4, 5}
     assert dataset.surrogate("Van_Gogh", "style") == "Seed_Images"
+    three = canvas(tmp_path / "three", ["Crayon", "Monet", "Seed_Images"], ["Cats"])
+    several = UnlearnCanvas(str(three), CANVAS, styles=["Crayon", "Monet", "Seed_Images"], objects=["Cats"])
+    assert several.surrogate("Monet", "style") == "Seed_Images"
     assert dataset.caption({"style": "Van_Gogh", "object": "Dogs"}) == "A Dogs image in Van Gogh style."
     assert "2 styles × 2 objects, 80 images (train 48, judge 12, test 20)" in dataset.summary()
     assert "no image by its name: 1 (notes.txt)" in dataset.summary()
@@ -168,7 +171,8 @@ def test_real_photographs() -> None:
 @pytest.mark.parametrize("n", [3, 4, 5, 7, 8, 19, 20, 33])
 def test_every_split_of_a_cell_has_images_and_small_cells_are_shared_out_evenly(n: int) -> None:
     sizes = split_sizes(n, None)
-    assert sum(sizes.values()) == n and min(sizes.values()) >= 1
+    for given in (sizes, split_sizes(n, {"train": 0.9, "judge": 0.05, "test": 0.05})):
+        assert sum(given.values()) == n and min(given.values()) >= 1
     if n == 8:
         assert sizes == {"train": 4, "judge": 2, "test": 2}
     if n == 20:
