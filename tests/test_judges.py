@@ -101,7 +101,8 @@ def test_the_torchvision_backbone(tmp_path: Path) -> None:
         x = F.resize(x, [side, side], antialias=False)
     network.fc = torch.nn.Identity()  # what precedes it is the average of Mixed_7c
     with torch.no_grad():
-        assert torch.allclose(backbone(pixels), network(x * 2 - 1), atol=1e-4)
+        wanted = network(x * 2 - 1)
+        assert (backbone(pixels) - wanted).norm() < 1e-4 * wanted.norm()  # random weights leave features of 1e-8
     with pytest.raises(BadInput, match=r"set protocol\.weights\.torchvision=FILE"):
         backbones(["torchvision"], {}, {}, torch.device("cpu"))
     with pytest.raises(BadInput, match="choose from judge, inception, torchvision"):
