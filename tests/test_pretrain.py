@@ -76,15 +76,15 @@ def test_a_stage_leaves_the_average_of_its_weights(tmp_path: Path) -> None:
         seen.append(network[0].weight.detach().clone())  # before the step, so after the one before it
         return loss(device)
 
-    train(Stage("toy", network, recorded, replace(SHORT, restarts=[]), seed=1), tmp_path / "a.ckpt", 10**6, "cpu", 1)
+    train(Stage("toy", network, recorded, replace(SHORT, restarts=[], rate=1.0), seed=1), tmp_path / "a.ckpt", 10**6, "cpu", 1)
     average = seen[1]
     for n, live in enumerate(seen[2:], start=2):
         keep = min(0.9, n / (n + 9))
         average = keep * average + (1 - keep) * live
-    # the last step's own weights are not seen; they count for 1 - keep of what is left
+    # the last step's own weights are not seen; its rate is 0.001, and they count for 1 - keep of what is left
     keep = min(0.9, 12 / 21)
     last = (network[0].weight.detach() - keep * average) / (1 - keep)
-    assert (last - seen[-1]).abs().max() < 1e-2 and not torch.equal(network[0].weight, seen[-1])
+    assert (last - seen[-1]).abs().max() < 2e-3 and not torch.equal(network[0].weight, seen[-1])
 
 
 def test_the_rate_always_falls_to_zero() -> None:
