@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ from run import entry
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
-SHORT = ["protocol.seeds=[188]", "trainer.max_steps=4", "pairs.forget=16", "pairs.retain=64", "model.steps=4"]
+SHORT = [
+    "protocol.seeds=[188]",
+    "trainer.max_steps=4",
+    "pairs.forget=16",
+    "pairs.retain=64",
+    "model.steps=4",
+    "dataset.source.test=2",
+]
 
 
 @dataclass
@@ -37,11 +45,15 @@ class Command:
         flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
         self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
         self.capture.readouterr()
+        root = logging.getLogger()
+        handlers = list(root.handlers)
         try:
             entry()
             ended = 0
         except SystemExit as end:
             ended = int(end.code or 0)
+        finally:
+            root.handlers[:] = handlers  # Hydra's write to a stream that ends with the test
         done = Done(ended, *self.capture.readouterr())
         assert done.code == code, done.stderr[-2000:]
         return done

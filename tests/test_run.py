@@ -76,7 +76,14 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, run: Co
     (made,) = (tmp_path / "outputs").iterdir()
     (base,) = (folder for folder in (tmp_path / "cache").iterdir() if folder.name.startswith("base-"))
     shutil.copytree(made / "images", tmp_path / "answers")
-    options = ["task=score", "target=neon", "protocol.seeds=[188]", f"answers={tmp_path / 'answers'}", "model.path=nowhere"]
+    options = [
+        "task=score",
+        "target=neon",
+        "protocol.seeds=[188]",
+        "dataset.source.test=2",
+        f"answers={tmp_path / 'answers'}",
+        "model.path=nowhere",
+    ]
     scored = run(*options, f"base_answers={base / 'images'}", f"out={tmp_path / 'scored'}")
     wanted, found = (json.loads((f / "results.json").read_text()) for f in (made, tmp_path / "scored"))
     assert found["metrics"] == wanted["metrics"] and found["base"] == wanted["base"] and "72 images scored" in scored.stdout
