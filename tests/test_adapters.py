@@ -70,6 +70,19 @@ def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimi
 
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
+def test_the_change_that_trains_is_the_one_that_is_merged_and_lies_within_the_mask(
+    model: Diffusion, sparsity: Sparsity
+) -> None:
+    adapter = Lora.attach(model, rank=2, alpha=3)
+    adapter.set_masks(sparsity({name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}))
+    shake(adapter)
+    for name, mask in adapter.masks().items():
+        change, merged = adapter.change(name), adapter.delta(f"{name}.weight")
+        assert not change[~mask].any() and bool(change.any()) == bool(mask.any())
+        torch.testing.assert_close(change.double(), torch.zeros_like(change).double() if merged is None else merged)
+
+
+@pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
 def test_saved_and_loaded_it_is_the_same(model: Diffusion, tmp_path: Path, sparsity: Sparsity) -> None:
     adapter = Lora.attach(model, rank=2, alpha=3)
     sparsify(adapter, sparsity)

@@ -195,8 +195,9 @@ def test_five_hundred_runs_make_a_page_under_ten_megabytes(tmp_path: Path) -> No
 
 
 def test_the_ledger(study: Path) -> None:
-    expect(study, [["target=neon", "sparsity=neuron"], ["target=house", "sparsity=neuron"]])
-    expect(study, [["target=house", "sparsity=neuron"], ["target=boat", "sparsity=neuron"]])
+    expect(study, [["target=neon", "sparsity=neuron"], ["target=boat", "sparsity=neuron"]])
+    for _ in range(2):  # what was asked for before is asked for still, and once
+        expect(study, [["target=house", "sparsity=neuron"]])
     Record(study / "now", "a: 1", ["target=car"])
     dead = Record(study / "dead", "a: 2", ["target=tree"])
     gone = subprocess.Popen([sys.executable, "-c", ""])

@@ -122,6 +122,7 @@ def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
     assert weights["high"].tolist() == [[True, False], [True, True]] and not weights["low"].any() and not weights["wide"].any()
     scores = torch.tensor([[1.0, 5.0, 1.0], [0.0, 9.0, 0.0], [1.0, 4.0, 1.0]])  # rows 7, 9, 6; columns 2, 18, 2
     assert Neuron(1 / 9)({"a": scores})["a"].nonzero().tolist() == [[1, 1]]
+    assert Neuron(1 / 4)({"a": torch.tensor([[1.0, 9.0], [2.0, 3.0]])})["a"].nonzero().tolist() == [[0, 1]]  # row, column
     assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
