@@ -220,6 +220,7 @@ def decided(runs: Sequence[Run]) -> str:
 
 
 Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
+COUNTED = ("pairs.forget", "pairs.retain", "pairs.batch", "trainer.max_steps", "model.steps", "adapter.rank")  # whole, >= 1
 
 
 def number(text: str) -> float | None:
@@ -246,16 +247,20 @@ def edge(method: str, best: Setting, tried: Sequence[Setting]) -> str:
         if own is None or (len(values) > 1 and values[0] < own < values[-1]):
             continue
         if len(values) == 1:
-            further[key] = [own / 3, own * 3]
+            on = [own / 3, own * 3]
         else:  # as far again, as a factor where that makes sense
             near = values[1] if own == values[0] else values[-2]
-            further[key] = [own * own / near if own * near > 0 else 2 * own - near]
+            on = [own * own / near if own * near > 0 else 2 * own - near]
+        if key in COUNTED:
+            on = [v for v in (max(1, round(v)) for v in on) if v != own]
+        if on:
+            further[key] = [str(v) if key in COUNTED else f"{v:.2g}" for v in on]
     if not best:
         return f"{method}: nothing was varied; give what to vary, as sweeps/tuning.yaml says"
     if not further:
         return f"{method}: the best lies inside what was tried"
-    on = [f"{key}={','.join(f'{v:.2g}' for v in further[key]) if key in further else value}" for key, value in best]
-    command = f"python run.py -m +sweeps=tuning method={method} {' '.join(on)}"
+    options = [f"{key}={','.join(further.get(key, [value]))}" for key, value in best]
+    command = f"python run.py -m +sweeps=tuning method={method} {' '.join(options)}"
     return f"{method}: the best lies at the EDGE in {said(further)}; go on with: {command}"
 
 

@@ -91,9 +91,14 @@ def find_sequences(folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def flaws(folder: Path, results: dict[str, Any]) -> list[str]:
-    """A line for each file beside results.json that is there and cannot be read; the page does without it."""
-    usable = {"predictions.csv": bool(rows_of(folder, results)), "comparison.png": has_picture(folder)}
-    return [f"{folder / name}: left out, broken" for name, good in usable.items() if (folder / name).exists() and not good]
+    """A line for each file beside results.json that is there and cannot be read, which the page does without, and one where
+    predictions and results are not of one run."""
+    rows = rows_of(folder, results)
+    usable = {"predictions.csv": bool(rows), "comparison.png": has_picture(folder)}
+    broken = [f"{folder / name}: left out, broken" for name, good in usable.items() if (folder / name).exists() and not good]
+    if rows and results["target"] not in {row[results["domain"]] for row in rows}:
+        broken.append(f"{folder / 'predictions.csv'}: no image of the target {results['target']!r} of results.json")
+    return broken
 
 
 def unique(found: list[tuple[Path, dict[str, Any]]]) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:

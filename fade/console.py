@@ -32,6 +32,7 @@ IDLE = {
     r"You're resuming from a checkpoint that ended before the epoch": "a step draws by its number; the loader only counts",
     r"Checkpoint directory .* exists and is not empty": "it is where the run goes on from",
     r".*configure_optimizers` returned `None`": "a closed form takes no step",
+    r"The `srun` command is available on your system but is not used": "launcher=slurm is for that",
     r"The 'train_dataloader' does not have many workers": "the loader only counts; the latents are in memory",
 }
 

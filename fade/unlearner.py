@@ -301,15 +301,15 @@ def fit(
     """Train, going on from the checkpoint in `folder` where there is one, and from the first step where it is harmed. Raises
     BadInput where nothing came of it."""
     plugins: list[Any] = [SafeCheckpoint()]
-    if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not do so too
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    trainer = make_trainer(
-        callbacks=checkpoints(folder, every), plugins=plugins, logger=loggers or False, default_root_dir=folder
-    )
-    at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
-    last = folder / "last.ckpt"
-    whole = unharmed(last, read_checkpoint) is not None  # each process asks: all go on from it, or all begin anew
     with quiet():
+        if SLURMEnvironment.detect():  # who started the job queues it again (submitit, an operator): Lightning must not too
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        trainer = make_trainer(
+            callbacks=checkpoints(folder, every), plugins=plugins, logger=loggers or False, default_root_dir=folder
+        )
+        at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
+        last = folder / "last.ckpt"
+        whole = unharmed(last, read_checkpoint) is not None  # each process asks: all go on from it, or all begin anew
         trainer.fit(unlearner, ckpt_path=last if whole else None)
     part()
     unlearner.adapter.settle()

@@ -314,6 +314,7 @@ def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path:
     table.write_text(whole)
     results = json.loads((table.parent / "results.json").read_text())
     write_json(table.parent / "results.json", {**results, "target": "cubism"})
+    assert find([study])[1] == [f"{table}: no image of the target 'cubism' of results.json"]
     with pytest.raises(BadInput, match="no image of the target 'cubism'"):
         load([study])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,10 @@ STAGES = ("loading the pipeline", "images: 72 to do", "judging 72 images", "loca
           "drawing comparison.png")  # fmt: skip
 
 
-def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command) -> None:
+def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(0o755)  # a login node
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         first = run("target=neon", *SHORT)

@@ -161,13 +161,13 @@ class Progress(Callback):
 def train(stage: Stage, state: Path, look_every: int, accelerator: str, devices: int) -> None:
     """Train to the schedule's last step, going on from `state` where it is there; `network` then holds the average."""
     averaged = Averaged(stage.schedule.ema)
-    trainer = L.Trainer(
-        accelerator=accelerator, devices=devices, precision=stage.schedule.precision, max_steps=stage.schedule.steps,  # type: ignore[arg-type]
-        max_epochs=-1, val_check_interval=look_every, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[averaged, Progress(state)], plugins=[SafeCheckpoint()],
-    )  # fmt: skip
     with quiet():
+        trainer = L.Trainer(
+            accelerator=accelerator, devices=devices, precision=stage.schedule.precision, max_steps=stage.schedule.steps,  # type: ignore[arg-type]
+            max_epochs=-1, val_check_interval=look_every, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+            callbacks=[averaged, Progress(state)], plugins=[SafeCheckpoint()],
+        )  # fmt: skip
         trainer.fit(stage, ckpt_path=state if state.is_file() else None)
     averaged.on_train_end(trainer, stage)  # Lightning leaves it out where no step was left to do
     stage.network.cpu().eval()
