@@ -35,7 +35,7 @@ import fade
 from benchmarks.benchmark import Benchmark
 from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
 from benchmarks.ledger import expect, fail
-from benchmarks.options import check_options
+from benchmarks.options import check_options, processes
 from benchmarks.plan import jobs, plan
 from benchmarks.rebuilt import benchmark
 from benchmarks.record import Record, saliency_file
@@ -50,6 +50,7 @@ from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.logs import JsonLines, Mirror
+from fade.parallel import check_world
 from fade.strategies import Step
 from fade.unlearner import Unlearner, fit
 
@@ -156,9 +157,11 @@ class Parts:
 
     def try_on(self, model: Diffusion, steps: list[Step]) -> None:
         """Refuses, before any work, what does not go together."""
+        self.benchmark.suits(model)
         adapter = self.attach(model)
         for step in steps:
-            self.made(model, adapter, step, Path())
+            check_world(processes(given(self.cfg.trainer)), self.cfg.pairs.batch, step.method.combines, step.method.passes)
+            self.made(model, adapter, step, Path()).pairs.check(model)
         adapter.detach()
 
     def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
@@ -187,6 +190,7 @@ def unlearn_task(cfg: DictConfig) -> None:
 
     if record is None:
         model, swept = model_of(cfg), dict(HydraConfig.get().sweeper.params or {})
+        parts.try_on(model, [step])
         print(plan(model, parts.benchmark, parts.attach, learn, cfg.trainer.max_steps, jobs(swept)))
         return
     done = results = record.results

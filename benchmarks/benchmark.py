@@ -178,6 +178,12 @@ class Benchmark:
                 raise BadInput(f"the forget caption {forget!r} is never asked in the evaluation; use one template for both")
         return pairs
 
+    def suits(self, model: Diffusion) -> None:
+        """Raises BadInput, before any work, for a sampler that there is not and for prompts that the tokenizer would cut."""
+        if self.protocol.sampler:
+            model.scheduler(self.protocol.sampler)
+        model.check_prompts([answer.prompt for answer in self.wanted])
+
     def measure(self, model: Diffusion, folder: Path) -> Measured:
         """Images, predictions.csv and features in `folder`; what is there already, and as it was written, is not made again.
         The cost is that of all starts."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from fade.checked import Count, NonNegative, Positive, Seed, Share, Whole, Word, check, hints
+from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, check, hints
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.unlearner import Unlearner
@@ -28,7 +28,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "trainer.devices": Count | Literal[-1, "auto"] | Annotated[list[Whole], Field(min_length=1)],
     "strategy.keep": Share, "strategy.scale": Positive, "strategy.alpha": NonNegative, "strategy.bank": Count,
     "strategy.weight": NonNegative, "strategy.attention": NonNegative, "strategy.replay": NonNegative,
-    "optimizer.build.lr": Positive | None, "optimizer.build.weight_decay": NonNegative, "optimizer.build.eps": Positive,
+    "optimizer.build.lr": Rate | None, "optimizer.build.weight_decay": NonNegative, "optimizer.build.eps": Positive,
 }  # fmt: skip
 
 
@@ -81,8 +81,8 @@ def check_device(device: str) -> None:
         raise BadInput(f"device is {device!r}, and this machine has {there[kind]} of its kind; choose auto or cpu")
 
 
-def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
-    """Raises BadInput for an accelerator that is not there, and for more devices than there are."""
+def check_devices(accelerator: str, devices: int | str | list[int]) -> int:
+    """How many processes that makes. Raises BadInput for what is not there, and for more devices than there are."""
     there = {"cpu": os.cpu_count() or 1, "gpu": torch.cuda.device_count(), "cuda": torch.cuda.device_count(),
              "mps": int(torch.backends.mps.is_available())}  # fmt: skip
     kind = accelerator if accelerator != "auto" else next((k for k in ("cuda", "mps") if there[k]), "cpu")
@@ -94,6 +94,14 @@ def check_devices(accelerator: str, devices: int | str | list[int]) -> None:
     if asked > there[kind]:
         what = "cores" if kind == "cpu" else "GPUs"
         raise BadInput(f"trainer.devices is {devices}, and this machine has {there[kind]} {what}; give that many at most")
+    if isinstance(devices, list):
+        return len(devices)
+    return devices if isinstance(devices, int) and devices > 0 else 1 if kind == "cpu" else there[kind]
+
+
+def processes(trainer: Mapping[str, Any]) -> int:
+    """How many train a run."""
+    return check_devices(trainer["accelerator"], trainer["devices"]) * int(trainer.get("num_nodes", 1))
 
 
 def check_folder(key: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from fade.adapters import Adapter
+from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, Words, checked
 from fade.data.generated import Generated
 from fade.data.pairs import Pairs, Request
 from fade.diffusion import Diffusion
@@ -27,6 +29,7 @@ from fade.matrix import Matrix
 from fade.methods import Method
 from fade.origin import origin
 from fade.patch import Patch
+from fade.prompts import words
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
 from fade.stored import Stored, check_scale
 from fade.textedit import TextEdit
@@ -111,6 +114,7 @@ class Handle:
             raise BadInput("the adapter is off; call attach() first, or use `with`")
         return self.adapter
 
+    @checked
     def save(self, folder: Path | str) -> None:
         """adapter.safetensors, adapter.json and the card; as trained, whatever the scale is.
 
@@ -118,7 +122,8 @@ class Handle:
         """
         self.stored.write(folder)
 
-    def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
+    @checked
+    def export(self, folder: Path | str, to: str = "diffusers", rank: Count | None = None, limit: NonNegative = 0.05) -> float:
         """What tools without this package read, at the present scale; on or off: fade/export.py."""
         if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
             return self.stored.export(Path(folder), to, self._scale, rank, limit)
@@ -130,43 +135,46 @@ class Handle:
                 self.remove()
 
 
-def load(pipe: StableDiffusionPipeline, folder: Path | str, scale: float = 1.0, force: bool = False) -> Handle:
+@checked
+def load(pipe: DiffusionPipeline, folder: Path | str, scale: float = 1.0, force: bool = False) -> Handle:
     """Attach a saved adapter. It stays on until `remove()`, also where the handle is not kept: `attached(pipe)` finds it.
 
-    Raises BadInput, one line, the pipeline untouched: for files that are missing, damaged or newer, and for a pipeline
-    other than the one the adapter was made for, unless `force`.
+    pipe: any of Stable Diffusion's, image to image and inpainting too. Raises BadInput, one line, the pipeline untouched: for
+    files that are missing, damaged or newer, and for a pipeline other than the one the adapter was made for, unless `force`.
     """
     handle = Handle(diffusion_of(pipe), Stored.read(folder), force)
     handle.scale = scale
     return handle.attach()
 
 
-def attached(pipe: StableDiffusionPipeline) -> list[Handle]:
+@checked
+def attached(pipe: DiffusionPipeline) -> list[Handle]:
     """The handles that are on a pipeline, in the order in which they were attached."""
     return list(diffusion_of(pipe).handles)
 
 
+@checked
 def unlearn(
     pipe: StableDiffusionPipeline,
-    concept: str,
-    surrogate: str,
+    concept: Word,
+    surrogate: Word,
     method: str | Method = "fade",
     *,
-    templates: Sequence[str] = TEMPLATES,
-    retain: Sequence[str] = RETAIN,
-    images: int = 16,
-    sampling_steps: int = 30,
+    templates: Words = TEMPLATES,
+    retain: Words = RETAIN,
+    images: Count = 16,
+    sampling_steps: Count = 30,
     guidance: float = 7.5,
     sparsity: str | Sparsity = "neuron",
-    p: float = 0.1,
-    rank: int = 4,
-    alpha: float | None = None,
-    targets: Sequence[str] | None = None,
-    steps: int = 1550,
-    batch: int = 4,
-    lr: float = 1e-4,
-    weights: dict[str, float] | None = None,
-    seed: int = 0,
+    p: Share = 0.1,
+    rank: Count = 4,
+    alpha: Positive | None = None,
+    targets: Words | None = None,
+    steps: Whole = 1550,
+    batch: Count = 4,
+    lr: Rate = 1e-4,
+    weights: dict[str, NonNegative] | None = None,
+    seed: Seed = 0,
 ) -> Handle:
     """Train an adapter that draws `surrogate` where `concept` is asked for; the adapter is off then.
 
@@ -186,10 +194,16 @@ def unlearn(
     refuse_attached(model)
     device, how = model.device, method_of(method)
     mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
+    if strange := [term for term in weights or {} if term not in how.terms]:
+        raise BadInput(f"weights has {strange[0]!r}; {type(how).__name__} has the terms {', '.join(how.terms) or 'none'}")
+    if weights is not None and not weights:
+        raise BadInput("weights is {}; name a loss term, or leave it out for the default")
+    retain = without(retain, concept)
     wanted = {**{term: 1.0 for term in how.terms}, **({"forget": 0.3} if method == "fade" else {}), **(weights or {})}
     steps = steps if how.terms else 0
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
     request = Request.check(dataset, concept, surrogate)
+    model.check_prompts([dataset.caption(cell) for cell in dataset.cells()])
     settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
                 "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
                 "weights": wanted, "method": vars_of(how)}  # fmt: skip
@@ -217,6 +231,15 @@ def unlearn(
         finally:
             model.to(device)  # Lightning hands it back on the CPU
             adapter.detach()
+
+
+def without(retain: Sequence[str], concept: str) -> list[str]:
+    """The prompts that are to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left out."""
+    asked = re.compile(rf"(?<!\w){re.escape(words(concept))}(?!\w)", re.IGNORECASE)
+    shown = [prompt for prompt in retain if asked.search(prompt)]
+    if shown and retain is not RETAIN:
+        raise BadInput(f"retain has {shown[0]!r}, which asks for the concept {concept!r} itself; leave it out")
+    return [prompt for prompt in retain if prompt not in shown]
 
 
 def refuse_attached(model: Diffusion) -> None:
@@ -269,9 +292,14 @@ def vars_of(method: Method) -> dict[str, Any]:
     return {"class": type(method).__name__} | {k: v for k, v in vars(method).items() if isinstance(v, (str, int, float))}
 
 
-def diffusion_of(pipe: StableDiffusionPipeline) -> Diffusion:
-    """The one Diffusion of a pipeline, on which all its handles act. Its progress bar and its flags stay as they are."""
+def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
+    """The one Diffusion of a pipeline, on which all its handles act. Its progress bar and its flags stay as they are.
+
+    Raises BadInput for a pipeline that is built of other parts than Stable Diffusion.
+    """
     if "_diffusion" not in vars(pipe):
+        if missing := [part for part in ("unet", "vae", "text_encoder") if getattr(pipe, part, None) is None]:
+            raise BadInput(f"{type(pipe).__name__} has no {missing[0]}; only pipelines of Stable Diffusion can be changed")
         bar = dict(getattr(pipe, "_progress_bar_config", {}))
         with same_flags(pipe.unet, pipe.vae, pipe.text_encoder):
             vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)

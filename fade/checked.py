@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy, and so Lightning's seed_everything, accepts
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # beyond it a step of torch's optimizers leaves float32
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Portion = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +29,7 @@ PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 LIMITS = {
     "ge": "{} or more",
     "gt": "above {}",
-    "le": "at most {}",
+    "le": "at most {:g}",
     "lt": "below {}",
     "pattern": "not empty",
     "min_length": "one or more",

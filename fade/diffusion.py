@@ -142,6 +142,15 @@ class Diffusion(nn.Module):
                 found.update(range(start, start + len(wanted)))
         return sorted(found)
 
+    def check_prompts(self, prompts: list[str]) -> None:
+        """Raises BadInput for the first one of which the tokenizer would cut something off."""
+        tokenizer = self.pipe.tokenizer
+        room = tokenizer.model_max_length - 2
+        for prompt in dict.fromkeys(prompts):
+            tokens = len(tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+            if tokens > room:
+                raise BadInput(f"the caption {prompt!r} has {tokens} tokens and the text encoder takes {room}; shorten it")
+
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (B, L, D), as the edits of attached adapters leave them."""

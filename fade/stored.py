@@ -166,7 +166,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def check_scale(scale: Any) -> float:
     """The scale as a number. Raises BadInput for what is none, and for what no change is meant to be multiplied by."""
     try:
-        value = float(scale)
+        value = float("nan") if isinstance(scale, (str, bool)) else float(scale)
     except (TypeError, ValueError):
         value = float("nan")
     if not abs(value) <= LARGEST_SCALE:

@@ -21,6 +21,9 @@ class Timesteps(ABC):
 
     kind: str
 
+    def suits(self, model: Diffusion) -> None:  # noqa: B027 - most distributions suit every model
+        """Raises BadInput for a model that has no such timesteps."""
+
     def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
         """What the distribution needs to know of the concept, as one tensor; nothing, by default."""
         return torch.zeros(0)
@@ -54,10 +57,9 @@ class Window(Timesteps):
             raise BadInput(f"timesteps window [{low}, {high}] is empty; give 0 <= low < high")
         self.low, self.high = low, high
 
-    def measure(self, model: Diffusion, batches: Sequence[Batch]) -> Tensor:
+    def suits(self, model: Diffusion) -> None:
         if self.high >= model.train_steps:
             raise BadInput(f"timesteps.high is {self.high}; this model's timesteps end at {model.train_steps - 1}")
-        return super().measure(model, batches)
 
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
         return self.low + (unit(uniform, total) * (self.high - self.low + 1)).long()

@@ -67,6 +67,7 @@ class Unlearner(L.LightningModule):
         at_least(0, **{f"weights__{term}": weights[term] for term in method.terms})
         at_least(1, optimizer__schedule__locate_batch=locate_batch)
         sparsity.suits(adapter.weights())
+        timesteps.suits(model)
         method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
         self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
@@ -209,10 +210,11 @@ class Unlearner(L.LightningModule):
         step, steps = self.trainer.global_step, self.trainer.max_steps
         if self.method.terms and not step:
             raise BadInput(f"none of the {steps} steps was trained; check what the trainer was given beside max_steps")
-        if name := not_finite(self.adapter.state()):
+        weights = self.adapter.weights()
+        changes = ({name: self.adapter.change(name)} for name in weights)  # finite factors may have a product that is not
+        if name := not_finite(self.adapter.state()) or next(filter(None, map(not_finite, changes)), None):
             advice = self._lower_the_rate() if self.method.terms else "the method's own settings are out of range"
             raise BadInput(f"the adapter's {name} is not finite after step {step} of {steps}; {advice}")
-        weights = self.adapter.weights()
         if weights and not any(self.adapter.change(name).any() for name in weights):
             raise BadInput(
                 f"the adapter changes nothing after step {step} of {steps}; raise optimizer.build.lr or the loss weights"

@@ -7,17 +7,19 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDPMPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 from test_exact import made, predict, state
 from test_export import alone, ours
 
 import fade
+from fade.api import RETAIN, without
 from fade.cli import main
 from fade.diffusion import Diffusion
 from fade.files import read_tensors, tensors_hash, write_json, write_tensors
@@ -112,21 +114,107 @@ def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diff
     [
         ({"method": "fdae"}, "method 'fdae' is unknown; choose ca, ediff, esd, fade"),
         ({"surrogate": "neon style"}, "not the same"),
-        ({"concept": " "}, "must be words"),
+        ({"concept": " "}, "concept is ' '; it must be text, not empty"),
         ({"templates": ["A cat image"]}, "needs exactly one {}"),
         ({"sparsity": "sprase"}, "choose dense, module, neuron, weight"),
-        ({"p": 2.0}, "must lie in"),
+        ({"p": 2.0}, "p is 2.0; it must be a number, above 0 and at most 1"),
         ({"rank": 0}, "1 or more"),
         ({"steps": 0}, "must be 1 or more"),
         ({"targets": ["to_nothing"]}, "no linear layer"),
-        ({"images": 0}, "one or more"),
+        ({"images": 0}, "images is 0; it must be a whole number, 1 or more"),
+        ({"concept": None}, "concept is None; it must be text"),
+        ({"surrogate": 5}, "surrogate is 5; it must be text"),
+        ({"retain": "abc"}, "retain is 'abc'; it must be a list of text"),
+        ({"retain": []}, "it must be a list of text, not empty"),
+        ({"retain": ["A cat in Neon style."]}, "asks for the concept 'neon style' itself"),
+        ({"templates": "A {}."}, "templates is 'A {}.'; it must be a list of text"),
+        ({"templates": [None]}, "it must be a list of text"),
+        ({"targets": "to_q"}, "targets is 'to_q'; it must be a list of text"),
+        ({"targets": []}, "it must be a list of text"),
+        ({"images": 1.5}, "images is 1.5; it must be a whole number"),
+        ({"sampling_steps": 0}, "sampling_steps is 0; it must be a whole number, 1 or more"),
+        ({"guidance": float("nan")}, "guidance is nan; it must be a number"),
+        ({"guidance": "x"}, "guidance is 'x'; it must be a number"),
+        ({"rank": 2.5}, "rank is 2.5; it must be a whole number"),
+        ({"alpha": float("nan")}, "alpha is nan; it must be a number, above 0"),
+        ({"lr": 0}, "lr is 0; it must be a number, above 0"),
+        ({"steps": 1.5}, "steps is 1.5; it must be a whole number"),
+        ({"batch": True}, "batch is True; it must be a whole number"),
+        ({"lr": 1e300}, r"lr is 1e\+300; it must be a number, above 0 and at most 1e\+30"),
+        ({"weights": {}}, "weights is {}; name a loss term"),
+        ({"weights": {"foo": 1}}, "weights has 'foo'; Fade has the terms forget, retain"),
+        ({"weights": {"forget": float("nan")}}, "weights.forget is nan; it must be a number, 0 or more"),
+        ({"seed": -1}, "seed is -1; it must be a whole number, from 0 to 4294967295"),
+        ({"surrogate": "photo " * 20}, "tokens and the text encoder takes 14; shorten it"),
+        ({"retain": ["red " * 15]}, "the caption 'red red"),
+        ({"method": None}, "method is None; it must be text"),
+        ({"pipe": None}, "pipe is None; it must be a StableDiffusionPipeline"),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_what_unlearn_refuses(pipe: StableDiffusionPipeline, model: Diffusion, given: dict[str, Any], message: str) -> None:
     clean = state(model)
     with pytest.raises(fade.BadInput, match=message.replace("{", r"\{").replace("}", r"\}")):
-        fade.unlearn(pipe, **{"concept": "neon style", "surrogate": "photo style", **SHORT, **given})
+        fade.unlearn(**{"pipe": pipe, "concept": "neon style", "surrogate": "photo style", **SHORT, **given})
+    assert state(model) == clean
+
+
+def test_a_concept_is_looked_for_as_a_word_and_left_out_of_the_default_prompts() -> None:
+    assert without(RETAIN, "Red_car") == [prompt for prompt in RETAIN if prompt != "a red car"]
+    assert without(("a party", "Van Goghs"), "art") == ["a party", "Van Goghs"]
+    with pytest.raises(fade.BadInput, match="retain has 'A VAN GOGH'"):
+        without(["a tree", "A VAN GOGH"], "Van_Gogh")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"save": {"folder": None}}, "folder is None; it must be a path or text"),
+        ({"save": {"folder": 5}}, "folder is 5; it must be a path or text"),
+        ({"export": {"folder": None}}, "folder is None; it must be a path or text"),
+        ({"export": {"rank": "x"}}, "rank is 'x'; it must be a whole number, 1 or more or None"),
+        ({"export": {"rank": 2.5}}, "rank is 2.5; it must be a whole number, 1 or more or None"),
+        ({"export": {"limit": "x"}}, "limit is 'x'; it must be a number, 0 or more"),
+        ({"export": {"to": None}}, "to is None; it must be text"),
+        ({"export": {"to": "foo"}}, "to='foo' is unknown; choose diffusers, peft, patch"),
+        ({"load": {"scale": None}}, "scale is None; it must be a number"),
+        ({"load": {"scale": "1"}}, "scale is '1'; it must be a number"),
+        ({"load": {"force": 1}}, "force is 1; it must be true or false"),
+    ],
+    ids=str,
+)
+def test_what_a_handle_refuses(model: Diffusion, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    handle = fade.Handle(model, made(model, "neon", Neuron(0.3), 0))
+    ((name, options),) = given.items()
+    call = partial(fade.load, model.pipe) if name == "load" else getattr(handle, name)
+    with pytest.raises(fade.BadInput, match=message):
+        call(**{"folder": tmp_path / "new", **options})
+    for scale in ("x", "1", None, True, [1]):
+        with pytest.raises(fade.BadInput, match=r"scale is .*; it must be a number"):
+            handle.scale = scale
+    assert handle.scale == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_adapter_goes_onto_any_pipeline_of_the_same_parts_and_onto_nothing_else(model: Diffusion, tmp_path: Path) -> None:
+    made(model, "neon", Neuron(0.3), 0).write(tmp_path / "neon")
+    clean = state(model)
+    for kind in (StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline):
+        with fade.load(kind(**model.pipe.components), tmp_path / "neon"):
+            assert state(model) != clean
+        assert state(model) == clean
+    for wrong, message in (
+        (None, "pipe is None; it must be a DiffusionPipeline"),
+        ("sd", "pipe is 'sd'; it must be a DiffusionPipeline"),
+        (model.unet, "pipe is a UNet2DConditionModel; it must be a DiffusionPipeline"),
+        (model, "pipe is a Diffusion; it must be a DiffusionPipeline"),
+        (DDPMPipeline(model.unet, model.pipe.scheduler), "DDPMPipeline has no vae; only pipelines of Stable Diffusion"),
+    ):
+        for call in (partial(fade.load, folder=tmp_path / "neon"), fade.attached):
+            with pytest.raises(fade.BadInput, match=message):
+                call(wrong)
+    for folder, message in ((None, "folder is None; it must be a path or text"), (5, "folder is 5; it must be a path or text")):
+        with pytest.raises(fade.BadInput, match=message):
+            fade.load(model.pipe, folder)
     assert state(model) == clean
 
 

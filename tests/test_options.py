@@ -99,6 +99,9 @@ WRONG = [
     ("pretrain.diffusion.steps=0", "pretrain.diffusion.steps is 0; it must be a whole number, 1 or more"),
     ("pretrain.judge.rate=inf", "pretrain.judge.rate is inf; it must be a number, above 0"),
     ("pretrain.diffusion.guidance=nan", "guidance is nan; it must be a number"),
+    ("optimizer.build.lr=1e300", "optimizer.build.lr is 1e+300; it must be a number, above 0 and at most 1e+30"),
+    ("fail_under.ua=nan", "fail_under.ua is nan; it must be a number"),  # no signature or rule names it
+    ("+trainer.anything=inf", "trainer.anything is inf; it must be a number"),
 ]
 
 

@@ -132,6 +132,26 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
+        (["protocol.sampler=FooScheduler"], "diffusers has no scheduler 'FooScheduler'"),
+        (["timesteps=window", "timesteps.high=1000"], "timesteps end at 999"),
+        (["trainer.accelerator=cpu", "trainer.devices=2", "pairs.batch=3"], "pairs.batch is 3, which 2 processes cannot share"),
+        ([f"dataset.source.template='A {{object}} image in {{style}} style{', bird' * 40}'"], "the text encoder takes"),
+        (["task=plan", "pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
+    ],
+    ids=lambda value: value[-1][:25] if isinstance(value, list) else None,
+)
+def test_what_cannot_be_done_is_said_before_the_base_is_measured(
+    tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert message in complaint(run("target=neon", "protocol.seeds=[188]", *overrides, code=1))
+    assert not list(tmp_path.glob("cache/base-*"))
+
+
 @pytest.mark.processes
 def test_a_real_process_ends_with_one_line_and_its_code() -> None:
     done = subprocess.run(

@@ -19,9 +19,10 @@ from fade.errors import BadInput
 from fade.files import read_tensors
 from fade.lora import Lora
 from fade.methods.fade import Fade
+from fade.methods.lacu import Lacu
 from fade.saliency import ratio, sum_of_abs
-from fade.sparsity import Module, Neuron, Random, Weight, density
-from fade.timesteps import Uniform, timed
+from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
+from fade.timesteps import Uniform, Window, timed
 from fade.unlearner import Unlearner, fit
 
 
@@ -309,3 +310,36 @@ def test_too_few_images_are_refused(dataset: MiniCanvas, tmp_path: Path) -> None
     request = Request.check(dataset, "neon", "photo")
     with pytest.raises(BadInput, match=r"neon/bird has 3 training images, pairs\.forget=160 needs 20"):
         Pairs(dataset, request, forget=160, retain=64, batch=2, cache=tmp_path).choose()
+
+
+def test_what_training_cannot_use_is_refused_before_it_is_begun(
+    dataset: MiniCanvas, model: Diffusion, adapter: Adapter, tmp_path: Path
+) -> None:
+    """Too few images, captions that would be cut, timesteps that the model lacks, too small a pool."""
+    model.pipe.tokenizer.model_max_length = 32  # it knows few words, and spells the others
+    request = Request.check(dataset, "neon", "photo")
+    drawn = partial(Pairs, dataset, request, retain=64, batch=2, cache=tmp_path)
+    with pytest.raises(BadInput, match=r"pairs\.forget=160 needs 20"):
+        drawn(forget=160).check(model)
+    drawn(forget=16).check(model)
+    long = "A {object} image in {style} style" + ", bird" * 20
+    with pytest.raises(
+        BadInput, match=r"the caption 'A bird image in blueprint style, bird.*' has \d+ tokens and .* takes 30; shorten it"
+    ):
+        drawn(forget=16, template=long).check(model)
+    model.check_prompts(["neon " * 30])
+    with pytest.raises(BadInput, match="shorten it"):
+        model.check_prompts(["", "neon " * 31])
+    optimizer = partial(torch.optim.AdamW, lr=1e-3)
+    for method, timesteps, message in (
+        (Fade(), Window(0, 1000), r"timesteps\.high is 1000; this model's timesteps end at 999"),
+        (
+            Lacu(pool=31, latents="target"),
+            Uniform(),
+            r"method\.pool is 31, and the distances are measured on 32 of its latents",
+        ),
+        (Lacu(pool=7, mapping_samples=1, related_samples=1, latents="target"), Uniform(), "measured on 8 of its latents"),
+    ):
+        weights = dict.fromkeys(method.terms, 1.0)
+        with pytest.raises(BadInput, match=message):
+            Unlearner(model, adapter, drawn(forget=16), method, Dense(), weights, optimizer, timesteps, tmp_path / "s")

@@ -91,7 +91,7 @@ def test_impossible_distributions_are_refused(model: Diffusion) -> None:
         with pytest.raises(BadInput, match="is empty"):
             Window(low, high)
     with pytest.raises(BadInput, match="end at 999"):
-        Window(0, 1000).measure(model, [])
+        Window(0, 1000).suits(model)
     with pytest.raises(BadInput, match="rho"):
         Targeted(rho=1.1)
     with pytest.raises(BadInput, match="points"):

@@ -356,8 +356,8 @@ def test_a_pipeline_in_training_stays_in_training_while_an_adapter_comes_and_goe
     ("given", "message"),
     [
         ({"lr": 1e10, "steps": 8}, r"the loss is (nan|inf) at step \d of 8; lower optimizer\.build\.lr \(it is 1e\+10\)"),
-        ({"lr": float("inf"), "steps": 1}, r"not finite after step 1 of 1; lower optimizer\.build\.lr \(it is inf\)"),
-        ({"lr": 0.0}, r"the adapter changes nothing after step 3 of 3; raise optimizer\.build\.lr"),
+        ({"lr": 1e30, "steps": 1}, r"not finite after step 1 of 1; lower optimizer\.build\.lr \(it is 1e\+30\)"),
+        ({"lr": 1e-300}, r"the adapter changes nothing after step 3 of 3; raise optimizer\.build\.lr"),
         ({"sparsity": "dense", "retain": ["broken"]}, "the loss is nan at step 1 of 3, before anything was trained"),
     ],
     ids=["nan on the way", "nan at the end", "nothing", "nan from the start"],

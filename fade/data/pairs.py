@@ -134,8 +134,14 @@ class Pairs:
         cells = [cell for cell in self.dataset.cells() if self.side(cell) == side]
         return [(self.caption(cell), self.caption(self.surrogate(cell))) for cell in cells]
 
-    def choose(self) -> dict[str, list[Item]]:
-        """The images of either side. Raises BadInput where a cell has none."""
+    def check(self, model: Diffusion) -> None:
+        """Raises BadInput, before any work, for more images than there are and for captions that would be cut."""
+        self.choose(aloud=False)
+        model.check_prompts([self.caption(cell) for cell in self.dataset.cells()])  # the surrogates' are among them
+
+    def choose(self, aloud: bool = True) -> dict[str, list[Item]]:
+        """The images of either side; aloud: and the log says where they are fewer than usual. Raises BadInput where a cell has
+        none, or fewer than `forget` needs."""
         by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
         for item in self.dataset.items("train"):
             # what shows the target too is no example of what is to be kept
@@ -156,8 +162,9 @@ class Pairs:
             short = min(groups, key=len)
             if asked is None and len(short) < share:
                 share = len(short)
-                log.info("pairs: %d images of the %s side, %d a cell: the smallest has no more (pairs.%s=NUMBER)",
-                         share * len(groups), side, share, side)  # fmt: skip
+                log.log(logging.INFO if aloud else logging.DEBUG,
+                        "pairs: %d images of the %s side, %d a cell: the smallest has no more (pairs.%s=NUMBER)",
+                        share * len(groups), side, share, side)  # fmt: skip
             if asked is not None and side == "forget" and len(short) < share:
                 raise BadInput(
                     f"{self.dataset.name}: {'/'.join(short[0].concepts)} has {len(short)} training images, pairs.forget="

@@ -64,6 +64,10 @@ class Lacu(Method):
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         if len(pairs.requests) != 1:
             raise BadInput("LACU meets one request at a time; use another strategy")
+        wanted = max(*self.samples.values(), len(pairs.captions("forget")))
+        if self.latents == "target" and self.pool < wanted:
+            raise BadInput(f"method.pool is {self.pool}, and the distances are measured on {wanted} of its latents; raise it "
+                           f"to {wanted}, or choose method.latents=noise")  # fmt: skip
 
     @torch.no_grad()
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
