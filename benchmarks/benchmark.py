@@ -17,17 +17,19 @@ from torch import Tensor
 
 from benchmarks.fidelity import ClipScore, backbones
 from benchmarks.generate import Answer, answers, fingerprint, generate, read, refuse_gaps, refuse_strangers, seconds
-from benchmarks.judge import Row, as_csv, check_accuracy, check_labels, predict, read_rows, write_rows
+from benchmarks.judge import check_accuracy, check_labels, predict
 from benchmarks.metrics import READINGS, Metric, frechet, kernel, landed, scores
+from benchmarks.predictions import Row, as_csv, read_rows, write_rows
 from fade.checked import Count, Portion, Seed, Share, Word
 from fade.console import Stage, doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.diffusion import Diffusion, Sampling
 from fade.errors import BadInput
-from fade.files import content_hash, file_hash, read_json, read_tensors, unharmed, write_json, write_tensors
+from fade.files import content_hash, file_hash, read_json, unharmed, write_json
 from fade.judges import Judge, accuracy
 from fade.prompts import caption
+from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 CHUNK = 128  # images in memory at a time

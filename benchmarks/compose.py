@@ -17,8 +17,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from benchmarks.benchmark import Benchmark
-from benchmarks.judge import Row
 from benchmarks.metrics import Metric, hits, share
+from benchmarks.predictions import Row
 from benchmarks.rebuilt import rebuilt
 from benchmarks.tables import as_csv, cell_text, table
 from fade.console import command

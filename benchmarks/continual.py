@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.comparison import progress
 from benchmarks.generate import read
-from benchmarks.judge import Row
 from benchmarks.metrics import Metric, hits, share
+from benchmarks.predictions import Row
 from benchmarks.record import Record, adapter_bytes, peak_memory_mb
 from benchmarks.tables import table
 from fade import history

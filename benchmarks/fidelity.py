@@ -20,8 +20,9 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from torchvision.models import inception_v3
 
 from fade.errors import BadInput
-from fade.files import content_hash, tensors_hash
+from fade.files import content_hash
 from fade.judges import Judge, read_state
+from fade.tensors import tensors_hash
 
 
 class Backbone(Protocol):

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.stats import t
+from scipy.special import stdtrit
 
-from benchmarks.judge import Row, read_rows
-from benchmarks.tables import TITLES, choices, metric_values, published, setting
+from benchmarks.predictions import Row
+from benchmarks.results import COSTS, Run, by_setting, metric_values
+from benchmarks.tables import headings, published
 from fade.card import cell_text
 from fade.files import write_text
+from fade.metrics import METRICS, about
 
 HERE = Path(__file__).parent
 PICTURES = 6_000_000  # bytes for all pictures together, before base64
 MARKS = ("circle", "square", "diamond", "triangle", "cross")
 COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
-COSTS = {
-    "locate_s": "locate s",
-    "distil_s": "distil s",
-    "generate_s": "generate s",
-    "judge_s": "judge s",
-    "peak_memory_mb": "peak MB",
-    "adapter_bytes": "adapter bytes",
-    "teacher_passes": "teacher passes",
-    "steps": "steps",
-}
-Found = list[tuple[Path, dict[str, Any]]]
+Found = Sequence[Run]
 Lines = dict[str, list[tuple[float, float, str]]]  # name -> x, y, and what the mark says
 
 
@@ -68,7 +58,7 @@ def percent(metric: dict[str, Any] | None, key: str) -> str:
     if not metric or metric.get("value") is None:
         return cell(escape(cell_text(metric)))
     value = float(metric["value"])
-    if key not in ("ua", "ira", "cra", "cra_target"):
+    if not about(key).share:
         return cell(cell_text({"value": value}, key), value)
     interval = (
         f' <span class="interval">[{100 * metric["low"]:.1f}, {100 * metric["high"]:.1f}]</span>' if "low" in metric else ""
@@ -76,23 +66,16 @@ def percent(metric: dict[str, Any] | None, key: str) -> str:
     return cell(f"{100 * value:.1f}{interval}", value)
 
 
-def mean_of(runs: list[dict[str, Any]], key: str, side: str = "metrics") -> dict[str, Any] | None:
+def mean_of(runs: Sequence[Run], key: str, side: str = "metrics") -> dict[str, Any] | None:
     """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its reason."""
     values = metric_values(runs, key, side)
     if not values:
-        return next((r[side][key] for r in runs if key in r[side]), None)
+        return next((r.results[side][key] for r in runs if key in r.results[side]), None)
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"value": mean}
-    half = float(t(len(values) - 1).ppf(0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-
-
-def by_setting(found: Found) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for _, results in found:
-        groups.setdefault(setting(results), []).append(results)
-    return dict(sorted(groups.items()))
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -102,16 +85,16 @@ def what_was_run(found: Found) -> str:
     """Versions, commits, datasets, protocols: one line each, all values that occur."""
 
     def all_of(pick: Any) -> str:
-        return escape(", ".join(sorted({str(pick(r)) for _, r in found})))
+        return escape(", ".join(sorted({str(pick(r)) for r in found})))
 
-    libraries = sorted({name for _, r in found for name in r.get("versions", {})})
+    libraries = sorted({name for r in found for name in r.results.get("versions", {})})
     lines = [
-        ("Runs", f"{len(found)}, of {len(by_setting(found))} settings and {len({r['target'] for _, r in found})} targets"),
-        ("Dataset", all_of(lambda r: r["dataset"])), ("Protocol", all_of(lambda r: r["protocol"])),
-        ("Method", all_of(lambda r: r["method"])), ("Commit", all_of(lambda r: r.get("git_commit", "")[:12] or "unknown")),
-        ("Base weights", all_of(lambda r: r.get("base_sha256", "")[:12] or "not given")),
-        ("Machine", all_of(lambda r: r.get("machine", "not recorded"))),
-        ("Versions", "; ".join(f"{name} {all_of(lambda r, n=name: r.get('versions', {}).get(n, '?'))}" for name in libraries)),
+        ("Runs", f"{len(found)}, of {len(by_setting(found))} settings and {len({r.target for r in found})} targets"),
+        ("Dataset", all_of(lambda r: r.dataset)), ("Protocol", all_of(lambda r: r.protocol)),
+        ("Method", all_of(lambda r: r.results["method"])), ("Commit", all_of(lambda r: r.results.get("git_commit", "")[:12] or "unknown")),
+        ("Base weights", all_of(lambda r: r.results.get("base_sha256", "")[:12] or "not given")),
+        ("Machine", all_of(lambda r: r.results.get("machine", "not recorded"))),
+        ("Versions", "; ".join(f"{name} {all_of(lambda r, n=name: r.results.get('versions', {}).get(n, '?'))}" for name in libraries)),
     ]  # fmt: skip
     return "<ul>" + "".join(f"<li><strong>{name}</strong>: {value}</li>" for name, value in lines) + "</ul>"
 
@@ -119,35 +102,34 @@ def what_was_run(found: Found) -> str:
 def main_table(found: Found) -> str:
     """One row a setting, and the base model under each protocol."""
     rows = []
-    keys = list(TITLES)
+    keys = list(METRICS)
     for name, runs in by_setting(found).items():
-        if any(r["base"] for r in runs):
+        if any(r.base for r in runs):
             base = [cell(escape(f"base model ({name.split()[0]})"), kind="text"), cell("–")]
             rows.append(
                 (
                     f"base {name}",
-                    base + [percent(mean_of([r for r in runs if r["base"]], k, "base"), k) for k in keys],
+                    base + [percent(mean_of([r for r in runs if r.base], k, "base"), k) for k in keys],
                 )
             )
         line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
         rows.append((name, line + [percent(mean_of(runs, k), k) for k in keys]))
     unique = dict((cells[0], (text, cells)) for text, cells in rows)
     return table("main", "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower",
-                 ["setting", "runs", *TITLES.values()], list(unique.values()))  # fmt: skip
+                 ["setting", "runs", *headings()], list(unique.values()))  # fmt: skip
 
 
 def target_table(found: Found, home: Path) -> str:
     rows = []
-    for folder, r in found:
-        link = escape(os.path.relpath(folder, home))
-        spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
-        line = [cell(f'<a href="{link}/">{escape(r["target"])}</a>', kind="text"), cell(escape(r["surrogate"]), kind="text"),
-                cell(escape(setting(r)), kind="text")]  # fmt: skip
-        line += [percent(r["metrics"].get(k), k) for k in TITLES]
-        rows.append((f"{r['target']} {r['surrogate']} {setting(r)} {r['domain']}", [*line, cell(f"{spent:.0f}", spent)]))
+    for r in found:
+        link = escape(os.path.relpath(r.folder, home))
+        line = [cell(f'<a href="{link}/">{escape(r.target)}</a>', kind="text"), cell(escape(r.surrogate), kind="text"),
+                cell(escape(r.setting), kind="text")]  # fmt: skip
+        line += [percent(r.metrics.get(k), k) for k in METRICS]
+        rows.append((f"{r.target} {r.surrogate} {r.setting} {r.domain}", [*line, cell(f"{r.train_s:.0f}", r.train_s)]))
     return filtered("targets", len(rows)) + table(
         "targets", "Every run; its name links to its folder. 95 % intervals over images of the one adapter",
-        ["target", "surrogate", "setting", *TITLES.values(), "s"], rows)  # fmt: skip
+        ["target", "surrogate", "setting", *headings(), "s"], rows)  # fmt: skip
 
 
 def heat(value: float) -> str:
@@ -155,20 +137,9 @@ def heat(value: float) -> str:
     return f"background: hsl({round(10 + 200 * value)} 75% {round(60 + 28 * value)}%); color: #111"
 
 
-def rows_of(folder: Path, results: dict[str, Any]) -> list[Row]:
-    """A run's predictions; none where the file is missing, or was cut short."""
-    domain, images = results["domain"], results["gates"]["images"]
-    try:
-        rows = read_rows(folder / "predictions.csv")
-    except (OSError, ValueError, csv.Error):
-        return []
-    complete = len(rows) == images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
-    return rows if complete else []
-
-
-def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
+def heat_map(runs: Sequence[Run], domain: str) -> str:
     """Rows: the forgotten concept; columns: the evaluated one; the judge's accuracy in percent."""
-    tables: dict[str, list[Row]] = {r["target"]: rows_of(folder, r) for folder, r in runs}
+    tables: dict[str, list[Row]] = {r.target: r.predictions for r in runs}
     columns = sorted({row[domain] for rows in tables.values() for row in rows})
     heads = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
     body = []
@@ -188,8 +159,8 @@ def heat_map(runs: list[tuple[Path, dict[str, Any]]], domain: str) -> str:
 def heat_maps(found: Found) -> str:
     parts: list[str] = []
     for name in by_setting(found):
-        for domain in sorted({r["domain"] for _, r in found if setting(r) == name}):
-            runs = [(f, r) for f, r in found if setting(r) == name and r["domain"] == domain and rows_of(f, r)]
+        for domain in sorted({r.domain for r in found if r.setting == name}):
+            runs = [r for r in found if r.setting == name and r.domain == domain and r.predictions]
             if runs:
                 parts.append(f"<details{'' if parts else ' open'}><summary>{escape(name)}, {domain}s</summary>"
                              f"{heat_map(runs, domain)}</details>")  # fmt: skip
@@ -275,7 +246,7 @@ def drawn(lines: Lines, labels: tuple[str, str], title: str, log: bool = False, 
     return frame.draw(content, title, ticks or below) + legend(list(lines))
 
 
-def both(runs: list[dict[str, Any]]) -> tuple[float, float]:
+def both(runs: Sequence[Run]) -> tuple[float, float]:
     """UA, and retention: the mean of IRA and CRA; in percent."""
     kept = metric_values(runs, "ira") + metric_values(runs, "cra")
     return 100 * float(np.mean(metric_values(runs, "ua"))), 100 * float(np.mean(kept)) if kept else math.nan
@@ -288,11 +259,11 @@ def pareto(found: Found) -> str:
         ua, kept = both(runs)
         if math.isnan(kept):
             continue
-        name, p = setting(runs[0], without="sparsity.p"), runs[0].get("sparsity", {"p": 1})["p"]
-        about = f"{setting(runs[0])}: UA {ua:.1f}, retention {kept:.1f}"
+        name, p = runs[0].setting_without("sparsity.p"), runs[0].sparsity["p"]
+        about = f"{runs[0].setting}: UA {ua:.1f}, retention {kept:.1f}"
         pictures[""].setdefault(name, []).append((kept, ua, about))
-        if all("distil_s" in r["cost"] for r in runs):
-            seconds = max(0.1, float(np.mean([r["cost"]["locate_s"] + r["cost"]["distil_s"] for r in runs])))
+        if all("distil_s" in r.cost for r in runs):
+            seconds = max(0.1, float(np.mean([r.train_s for r in runs])))
             for label, value in (("UA", ua), ("retention", kept)):
                 pictures[label].setdefault(name, []).append((seconds, value, f"{about}, {seconds:.0f} s, p={p:g}"))
     plain, timed = pictures.pop(""), {label: lines for label, lines in pictures.items() if lines}
@@ -305,23 +276,14 @@ def pareto(found: Found) -> str:
     )
 
 
-def swept(results: dict[str, Any]) -> dict[str, float]:
-    """The numbers that were chosen for a run: the kept fraction, and those of the command line."""
-    found = {} if results["sparsity"]["p"] == 1 else {"sparsity.p": float(results["sparsity"]["p"])}
-    for key, value in choices(results).items():
-        with suppress(ValueError):
-            found[key] = float(value)
-    return found
-
-
 def curves(found: Found) -> str:
     """UA and retention over every number that was swept, for each domain of targets: one line for each setting."""
     parts = []
-    runs = [r for _, r in found if "sparsity" in r]
-    for key, domain in sorted({(key, r["domain"]) for r in runs for key in swept(r)}):
-        families: dict[str, dict[float, list[dict[str, Any]]]] = {}
-        for r in (r for r in runs if r["domain"] == domain and key in swept(r)):
-            families.setdefault(setting(r, without=key), {}).setdefault(swept(r)[key], []).append(r)
+    runs = [r for r in found if "sparsity" in r.results]  # of others' answers nothing was swept
+    for key, domain in sorted({(key, r.domain) for r in runs for key in r.numbers}):
+        families: dict[str, dict[float, list[Run]]] = {}
+        for r in (r for r in runs if r.domain == domain and key in r.numbers):
+            families.setdefault(r.setting_without(key), {}).setdefault(r.numbers[key], []).append(r)
         lines = {name: sorted(by_value.items()) for name, by_value in families.items() if len(by_value) > 1}
         if not lines:
             continue
@@ -338,30 +300,20 @@ def curves(found: Found) -> str:
 
 def shots(found: Found) -> str:
     """Before and after of every run, one picture each, small enough that all of them fit the page's budget."""
-    pictures = [(folder, r) for folder, r in found if has_picture(folder)]
+    pictures = [(r, path) for r in found if (path := r.picture)]
     if not pictures:
         return "<p>No pictures.</p>"
     budget = PICTURES // len(pictures)
     figures = []
-    for folder, r in pictures:
-        title = f"{r['target']} forgotten, {setting(r)}, surrogate {r['surrogate']}: before and after"
-        data = base64.b64encode(shrunk(folder / "comparison.png", budget)).decode()
+    for r, path in pictures:
+        title = f"{r.target} forgotten, {r.setting}, surrogate {r.surrogate}: before and after"
+        data = base64.b64encode(shrunk(path, budget)).decode()
         figures.append(
             f'<figure data-text="{escape(title.lower())}"><button type="button" class="shot" aria-label="Enlarge: {escape(title)}">'
-            f'<img src="data:image/webp;base64,{data}" alt="{escape(title)}"></button><figcaption>{escape(r["target"])} → '
-            f'{escape(r["surrogate"])} <span class="soft">{escape(setting(r))}</span></figcaption></figure>'
+            f'<img src="data:image/webp;base64,{data}" alt="{escape(title)}"></button><figcaption>{escape(r.target)} → '
+            f'{escape(r.surrogate)} <span class="soft">{escape(r.setting)}</span></figcaption></figure>'
         )
     return filtered("pictures", len(figures)) + f'<div class="shots" id="pictures">{"".join(figures)}</div>'
-
-
-def has_picture(folder: Path) -> bool:
-    """Whether the run's picture is there, and whole."""
-    try:
-        with Image.open(folder / "comparison.png") as file:
-            file.load()
-    except (OSError, SyntaxError):
-        return False
-    return True
 
 
 def shrunk(path: Path, budget: int) -> bytes:
@@ -382,7 +334,7 @@ def costs(found: Found) -> str:
     for name, runs in by_setting(found).items():
         line = [cell(escape(name), kind="text")]
         for key in COSTS:
-            values = [float(r["cost"][key]) for r in runs if key in r["cost"]]
+            values = [float(r.cost[key]) for r in runs if key in r.cost]
             line.append(cell(f"{np.mean(values):,.1f}".removesuffix(".0"), float(np.mean(values))) if values else cell("–"))
         rows.append((name, line))
     return table("cost", "Means over runs", ["setting", *COSTS.values()], rows)
@@ -390,19 +342,19 @@ def costs(found: Found) -> str:
 
 def gates(found: Found, problems: list[str]) -> str:
     judges = sorted(
-        {f"{d} {100 * a:.2f} %" for _, r in found for d, a in r["gates"]["judge_accuracy"].items() if a is not None}
+        {f"{d} {100 * a:.2f} %" for r in found for d, a in r.results["gates"]["judge_accuracy"].items() if a is not None}
     )
-    images = sorted({r["gates"]["images"] for _, r in found})
+    images = sorted({r.results["gates"]["images"] for r in found})
     text = f"<p>Judges on held-out real images: {escape(', '.join(judges))}. Images a run: {', '.join(f'{n:,}' for n in images)}.</p>"
     notes = list(problems)
-    protocols = {r["protocol"] for _, r in found}
+    protocols = {r.protocol for r in found}
     if len(protocols) > 1:
         notes.append(
             f"runs under different protocols ({', '.join(sorted(protocols))}) stand in rows of their own; do not compare them"
         )
     bases: dict[str, set[str]] = {}
-    for _, r in found:
-        bases.setdefault(r["dataset"], set()).add(r.get("base_sha256", ""))
+    for r in found:
+        bases.setdefault(r.dataset, set()).add(r.results.get("base_sha256", ""))
     notes += [f"{name}: runs start from {len(kinds)} different base models" for name, kinds in bases.items() if len(kinds) > 1]
     warnings = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
     return text + (f"<ul>{warnings}</ul>" if warnings else "<p>Nothing to warn of.</p>")
@@ -417,7 +369,7 @@ def of_papers(name: str, caption: str, header: list[str], rows: list[list[str]])
 
 
 def commands(found: Found) -> str:
-    lines = sorted({f"python run.py {' '.join(r['overrides'])}" for _, r in found if "overrides" in r})
+    lines = sorted({f"python run.py {' '.join(r.results['overrides'])}" for r in found if "overrides" in r.results})
     shown = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines)
     return f"<details><summary>{len(lines)} commands</summary><ol>{shown}</ol></details>"
 

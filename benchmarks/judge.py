@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from benchmarks.generate import Answer
+from benchmarks.predictions import Row
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
-from fade.files import Harmed, write_text
 from fade.judges import Judge
-
-Row = dict[str, str]
 
 
 def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
@@ -63,24 +57,3 @@ def read_as(p: Tensor, own: int, multilabel: bool) -> int:
     others = p.clone()
     others[own] = -1
     return int(others.argmax())
-
-
-def as_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    write_text(path, as_csv(rows))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Raises Harmed for a file that is no table."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (ValueError, csv.Error) as error:
-        raise Harmed(f"{path} is no table ({error})") from error

@@ -10,20 +10,18 @@ import argparse
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.comparison import grid
-from benchmarks.html import rows_of
-from benchmarks.report import find
-from benchmarks.tables import as_csv, as_latex, choices, mean_value, method_of, published, table
+from benchmarks.results import Run, read
+from benchmarks.tables import as_csv, as_latex, mean_value, published, table
 from fade.console import command
 from fade.errors import BadInput
 from fade.files import write_text
 from fade.logs import base_images
+from fade.metrics import METRICS
 
-Run = dict[str, Any]
 NUMBERS = ("ua", "ira", "cra")
 LEVEL = 0.05
 EXACT = 14  # targets up to which every sign is tried
@@ -34,27 +32,22 @@ DEVELOPMENT = {"minicanvas": ("neon", "cat")}
 SEEN = {"minicanvas": ("photo", "fish")}
 
 
-def label_of(run: Run) -> str:
-    """The name in tables: the method, its variant, and what the command line chose."""
-    return " ".join([method_of(run), *(f"{key}={value}" for key, value in sorted(choices(run).items()))])
-
-
 def mean_of(runs: Sequence[Run], number: str, side: str = "metrics") -> float:
     """Mean over targets of the mean over training seeds, in percent."""
     by_target: dict[str, list[float]] = {}
     for run in runs:
-        if number in run[side]:
-            by_target.setdefault(run["target"], []).append(100 * run[side][number]["value"])
+        if number in run.results[side]:
+            by_target.setdefault(run.target, []).append(100 * run.results[side][number]["value"])
     return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
 
 
 def domains_of(runs: Sequence[Run]) -> list[str]:
-    return sorted({r["domain"] for r in runs}, reverse=True)
+    return sorted({r.domain for r in runs}, reverse=True)
 
 
 def six(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> dict[str, float]:
     """UA, IRA and CRA of the style and of the object targets, in percent."""
-    return {f"{domain} {number}": mean_of([r for r in runs if r["domain"] == domain], number, side)
+    return {f"{domain} {number}": mean_of([r for r in runs if r.domain == domain], number, side)
             for domain in domains for number in NUMBERS}  # fmt: skip
 
 
@@ -65,16 +58,16 @@ def said(names: Iterable[object]) -> str:
 def same_targets(runs: Sequence[Run]) -> None:
     """Raises BadInput where one method was run on other targets, training seeds or images than another: a mean over others
     is no comparison; and for targets that settings were chosen on."""
-    chosen_on = {r["target"] for r in runs if r["target"] in DEVELOPMENT.get(r["dataset"], ())}
+    chosen_on = {r.target for r in runs if r.target in DEVELOPMENT.get(r.dataset, ())}
     if chosen_on:
         raise BadInput(
             f"settings were chosen on {said(chosen_on)}, which no table may report; name folders without them, or --tuning"
         )
-    meters = {(r["dataset"], r["protocol"], *r["seeds"].get("images", ())) for r in runs}
+    meters = {(r.dataset, r.protocol, *r.results["seeds"].get("images", ())) for r in runs}
     if len(meters) > 1:
         names = said(" ".join(map(str, name)) for name in meters)
         raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
-    asked = {name: {(r["target"], r["seeds"]["train"]) for r in runs if label_of(r) == name} for name in map(label_of, runs)}
+    asked = {name: {(r.target, r.seed) for r in runs if r.label == name} for name in (r.label for r in runs)}
     everything = set().union(*asked.values())
     for name, found in asked.items():
         without = {target for target, _ in everything} - {target for target, _ in found}
@@ -86,21 +79,17 @@ def same_targets(runs: Sequence[Run]) -> None:
 
 
 SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of a run's cost, and the unit that is shown
-HEADER = ["UA", "retention", "mean of six", "CRA on target", "fid_judge", "1000 kid_judge"]
+OTHERS = [key for key in METRICS if key not in NUMBERS]
 
 
 def measured(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> tuple[float, list[str]]:
-    """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, and HEADER's others."""
+    """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, and what else METRICS has."""
     found = six(runs, domains, side)
     ua = float(np.nanmean([v for name, v in found.items() if name.endswith(" ua")]))
     kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
     mean = float(np.nanmean(list(found.values())))
-    means = [f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", f"{mean_of(runs, 'cra_target', side):.1f}"]
-    return mean, [
-        *(f"{v:.1f}" for v in found.values()),
-        *means,
-        *(mean_value(runs, d, side) for d in ("fid_judge", "kid_judge")),
-    ]
+    others = [f"{mean_of(runs, key, side):.1f}" if METRICS[key].share else mean_value(runs, key, side) for key in OTHERS]
+    return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *others]
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -110,7 +99,8 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         "method",
         "adapter",
         *six(runs, domains),
-        *HEADER,
+        *("UA", "retention", "mean of six"),
+        *(METRICS[key].name for key in OTHERS),
         "runs",
         "images a UA",
         "train s",
@@ -119,15 +109,15 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         "kB",
     ]
     rows = []
-    for name in dict.fromkeys(map(label_of, runs)):
-        own = [r for r in runs if label_of(r) == name]
+    for name in dict.fromkeys(r.label for r in runs):
+        own = [r for r in runs if r.label == name]
         mean, cells = measured(own, domains)
-        counts = said({r["metrics"]["ua"]["n"] for r in own})
-        seconds = np.mean([r["cost"]["locate_s"] + r["cost"]["distil_s"] for r in own])
-        spent = [f"{np.mean([r['cost'][key] for r in own]) / unit:.0f}" for key, unit in SPENT.items()]
-        rows.append((mean, [name, own[0]["sparsity"]["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
+        counts = said({r.metrics["ua"]["n"] for r in own})
+        seconds = np.mean([r.train_s for r in own])
+        spent = [f"{np.mean([r.cost[key] for r in own]) / unit:.0f}" for key, unit in SPENT.items()]
+        rows.append((mean, [name, own[0].sparsity["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
     found = [row for _, row in sorted(rows, key=lambda r: -r[0])]
-    if all(r["base"] for r in runs):
+    if all(r.base for r in runs):
         _, cells = measured(runs, domains, "base")
         found.append(["base (nothing done)", "–", *cells, *["–"] * (len(header) - 2 - len(cells))])
     return header, found
@@ -135,13 +125,13 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
     """The mean of those of a run's numbers that it has, in percent."""
-    return 100 * float(np.mean([run["metrics"][number]["value"] for number in numbers if number in run["metrics"]]))
+    return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
 
 
 def gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = NUMBERS) -> dict[tuple[str, str], float]:
     """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a target,
     since the seeds of one target are no independent draws of what else one could be asked to forget."""
-    scores = {(label_of(r), r["domain"], r["target"], r["seeds"]["train"]): score(r, numbers) for r in runs}
+    scores = {(r.label, r.domain, r.target, r.seed): score(r, numbers) for r in runs}
     pairs: dict[tuple[str, str], list[float]] = {}
     for (name, domain, target, seed), value in scores.items():
         if name == one and (other, domain, target, seed) in scores:
@@ -178,8 +168,8 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def named(runs: Sequence[Run], name: str) -> str:
     """The label that `name` means: itself, or the one label of a method of that name. Raises BadInput for none or several."""
-    labels = list(dict.fromkeys(map(label_of, runs)))
-    of_method = {label_of(r) for r in runs if name in (r["method"], method_of(r))}
+    labels = list(dict.fromkeys(r.label for r in runs))
+    of_method = {r.label for r in runs if name in (r.results["method"], r.method)}
     if name in labels or len(of_method) == 1:
         return name if name in labels else of_method.pop()
     raise BadInput(
@@ -192,11 +182,11 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
     difference of UA, of what is kept and of the mean of UA, IRA and CRA, its range over targets, and the sign-flip test's p,
     by Holm over the methods of a stratum."""
     other = named(runs, against)
-    names = [name for name in dict.fromkeys(map(label_of, runs)) if name != other]
+    names = [name for name in dict.fromkeys(r.label for r in runs) if name != other]
     domains = domains_of(runs)
     rows = []
     for stratum in ["all", *(domains if len(domains) > 1 else ())]:
-        own = [r for r in runs if stratum in ("all", r["domain"])]
+        own = [r for r in runs if stratum in ("all", r.domain)]
         tested = {name: gaps(own, name, other) for name in names}
         adjusted = dict(zip(names, holm([sign_flip(stratified(found)[1]) for found in tested.values()]), strict=True))
         for name in sorted(names, key=lambda name: -stratified(tested[name])[0]):
@@ -210,9 +200,9 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
 
 def decided(runs: Sequence[Run]) -> str:
     """One line: how many of all pairs of methods are told apart."""
-    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(map(label_of, runs)), 2)]
+    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
     p = holm([sign_flip(stratified(pair)[1]) for pair in found])
-    n, told = len({r["target"] for r in runs}), sum(value <= LEVEL for value in p)
+    n, told = len({r.target for r in runs}), sum(value <= LEVEL for value in p)
     return (
         f"Of all {len(p)} pairs of methods {told} are decided at {100 * LEVEL:.0f} % (sign-flip test over {n} targets, whose "
         f"smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
@@ -269,18 +259,18 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
     a line a method on whether that lies inside what was tried. Runs of other targets are not read."""
     rows: list[list[str]] = []
     lines = []
-    own = [r for r in runs if r["target"] in DEVELOPMENT.get(r["dataset"], (r["target"],))]
+    own = [r for r in runs if r.target in DEVELOPMENT.get(r.dataset, (r.target,))]
     if not own:
         raise BadInput(
             f"no run of a development target ({said(t for of in DEVELOPMENT.values() for t in of)}); run sweeps/tuning first"
         )
     domains = domains_of(own)
-    for name in dict.fromkeys(r["method"] for r in own):
+    for name in dict.fromkeys(r.results["method"] for r in own):
         tried: dict[Setting, list[Run]] = {}
-        for run in (r for r in own if r["method"] == name):
-            tried.setdefault(tuple(sorted(choices(run).items())), []).append(run)
-        most = max(len({r["target"] for r in group}) for group in tried.values())
-        full = {setting: six(group, domains) for setting, group in tried.items() if len({r["target"] for r in group}) == most}
+        for run in (r for r in own if r.results["method"] == name):
+            tried.setdefault(tuple(run.chosen.items()), []).append(run)
+        most = max(len({r.target for r in group}) for group in tried.values())
+        full = {setting: six(group, domains) for setting, group in tried.items() if len({r.target for r in group}) == most}
         means = {setting: float(np.nanmean(list(numbers.values()))) for setting, numbers in full.items()}
         best = best_of(means)
         lines.append(edge(name, best, list(full)))
@@ -291,24 +281,26 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
     return (["method", "setting", *six(own, domains), "mean", ""], rows), lines
 
 
-def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
+def pictures(found: Sequence[Run], out: Path) -> list[str]:
     """out/TARGET.png for every target: what each method leaves of it, one row a method, the same prompts and starting noise.
     Returns a line for each that cannot be made, its images being gone."""
     problems = []
-    by_seed = sorted(found, key=lambda f: -int(f[1]["seeds"]["train"]))  # the lowest seed comes last, and stays
-    for target in dict.fromkeys(run["target"] for _, run in found):
-        runs = {label_of(run): (folder, run) for folder, run in by_seed if run["target"] == target}
-        folder, run = next(iter(runs.values()))
-        other = next((d for d in run["gates"]["judge_accuracy"] if d != run["domain"]), "seed")
+    by_seed = sorted(found, key=lambda run: -(run.seed or 0))  # the lowest seed comes last, and stays
+    for target in dict.fromkeys(run.target for run in found):
+        runs = {run.label: run for run in by_seed if run.target == target}
+        run = next(iter(runs.values()))
+        other = next((d for d in run.results["gates"]["judge_accuracy"] if d != run.domain), "seed")
         first: dict[str, str] = {}
-        for row in rows_of(folder, run):
-            if row[run["domain"]] == target:
+        for row in run.predictions:
+            if row[run.domain] == target:
                 first.setdefault(str(row[other]), str(row["file"]))
-        base = base_images(run, folder)
+        base = base_images(run.results, run.folder)
         if not first or base is None:
-            problems.append(f"no picture of {target}: {folder / 'predictions.csv'} or the base model's images are not there")
+            problems.append(
+                f"no picture of {target}: {run.folder / 'predictions.csv'} or the base model's images are not there"
+            )
             continue
-        folders = {"base": base, **{name: own / "images" for name, (own, _) in sorted(runs.items())}}
+        folders = {"base": base, **{name: own.folder / "images" for name, own in sorted(runs.items())}}
         rows = [(name, [images / file for file in first.values()]) for name, images in folders.items()]
         try:
             grid(list(first), rows, out / f"{target}.png")
@@ -317,20 +309,17 @@ def pictures(found: Sequence[tuple[Path, Run]], out: Path) -> list[str]:
     return problems
 
 
-def usable(found: Sequence[tuple[Path, Run]]) -> tuple[list[tuple[Path, Run]], list[str]]:
+def usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Runs that this tool trained; and a line for each whose images others made, which has no cost and no seed."""
-    kept = [(folder, run) for folder, run in found if "seeds" in run and {*SPENT, "locate_s", "distil_s"} <= set(run["cost"])]
-    return kept, [
-        f"{folder}: left out, it says no seed or no cost of training" for folder, run in found if (folder, run) not in kept
-    ]
+    kept = [run for run in found if run.seed is not None and {*SPENT, "locate_s", "distil_s"} <= set(run.cost)]
+    return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
 
 
 def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
     """The tables as text, and as files in `out`."""
-    found, problems = find(folders)
-    found, scored = usable(found)
+    found, problems = read(folders)
+    runs, scored = usable(found)
     problems += scored
-    runs = [run for _, run in found]
     if not runs:
         raise BadInput(f"no run below {said(folders)} was trained here; name folders of finished runs")
     if tuned:
@@ -339,7 +328,7 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
     else:
         same_targets(runs)
         parts = {"methods": compared(runs), "differences": differences(runs, against)}
-        seen = {r["target"] for r in runs if r["target"] in SEEN.get(r["dataset"], ())}
+        seen = {r.target for r in runs if r.target in SEEN.get(r.dataset, ())}
         lines = [decided(runs), *([f"FADE's rate was chosen on {said(seen)} too."] if seen else [])]
     for name, part in parts.items() if out else ():
         assert out is not None
@@ -347,7 +336,7 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
         write_text(out / f"{name}.md", table(*part) + "\n")
         write_text(out / f"{name}.tex", as_latex(*part))
     if out and not tuned:
-        problems += pictures(found, out)
+        problems += pictures(runs, out)
     shown = [table(*part) for part in parts.values()]
     others = [] if tuned else [f"As published, on another model, other images and other judges:\n\n{table(*published())}"]
     return "\n\n".join([*problems, *shown, "\n".join(lines), *others])

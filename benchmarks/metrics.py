@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from benchmarks.judge import Row
+from benchmarks.predictions import Row
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
 Z2 = float(ndtri(0.975) ** 2)  # the square of 1.96, of 95 %

@@ -8,122 +8,32 @@ python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from benchmarks.html import COSTS, has_picture, rows_of, write_page
+from benchmarks.html import write_page
 from benchmarks.ledger import status
+from benchmarks.results import frame, read, read_sequences
 from benchmarks.sequences import HEADER, section, summary_rows
-from benchmarks.tables import as_csv, as_latex, per_target, summary, table
+from benchmarks.tables import as_csv, as_latex, per_target, summary, summary_frame, table
 from benchmarks.workspace import publish
 from fade.console import command
 from fade.errors import BadInput
-from fade.files import read_json, write_text
-
-FORMAT = 1  # of results.json
-NEEDED = ("dataset", "target", "domain", "surrogate", "method", "protocol", "metrics", "base", "cost", "gates", "landed")
-
-
-def find(folders: list[Path], alone: bool = True) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
-    """All results below the folders, sorted by folder; and one line for each that cannot be used. Raises BadInput where
-    a folder is missing, or no result is left and nothing else was found (`alone`)."""
-    for folder in folders:
-        if not folder.is_dir():
-            raise BadInput(f"no folder {folder}; name folders that hold finished runs")
-    found, problems = [], []
-    for path in result_files(folders):
-        try:
-            results = read_json(path)
-            if results["format"] != FORMAT:
-                raise ValueError(f"format {results['format']}, this version reads {FORMAT}")
-            if results.get("kind") == "sequence":
-                continue
-            missing = [key for key in NEEDED if key not in results]
-            if missing or "ua" not in results["metrics"]:
-                raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
-            check_numbers(results)
-            found.append((path.parent, results))
-            problems += flaws(path.parent, results)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
-    found, repeated = unique(found)
-    problems += repeated
-    if not found and alone:
-        why = f" ({problems[0]})" if problems else ""
-        raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
-    return found, problems
-
-
-def numbers_of(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What tables average and print, by name; a distance may have no value, and says why."""
-    for side in ("metrics", "base"):
-        for key, metric in results[side].items():
-            distance = key.startswith(("fid_", "kid_"))
-            for part in ("value", "low", "high"):
-                if part in metric and not (distance and metric[part] is None):
-                    yield f"{side}.{key}.{part}", metric[part]
-    yield from ((f"cost.{key}", results["cost"][key]) for key in COSTS if key in results["cost"])
-
-
-def check_numbers(results: dict[str, Any]) -> None:
-    """Raises ValueError for the first that is no finite number."""
-    for name, value in numbers_of(results):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}, no finite number")
-
-
-def result_files(folders: list[Path]) -> list[Path]:
-    return sorted({path for folder in folders for path in folder.rglob("results.json")})
-
-
-def find_sequences(folders: list[Path]) -> list[dict[str, Any]]:
-    """The results of finished sequences of requests below the folders."""
-    found = []
-    for path in result_files(folders):
-        with suppress(ValueError, OSError):  # `find` says what is broken
-            results = read_json(path)
-            if isinstance(results, dict) and results.get("kind") == "sequence" and results.get("format") == FORMAT:
-                found.append(results)
-    return found
-
-
-def flaws(folder: Path, results: dict[str, Any]) -> list[str]:
-    """A line for each file beside results.json that is there and cannot be read, which the page does without, and one where
-    predictions and results are not of one run."""
-    rows = rows_of(folder, results)
-    usable = {"predictions.csv": bool(rows), "comparison.png": has_picture(folder)}
-    broken = [f"{folder / name}: left out, broken" for name, good in usable.items() if (folder / name).exists() and not good]
-    if rows and results["target"] not in {row[results["domain"]] for row in rows}:
-        broken.append(f"{folder / 'predictions.csv'}: no image of the target {results['target']!r} of results.json")
-    return broken
-
-
-def unique(found: list[tuple[Path, dict[str, Any]]]) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
-    """Each configuration once, its first folder; and a line for each of the others (copies, sweeps of one name)."""
-    first: dict[str, Path] = {}
-    for folder, results in found:
-        first.setdefault(results.get("identity", str(folder)), folder)
-    kept = [(folder, r) for folder, r in found if first[r.get("identity", str(folder))] == folder]
-    return kept, [f"{folder}: left out, the same configuration as {first[r['identity']]}" for folder, r in found
-                  if (folder, r) not in kept]  # fmt: skip
+from fade.files import write_text
 
 
 def write(folders: list[Path], out: Path) -> str:
     """Write the page and the tables to `out`; return what is printed."""
-    sequences = find_sequences(folders)
-    found, problems = find(folders, alone=not sequences)
-    results = [r for _, r in found]
-    parts = {"targets": per_target(results), "summary": summary(results)} if found else {}
+    sequences = read_sequences(folders)
+    runs, problems = read(folders, alone=not sequences)
+    parts = {"targets": per_target(runs), "summary": summary(runs)} if runs else {}
     if sequences:
         parts["sequences"] = (HEADER, summary_rows(sequences))
+    numbers = {"targets": frame(runs), "summary": summary_frame(runs)} if runs else {}
     for name, (header, rows) in parts.items():
-        write_text(out / f"{name}.csv", as_csv(header, rows))
+        write_text(out / f"{name}.csv", numbers[name].to_csv(index=False) if name in numbers else as_csv(header, rows))
         write_text(out / f"{name}.md", table(header, rows) + "\n")
         write_text(out / f"{name}.tex", as_latex(header, rows))
-    write_page(found, problems, out / "report.html", [("Sequences of requests", section(sequences))])
+    write_page(runs, problems, out / "report.html", [("Sequences of requests", section(sequences))])
     notes = "".join(f"warning: {line}\n" for line in problems)
     shown = "\n\n".join(table(*part) for part in parts.values())
     return (
@@ -143,7 +53,7 @@ def main() -> None:
         if given.status:
             print("\n\n".join(map(status, given.folders)))
         elif given.wandb:
-            print(publish(find(given.folders)[0], given.wandb))
+            print(publish(read(given.folders)[0], given.wandb))
         else:
             print(write(given.folders, given.out))
     except BadInput as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
 from benchmarks.html import COLOURS, MARKS, Frame, cell, legend, mark, of_papers, percent, span, table
-from benchmarks.tables import choices, method_of, published_sequences
+from benchmarks.results import Run
+from benchmarks.tables import published_sequences
 
 HEADER = [
     "sequence",
@@ -27,22 +29,22 @@ HEADER = [
 ]
 
 
-def name_of(run: dict[str, Any]) -> str:
+def name_of(run: Run) -> str:
     """Method, strategy, and what else the command line chose."""
-    others = {key: value for key, value in choices(run).items() if key.split(".")[0] != "sequence" and key != "strategy"}
-    return ", ".join([method_of(run), run["strategy"], *(f"{key}={value}" for key, value in sorted(others.items()))])
+    others = {key: value for key, value in run.chosen.items() if key.split(".")[0] != "sequence" and key != "strategy"}
+    return ", ".join([run.method, run.results["strategy"], *(f"{key}={value}" for key, value in others.items())])
 
 
-def by_name(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def by_name(runs: Sequence[Run]) -> list[Run]:
     """The same strategies beside each other: by order of requests, name and seed."""
-    return sorted(runs, key=lambda r: (r["requests"][0]["target"], name_of(r), r["seeds"]["train"]))
+    return sorted(runs, key=lambda r: (r.results["requests"][0]["target"], name_of(r), r.seed))
 
 
-def summary_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
+def summary_rows(runs: Sequence[Run]) -> list[list[str]]:
     """One row a sequence: how much is gone at the end, how much is kept, what it cost (HEADER)."""
     rows = []
     for run in by_name(runs):
-        s = run["summary"]
+        s = run.results["summary"]
         percents = (
             s["ua_mean"],
             s["ua_worst"],
@@ -52,13 +54,13 @@ def summary_rows(runs: list[dict[str, Any]]) -> list[list[str]]:
             s["retention_area"],
             s["nearest"],
         )
-        targets = " ".join(r["target"] for r in run["requests"])
-        rows.append([targets, name_of(run), str(run["seeds"]["train"]), *(f"{100 * v:.1f}" for v in percents),
+        targets = " ".join(r["target"] for r in run.results["requests"])
+        rows.append([targets, name_of(run), str(run.seed), *(f"{100 * v:.1f}" for v in percents),
                      f"{s['seconds']:.0f}", f"{s['last_over_first']:.2f}", f"{s['bytes'] / 1000:.0f}"])  # fmt: skip
     return rows
 
 
-def section(runs: list[dict[str, Any]]) -> str:
+def section(runs: Sequence[Run]) -> str:
     """HTML: the table; then, over the requests, the mean UA of all so far and what is kept of what was never asked for."""
     if not runs:
         return ""
@@ -75,13 +77,13 @@ def section(runs: list[dict[str, Any]]) -> str:
     return first + drawn + triangles + papers
 
 
-def triangle(run: dict[str, Any], name: str) -> str:
+def triangle(run: Run, name: str) -> str:
     """HTML: after each request, UA of all so far and what is kept, with intervals; then each request that was taken back."""
-    targets = [r["target"] for r in run["requests"]]
-    domains = list(run["base"]["kept"])
+    targets = [r["target"] for r in run.results["requests"]]
+    domains = list(run.base["kept"])
     header = ["after", *targets, *(f"kept {domain}s" for domain in domains), "nearest", "fid_judge", "s", "kB"]
-    steps = [("base", run["base"]), *((f"{k + 1} {targets[k]}", step) for k, step in enumerate(run["steps"]))]
-    for step in run["revoked"]:
+    steps = [("base", run.base), *((f"{k + 1} {targets[k]}", step) for k, step in enumerate(run.results["steps"]))]
+    for step in run.results["revoked"]:
         steps.append((f"without {step['target']}'s", {**step, "ua": {**step["ua"], step["target"]: step["back"]}}))
     rows = []
     for after, step in steps:
@@ -91,14 +93,14 @@ def triangle(run: dict[str, Any], name: str) -> str:
         cells += [percent(step["kept"][domain], "ira") for domain in domains]
         cells += [percent(step["nearest"], "ira"), percent(step["fid_judge"], "fid_judge"), *map(cell, spent)]
         rows.append((after, [cell(escape(after), kind="text"), *cells]))
-    title = f"{name_of(run)}, seed {run['seeds']['train']}, {targets[0]} first"
+    title = f"{name_of(run)}, seed {run.seed}, {targets[0]} first"
     caption = "Percent, 95 % intervals over images of these adapters"
     return f"<details><summary>{escape(title)}</summary>{table(name, caption, header, rows)}</details>"
 
 
-def curve(runs: list[dict[str, Any]], label: str, read: Any) -> str:
-    lines = {f"{name_of(r)}, seed {r['seeds']['train']} ({r['requests'][0]['target']} first)":
-             [100 * read(step) for step in r["steps"]] for r in runs}  # fmt: skip
+def curve(runs: Sequence[Run], label: str, read: Any) -> str:
+    lines = {f"{name_of(r)}, seed {r.seed} ({r.results['requests'][0]['target']} first)":
+             [100 * read(step) for step in r.results["steps"]] for r in runs}  # fmt: skip
     most = max(len(line) for line in lines.values())
     frame = Frame((1, max(2, most)), span([y for line in lines.values() for y in line]), ("request", label))
     content = ""

@@ -14,15 +14,14 @@ import numpy as np
 from scipy.stats import norm, t
 
 from benchmarks.generate import kept_cells
-from benchmarks.html import rows_of
-from benchmarks.judge import Row
 from benchmarks.metrics import Metric, wilson
-from benchmarks.report import find
-from benchmarks.tables import setting, table
+from benchmarks.predictions import Row
+from benchmarks.results import read
+from benchmarks.tables import table
 from fade.console import command
 from fade.errors import BadInput, at_least
 
-METRICS = ("ua", "ira", "cra", "cra_target")
+SHARES = ("ua", "ira", "cra", "cra_target")
 
 
 @dataclass(frozen=True)
@@ -93,17 +92,17 @@ def part(runs: list[dict[str, Any]], metric: str, design: Design, generator: np.
 def load(folders: list[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Runs by setting and domain of their target, each with its metrics' successes."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for folder, results in find(folders)[0]:
-        rows = rows_of(folder, results)
+    for run in read(folders)[0]:
+        rows = run.predictions
         if not rows or not {"style", "object", "seed"} <= set(rows[0]):
             raise BadInput(
-                f"{folder / 'predictions.csv'} is missing, cut short, or of no grid of styles and objects; run it again"
+                f"{run.folder / 'predictions.csv'} is missing, cut short, or of no grid of styles and objects; run it again"
             )
-        if not any(row[results["domain"]] == results["target"] for row in rows):
-            raise BadInput(f"{folder / 'predictions.csv'} has no image of the target {results['target']!r} of results.json")
-        run: dict[str, Any] = {m: hits(rows, results["target"], results["domain"], m) for m in METRICS}
-        run["all"] = [(row["style"], row["object"], row["seed"]) for row in rows]
-        groups.setdefault((setting(results), results["domain"]), []).append(run)
+        if not any(row[run.domain] == run.target for row in rows):
+            raise BadInput(f"{run.folder / 'predictions.csv'} has no image of the target {run.target!r} of results.json")
+        found: dict[str, Any] = {m: hits(rows, run.target, run.domain, m) for m in SHARES}
+        found["all"] = [(row["style"], row["object"], row["seed"]) for row in rows]
+        groups.setdefault((run.setting, run.domain), []).append(found)
     return groups
 
 
@@ -133,11 +132,11 @@ def main() -> None:
         groups = load(given.folders)
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
-    header = ["targets", "cells", "seeds", "cost", *(f"{m} cover (worst) ± points" for m in METRICS)]
+    header = ["targets", "cells", "seeds", "cost", *(f"{m} cover (worst) ± points" for m in SHARES)]
     rows = []
     for design in DESIGNS:
         row = [f"{100 * x:.0f} %" for x in (design.targets, design.cells, design.seeds, design.cost)]
-        for metric in METRICS:
+        for metric in SHARES:
             c = coverage(groups, design, metric, given.draws)
             row.append(f"{100 * c['coverage']:.1f} ({100 * c['worst']:.0f}) ± {100 * c['half']:.1f}")
         rows.append(row)

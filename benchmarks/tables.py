@@ -6,21 +6,22 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.results import COSTS, Run, frame, metric_values
 from fade.card import cell_text
+from fade.metrics import METRICS
 from fade.prompts import words
 
-TITLES = {
-    "ua": "UA ↑",
-    "ira": "IRA ↑",
-    "cra": "CRA ↑",
-    "cra_target": "CRA on target ↑",
-    "fid_judge": "fid_judge ↓",
-    "kid_judge": "1000 kid_judge ↓",
-}
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def headings() -> list[str]:
+    """A column a metric."""
+    return [about.heading for about in METRICS.values()]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -53,8 +54,8 @@ def as_latex(header: list[str], rows: list[list[str]]) -> str:
 
 def run_table(results: dict[str, Any]) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
-    header = ["model", *TITLES.values()]
-    rows = [[name, *(cell_text(results[key].get(c), c) for c in TITLES)]
+    header = ["model", *headings()]
+    rows = [[name, *(cell_text(results[key].get(c), c) for c in METRICS)]
             for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))]  # fmt: skip
     stated = results["gates"].get("judge_stated", {})
     judges = ", ".join(f"{d} {100 * a:.1f} %" + (f" (its own file says {100 * stated[d]:.1f} %)" if d in stated else "")
@@ -78,62 +79,24 @@ def run_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
-WHAT_AND_WHERE = {
-    "target", "surrogate", "seed", "method", "sparsity", "sparsity.p", "dataset", "dataset.root", "dataset.classifiers",
-    "model.path", "protocol", "+sweeps", "out", "output_dir", "cache_dir", "logger", "device", "launcher",
-}  # fmt: skip
+def seed_text(run: Run) -> str:
+    return "–" if run.seed is None else str(run.seed)
 
 
-def choices(results: dict[str, Any]) -> dict[str, str]:
-    """What the command line changed of how a run is done: key -> value."""
-    pairs = (override.split("=", 1) for override in results.get("overrides", []))
-    return {
-        key: value for key, value in pairs if key not in WHAT_AND_WHERE and not key.startswith(("launcher.", "fail_under."))
-    }
-
-
-def method_of(results: dict[str, Any]) -> str:
-    """The method, and which of its published versions where there are several."""
-    variant = results.get("variant")
-    return f"{results['method']} ({variant})" if variant else str(results["method"])
-
-
-def setting(results: dict[str, Any], without: str = "") -> str:
-    """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction, and what else was chosen;
-    `without` leaves one key out."""
-    sparsity = results.get("sparsity", {"kind": "", "p": 1})  # answers that others made have none
-    chosen = {"sparsity.p": "" if sparsity["p"] == 1 else f"p={sparsity['p']:g}"}
-    chosen |= {key: f"{key}={value}" for key, value in sorted(choices(results).items())}
-    words = [text for key, text in chosen.items() if text and key != without]
-    return " ".join(filter(None, [f"{results['dataset']}/{results['protocol']}", method_of(results), sparsity["kind"], *words]))
-
-
-def seed_of(results: dict[str, Any]) -> str:
-    """The training seed; answers that others made have none."""
-    return str(results.get("seeds", {}).get("train", "–"))
-
-
-def per_target(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def per_target(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """One row a run, by setting, target and training seed."""
-    header = ["setting", "target", "surrogate", "seed", *TITLES.values(), "base IRA", "base CRA", "s"]
+    header = ["setting", "target", "surrogate", "seed", *headings(), "base IRA", "base CRA", "s"]
     rows = []
-    for r in sorted(found, key=lambda r: (setting(r), r["domain"], r["target"], r["surrogate"], seed_of(r))):
-        spent = r["cost"].get("locate_s", 0.0) + r["cost"].get("distil_s", 0.0)
-        rows.append([setting(r), r["target"], r["surrogate"], seed_of(r), *(cell_text(r["metrics"].get(c), c) for c in TITLES),
-                     cell_text(r["base"].get("ira")), cell_text(r["base"].get("cra")), f"{spent:.0f}"])  # fmt: skip
+    for r in sorted(found, key=lambda r: (r.setting, r.domain, r.target, r.surrogate, seed_text(r))):
+        rows.append([r.setting, r.target, r.surrogate, seed_text(r), *(cell_text(r.metrics.get(c), c) for c in METRICS),
+                     cell_text(r.base.get("ira")), cell_text(r.base.get("cra")), f"{r.train_s:.0f}"])  # fmt: skip
     return header, rows
 
 
-def metric_values(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics") -> list[float]:
-    """The values of a metric of the runs that have one."""
-    return [float(r[side][key]["value"]) for r in runs if r[side].get(key, {}).get("value") is not None]
-
-
-def mean_value(runs: Sequence[dict[str, Any]], key: str, side: str = "metrics") -> str:
+def mean_value(runs: Sequence[Run], key: str, side: str = "metrics") -> str:
     """A distance's mean over the runs that have it, as a cell's text; where none has, why."""
     values = metric_values(runs, key, side)
-    reasons = [r[side][key] for r in runs if key in r[side]]
+    reasons = [r.results[side][key] for r in runs if key in r.results[side]]
     return cell_text({"value": float(np.mean(values))} if values else (reasons or [None])[0], key)
 
 
@@ -142,39 +105,51 @@ def spread(values: list[float]) -> str:
     return f"{100 * np.mean(values):.1f} ({100 * min(values):.0f}–{100 * max(values):.0f})"
 
 
-def summary(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+KEPT = ("ira", "cra")  # beside these stands how far they moved from the base model's
+
+
+def moved(runs: Sequence[Run], key: str) -> str:
+    """The mean difference from the base model, in points."""
+    apart = [r.metrics[key]["value"] - r.base[key]["value"] for r in runs if key in r.metrics and r.base]
+    return f"{100 * np.mean(apart):+.1f}" if apart else "–"
+
+
+def summary(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """One row for each setting and domain: means over its runs, and the difference from the base model, in points."""
-    header = [
-        "setting",
-        "domain",
-        "runs",
-        "UA",
-        "IRA",
-        "Δ IRA",
-        "CRA",
-        "Δ CRA",
-        "CRA on target",
-        "fid_judge",
-        "1000 kid_judge",
-        "s/target",
-        "kB",
-    ]
+    header = ["setting", "domain", "runs"]
+    for key, about in METRICS.items():
+        header += [about.name, *([f"Δ {about.name}"] if key in KEPT else [])]
+    header += ["s/target", "kB"]
     rows = []
-    groups = dict.fromkeys((setting(r), domain) for r in found for domain in (r["domain"], "all"))
+    groups = dict.fromkeys((r.setting, domain) for r in found for domain in (r.domain, "all"))
     for name, domain in sorted(groups, key=lambda g: (g[0], g[1] == "all", g[1])):
-        runs = [r for r in found if setting(r) == name and domain in ("all", r["domain"])]
-        row = [name, domain, str(len(runs)), spread(metric_values(runs, "ua"))]
-        for key in ("ira", "cra"):
+        runs = [r for r in found if r.setting == name and domain in ("all", r.domain)]
+        row = [name, domain, str(len(runs))]
+        for key, about in METRICS.items():
             values = metric_values(runs, key)
-            moved = [r["metrics"][key]["value"] - r["base"][key]["value"] for r in runs if key in r["metrics"] and r["base"]]
-            row += [spread(values) if values else "–", f"{100 * np.mean(moved):+.1f}" if moved else "–"]
-        kept = metric_values(runs, "cra_target")
-        row += [spread(kept) if kept else "–", mean_value(runs, "fid_judge"), mean_value(runs, "kid_judge")]
-        trained = [r["cost"] for r in runs if "distil_s" in r["cost"]]
-        row += [f"{np.mean([cost['locate_s'] + cost['distil_s'] for cost in trained]):.0f}" if trained else "–"]
-        row += [f"{np.mean([cost['adapter_bytes'] for cost in trained]) / 1000:.0f}" if trained else "–"]
+            row.append(mean_value(runs, key) if not about.share else spread(values) if values else "–")
+            row += [moved(runs, key)] if key in KEPT else []
+        trained = [r for r in runs if "distil_s" in r.cost]
+        row += [f"{np.mean([r.train_s for r in trained]):.0f}" if trained else "–"]
+        row += [f"{np.mean([r.cost['adapter_bytes'] for r in trained]) / 1000:.0f}" if trained else "–"]
         rows.append(row)
     return header, rows
+
+
+def summary_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """`summary` as numbers: of every metric the mean over the runs (`ua`), its lowest and its highest (`ua_low`, `ua_high`),
+    and the base's mean (`base_ua`); of the costs the means."""
+    import pandas as pd  # here, so that a run does not wait for it
+
+    table = frame(runs)
+    measured = [key for key in METRICS if table[key].notna().any()]
+    how = {key: (key, "mean") for key in measured}
+    how |= {f"{key}_{end}": (key, by) for key in measured for end, by in (("low", "min"), ("high", "max"))}
+    how |= {f"base_{key}": (f"base_{key}", "mean") for key in measured}
+    how |= {key: (key, "mean") for key in COSTS if key in table}
+    by_domain = [table, table.assign(domain="all")]
+    parts = [part.groupby(["setting", "domain"]).agg(runs=("target", "size"), **how) for part in by_domain]
+    return pd.concat(parts).reset_index().sort_values("setting", kind="stable")
 
 
 PUBLISHED = Path(__file__).parent / "published"

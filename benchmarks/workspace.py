@@ -5,12 +5,13 @@ A run set is a sweep, by the group that the W&B logger gives it (output_dir); th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import TITLES
+from benchmarks.results import Run
 from fade.errors import BadInput
+from fade.metrics import METRICS
 
 LOSSES = ("loss/total", "loss/forget", "loss/retain")
 KEYS = ("ua", "ira", "cra")
@@ -44,38 +45,48 @@ class Spec:
     panels: tuple[Panel, ...]
 
 
-def group_of(results: dict[str, Any]) -> str:
+def group_of(run: Run) -> str:
     """The W&B group of a run: the output_dir that its command named."""
-    given = [o.partition("=")[2] for o in results.get("overrides", []) if o.startswith("output_dir=")]
+    given = [o.partition("=")[2] for o in run.results.get("overrides", []) if o.startswith("output_dir=")]
     return given[-1] if given else DEFAULT_GROUP
 
 
-def varied(found: list[dict[str, Any]]) -> list[str]:
+def varied(found: Sequence[Run]) -> list[str]:
     """The settings that differ between the runs, by the names of their overrides, in order of appearance."""
     values: dict[str, set[str]] = {}
-    for results in found:
-        given = dict(o.lstrip("+").partition("=")[::2] for o in results.get("overrides", []))
+    for run in found:
+        given = dict(o.lstrip("+").partition("=")[::2] for o in run.results.get("overrides", []))
         for key, value in given.items():
             values.setdefault(key, set()).add(value)
-    named = [sum(key in {o.lstrip("+").partition("=")[0] for o in r.get("overrides", [])} for r in found) for key in values]
+    named = [
+        sum(key in {o.lstrip("+").partition("=")[0] for o in r.results.get("overrides", [])} for r in found) for key in values
+    ]
     return [key for (key, kinds), n in zip(values.items(), named, strict=True) if len(kinds) > 1 or n < len(found)]
 
 
-def spec(found: list[dict[str, Any]]) -> Spec:
+def spec(found: Sequence[Run]) -> Spec:
     """Run sets and panels for these runs."""
     groups = list(dict.fromkeys(map(group_of, found)))
     settings = [key for key in varied(found) if key not in ("output_dir", "out", "seed", "target", "surrogate")]
     summaries = tuple(f"metrics/{key}/value" for key in KEYS)
-    panels = [Panel("bar", TITLES[key], (f"metrics/{key}/value",)) for key in KEYS]
+    panels = [Panel("bar", METRICS[key].heading, (f"metrics/{key}/value",)) for key in KEYS]
     panels.append(Panel("scatter", "UA against IRA", ("metrics/ua/value",), "metrics/ira/value"))
-    if len({r["sparsity"]["p"] for r in found if "sparsity" in r}) > 1:
-        panels += [Panel("scatter", f"{TITLES[k]} over the kept fraction", (f"metrics/{k}/value",), "config:sparsity.p", True)
-                   for k in KEYS]  # fmt: skip
+    if len({r.sparsity["p"] for r in found if "sparsity" in r.results}) > 1:
+        panels += [
+            Panel(
+                "scatter",
+                f"{METRICS[key].heading} over the kept fraction",
+                (f"metrics/{key}/value",),
+                "config:sparsity.p",
+                True,
+            )
+            for key in KEYS
+        ]
     if settings:
         panels.append(Panel("columns", "What was varied", (*(f"config:{key}" for key in settings), *summaries)))
     panels.append(Panel("line", "Losses", LOSSES, "Step"))
     panels.append(Panel("pictures", "Before and after", ("before and after", "before beside after")))
-    targets, datasets = len({r["target"] for r in found}), ", ".join(sorted({r["dataset"] for r in found}))
+    targets, datasets = len({r.target for r in found}), ", ".join(sorted({r.dataset for r in found}))
     about = f"{len(found)} runs, {targets} targets, {datasets}. The record is each run's folder; W&B mirrors it."
     return Spec(f"Concept unlearning: {len(found)} runs", about, tuple(RunSet(g, g) for g in groups), tuple(panels))
 
@@ -112,9 +123,9 @@ def report(made: Spec, place: str) -> Any:
     return pages.Report(entity=entity, project=project, title=made.title, blocks=blocks)
 
 
-def publish(found: list[tuple[Path, dict[str, Any]]], place: str) -> str:
+def publish(found: Sequence[Run], place: str) -> str:
     """Save a draft of the report and return its address. Raises BadInput where W&B refuses it."""
-    made = report(spec([results for _, results in found]), place)
+    made = report(spec(found), place)
     try:
         made.save(draft=True)
     except Exception as error:  # no login, no network, no such project: W&B's own kinds of error, behind its extra

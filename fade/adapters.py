@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import NOTHING, PROMPT, Factors, check_form, export_factors, export_patch
-from fade.files import tensors_hash
 from fade.stored import FORMAT, Stored, identity, read_card
+from fade.tensors import tensors_hash
 from fade.written import added, ledger, plain
 
 Masks = dict[str, Tensor]  # name of a weight -> bool, its shape

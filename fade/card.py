@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-NAMES = {
-    "ua": "UA ↑ (the concept is gone)",
-    "ira": "IRA ↑ (its own domain is kept)",
-    "cra": "CRA ↑ (the other domain is kept)",
-    "cra_target": "CRA on target ↑ (the rest of the forgotten image is kept)",
-}
-KERNEL = 1000.0  # tables show kernel distances times this
+from fade.metrics import METRICS
+from fade.metrics import about as described
+
 UNCHECKED = (
     "whether an attack on the prompt or on the latents brings the concept back",
     "whether fine-tuning on a few images teaches it again",
@@ -68,11 +64,10 @@ def _checked(results: dict[str, Any] | None) -> str:
     if not results:
         return "Not at all: no results belong to this adapter yet.\n"
     metrics, base = results["metrics"], results["base"]
-    named = {key: name for key, name in NAMES.items() if key in metrics}
-    named |= {key: f"{key} ↓" for key in metrics if key.startswith("fid_")}
-    named |= {key: f"{KERNEL:.0f} {key} ↓" for key in metrics if key.startswith("kid_")}
-    rows = [[name, cell_text(base.get(key), key), cell_text(metrics[key], key), str(metrics[key].get("n", ""))]
-            for key, name in named.items()]  # fmt: skip
+    known = [key for key in METRICS if key in metrics]
+    known += [key for key in metrics if key not in METRICS and not described(key).share]
+    rows = [[_named(key), cell_text(base.get(key), key), cell_text(metrics[key], key), str(metrics[key].get("n", ""))]
+            for key in known]  # fmt: skip
     accuracies = results.get("gates", {}).get("judge_accuracy", {})
     judges = ", ".join(f"{domain} {100 * value:.1f} %" for domain, value in accuracies.items())
     landed = ", ".join(f"{label} {n}" for label, n in list(results.get("landed", {}).items())[:5])
@@ -85,13 +80,18 @@ def _checked(results: dict[str, Any] | None) -> str:
     )
 
 
+def _named(metric: str) -> str:
+    about = described(metric)
+    return f"{about.heading} ({about.says})" if about.says else about.heading
+
+
 def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
-    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is (a kernel distance, by its key, times KERNEL),
+    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is (times what METRICS says),
     nothing as a dash, with the reason where there is one."""
     if not metric or metric.get("value") is None:
         return "–" + why_not(metric)
     if "low" not in metric:
-        return f"{metric['value'] * (KERNEL if key.startswith('kid_') else 1):.2f}"
+        return f"{metric['value'] * described(key).times:.2f}"
     return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
 
 

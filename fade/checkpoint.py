@@ -9,7 +9,8 @@ from typing import Any
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
-from fade.files import Harmed, read_tensors, write_tensors
+from fade.files import Harmed
+from fade.tensors import read_tensors, write_tensors
 
 
 def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -26,10 +26,11 @@ from fade.card import card_text
 from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput, at_least
 from fade.export import HOW, PROMPT
-from fade.files import not_finite, read_json, tensors_hash, whole_folder
+from fade.files import read_json, whole_folder
 from fade.merging import folded
 from fade.patch import Patch
 from fade.stored import DTYPES, Stored, check_scale
+from fade.tensors import not_finite, tensors_hash
 
 CYCLES = 100
 

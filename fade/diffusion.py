@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fade.checked import Count, Word
 from fade.errors import BadInput
-from fade.files import tensors_hash
+from fade.tensors import tensors_hash
 from fade.written import ledger, plain
 
 

@@ -16,7 +16,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from fade.errors import BadInput, at_least
-from fade.files import not_finite, whole_folder, write_tensors
+from fade.files import whole_folder
+from fade.tensors import not_finite, write_tensors
 
 PROMPT = "this change depends on the prompt (a gate, or an edited embedding), and no exported weights can carry that"
 NOTHING = "at this scale the adapter changes nothing; there is nothing to export"

@@ -1,4 +1,4 @@
-"""Files as the record: whole or not at all, and never pickled."""
+"""Files as the record: whole or not at all, and never pickled. Imports no torch: tensors are fade/tensors.py's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from fade.errors import BadInput
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read")
-DIGEST = "digest"  # in the metadata of every safetensors file that is written here
 
 
 class Harmed(BadInput):
@@ -122,37 +116,6 @@ def read_json(path: Path) -> Any:
         raise Harmed(f"{path} is cut short or is no JSON ({error})") from error
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors with a digest over tensors and metadata; equal content makes equal bytes.
-
-    Shared or non-contiguous storage is copied; the metadata values are strings.
-    """
-    copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    about = dict(metadata or {})
-    with whole(path) as temporary:
-        try:
-            save_file(copies, temporary, about | {DIGEST: _digest(copies, about)})
-            _sort_metadata(temporary)
-        except SafetensorError as error:
-            if "os error 28" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. Raises Harmed for a file that is cut short, is none, or has another digest than it was written
-    with; a file without one (of an older version, or of another tool) is taken as it is."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise Harmed(f"{path} is truncated or no safetensors file ({error})") from error
-    digest = about.pop(DIGEST, None)
-    if digest is not None and digest != _digest(tensors, about):
-        raise Harmed(f"{path} is not what was written there (its hash differs)")
-    return tensors, about
-
-
 def unharmed(path: Path, read: Callable[[Path], Read]) -> Read | None:
     """What `read` makes of a file that can be made again; None where it is not there, or harmed, which one line says."""
     try:
@@ -162,31 +125,10 @@ def unharmed(path: Path, read: Callable[[Path], Read]) -> Read | None:
         return None
 
 
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps([tensors_hash(tensors), metadata], sort_keys=True).encode()).hexdigest()
-
-
-def _sort_metadata(path: Path) -> None:
-    """safetensors writes it in an order that changes from process to process; nothing else of the file moves."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= length:
-            file.seek(8)
-            file.write(text.ljust(length))
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds nan or inf."""
-    return next((name for name, value in tensors.items() if not value.isfinite().all()), None)
 
 
 ABSOLUTE = re.compile(r"""(?<![\w./~\\-])/(?=[^\s/])(?:[^/\n'",\[\]{}]+/)*([^/\n'",\[\]{}]*)""")
@@ -200,13 +142,3 @@ def without_folders(text: str) -> str:
 def content_hash(value: Any) -> str:
     """12 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode())
-    return digest.hexdigest()

@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, read_tensors, tensors_hash, write_json, write_tensors
+from fade.files import content_hash, read_json, write_json
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 
 class Judge(nn.Module):

@@ -20,18 +20,8 @@ from fade.card import card_text
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.export import NOTHING, export_factors
-from fade.files import (
-    Harmed,
-    not_finite,
-    read_json,
-    read_tensors,
-    tensors_hash,
-    whole,
-    whole_folder,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from fade.files import Harmed, read_json, whole, whole_folder, write_json, write_text
+from fade.tensors import not_finite, read_tensors, tensors_hash, write_tensors
 from fade.untouched import untouched
 
 if TYPE_CHECKING:

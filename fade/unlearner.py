@@ -24,12 +24,13 @@ from fade.console import Shown, Stage, doing, quiet
 from fade.data.pairs import Batch, Pairs
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.files import not_finite, read_tensors, unharmed, write_tensors
+from fade.files import unharmed
 from fade.logs import JsonLines, Mirror, layers
 from fade.methods import Method, Take
 from fade.parallel import check_world, follow, lead, leads, part, share
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
+from fade.tensors import not_finite, read_tensors, write_tensors
 from fade.timesteps import Timesteps, timed
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ import fade
 from fade.api import RETAIN, without
 from fade.cli import main
 from fade.diffusion import Diffusion
-from fade.files import read_tensors, tensors_hash, write_json, write_tensors
+from fade.files import write_json
 from fade.methods.spm import Spm
 from fade.sparsity import Dense, Neuron
 from fade.stored import complete
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 ROOT = Path(__file__).parents[1]
 SHORT: dict[str, Any] = {

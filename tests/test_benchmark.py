@@ -15,6 +15,7 @@ from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
 from benchmarks.judge import predict
 from benchmarks.metrics import wilson
 from benchmarks.record import Record, adapter_bytes, peak_memory_mb
+from benchmarks.results import Run
 from benchmarks.tables import run_table, summary, table
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
@@ -115,7 +116,7 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert "over images of this one adapter" in run_table(whole)
     assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in run_table(whole)
     assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in run_table(whole)
-    assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([whole, whole]))
+    assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([Run(tmp_path, whole)] * 2))
 
 
 def test_a_forget_caption_that_is_never_asked_is_refused(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import yaml
 from PIL import Image
 from scipy.stats import permutation_test
 
-from benchmarks.judge import write_rows
 from benchmarks.methods import (
     DEVELOPMENT,
     compared,
@@ -29,13 +28,13 @@ from benchmarks.methods import (
     tuning,
     write,
 )
+from benchmarks.predictions import write_rows
+from benchmarks.results import Run
 from fade.errors import BadInput
 from fade.files import write_json
 
 
-def run(
-    method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def run(method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()) -> Run:
     metrics = {
         "ua": {"value": ua, "n": 24},
         "ira": {"value": 1.0},
@@ -47,9 +46,14 @@ def run(
     cost = {"locate_s": 1.0, "distil_s": 2.0, "peak_memory_mb": 900, "teacher_passes": 3, "adapter_bytes": 4000}
     said = [f"target={target}", f"method={method}", *overrides]
     base = {**metrics, "ua": {"value": 0.0, "n": 24}, "cra": {"value": 1.0}}
-    return {"method": method, "variant": "", "target": target, "domain": domain, "metrics": metrics, "cost": cost, "base": base,
-            "dataset": "minicanvas", "protocol": "default", "seeds": {"train": seed, "images": [1, 2]},
-            "sparsity": {"kind": "dense"}, "overrides": said}  # fmt: skip
+    results = {"method": method, "variant": "", "target": target, "domain": domain, "metrics": metrics, "cost": cost,
+               "base": base, "dataset": "minicanvas", "protocol": "default", "seeds": {"train": seed, "images": [1, 2]},
+               "sparsity": {"kind": "dense"}, "overrides": said}  # fmt: skip
+    return Run(Path(), results)
+
+
+def changed(run: Run, **other: Any) -> Run:
+    return Run(run.folder, {**run.results, **other})
 
 
 def test_a_target_with_more_seeds_weighs_no_more() -> None:
@@ -65,7 +69,7 @@ def test_doing_nothing_has_a_row_and_ua_stands_apart_from_what_is_kept() -> None
     assert [fade[header.index(name)] for name in ("UA", "retention", "mean of six")] == ["75.0", "95.0", "88.33"]
     assert [base[header.index(name)] for name in ("UA", "retention", "mean of six")] == ["0.0", "100.0", "66.67"]
     assert base[header.index("kB")] == "–" and fade[header.index("kB")] == "4" and len(base) == len(header)
-    assert len(compared([{**runs[0], "base": {}}, runs[1]])[1]) == 1  # answers that others made may have no base
+    assert len(compared([changed(runs[0], base={}), runs[1]])[1]) == 1  # answers that others made may have no base
 
 
 def test_holm_and_the_sign_flip_test_by_hand() -> None:
@@ -116,7 +120,7 @@ def test_a_method_is_found_by_its_name_where_that_is_one_kind_of_run() -> None:
 def test_seeds_of_one_target_are_no_independent_pairs() -> None:
     targets = [f"t{k}" for k in range(4)]
     once = [run("fade", t, 0.6) for t in targets] + [run("uce", t, 0.6 + 0.1 * k) for k, t in enumerate(targets)]
-    thrice = [{**r, "seeds": {"train": seed}} for r in once for seed in range(3)]
+    thrice = [changed(r, seeds={"train": seed}) for r in once for seed in range(3)]
     assert differences(once, "fade") == differences(thrice, "fade")
 
 
@@ -126,9 +130,9 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
         ([run("uce", "a", 1.0)], "uce lacks the targets b; finish"),
         ([run("uce", "a", 1.0), run("uce", "b", 1.0), run("uce", "b", 1.0, seed=1)], "fade lacks b seed 1, which others have"),
         ([run("uce", t, 1.0, seed=1) for t in "ab"], "fade lacks a seed 1, b seed 1"),
-        ([{**run("uce", t, 1.0), "protocol": "official"} for t in "ab"], "different datasets, protocols or image seeds"),
+        ([changed(run("uce", t, 1.0), protocol="official") for t in "ab"], "different datasets, protocols or image seeds"),
         (
-            [{**run("uce", t, 1.0), "seeds": {"train": 0, "images": [1]}} for t in "ab"],
+            [changed(run("uce", t, 1.0), seeds={"train": 0, "images": [1]}) for t in "ab"],
             "different datasets, protocols or image seeds",
         ),
         (
@@ -137,14 +141,14 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
         ),
     ],
 )
-def test_what_is_no_comparison_is_refused(others: list[dict[str, Any]], message: str) -> None:
+def test_what_is_no_comparison_is_refused(others: list[Run], message: str) -> None:
     runs = [run("fade", t, 1.0) for t in "ab"]
     same_targets(runs)
     with pytest.raises(BadInput, match=message):
         same_targets([*runs, *others])
 
 
-def tried(method: str, key: str, means: dict[str, float], targets: tuple[str, ...] = ("neon", "cat")) -> list[dict[str, Any]]:
+def tried(method: str, key: str, means: dict[str, float], targets: tuple[str, ...] = ("neon", "cat")) -> list[Run]:
     return [run(method, t, ua, overrides=(f"{key}={value}",)) for value, ua in means.items() for t in targets]
 
 
@@ -188,8 +192,8 @@ def test_the_development_targets_are_those_of_the_sweep() -> None:
 def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
     for method, ua in (("fade", 0.9), ("uce", 1.0)):
         for target in ("fish", "sketch"):
-            results = {**run(method, target, ua), "format": 1, "surrogate": "photo", "landed": {}, "identity": method + target,
-                       "gates": {"judge_accuracy": {"style": 1.0}, "images": 9}}  # fmt: skip
+            results = {**run(method, target, ua).results, "format": 1, "surrogate": "photo", "landed": {},
+                       "identity": method + target, "gates": {"judge_accuracy": {"style": 1.0}, "images": 9}}  # fmt: skip
             write_json(tmp_path / f"{method}-{target}" / "results.json", results)
     write_json(tmp_path / "scored" / "results.json", {**results, "identity": "s", "cost": {"judge_s": 1.0}})
     text = write([tmp_path], "fade", tmp_path / "out", False)
@@ -217,7 +221,7 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
             "gates": {"judge_accuracy": {"style": 1.0, "object": 1.0}, "images": 4},
             "base_answers": str(tmp_path / "base"),
         }
-        found.append((folder, {**run(method, "neon", 1.0, seed), **about}))
+        found.append(Run(folder, {**run(method, "neon", 1.0, seed).results, **about}))
     assert pictures(found, tmp_path) == []
     with Image.open(tmp_path / "neon.png") as sheet:
         assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods

@@ -19,6 +19,7 @@ from benchmarks.benchmark import Benchmark, Measured, Protocol
 from benchmarks.continual import Continual, check_requests, check_revoked, nearest, summary
 from benchmarks.generate import read
 from benchmarks.record import Record
+from benchmarks.results import Run
 from benchmarks.sequences import section
 from fade import history
 from fade.adapters import Adapter
@@ -219,7 +220,7 @@ def test_the_report_of_a_sequence() -> None:
     run = {"method": "fade", "strategy": "independent", "overrides": ["strategy.compose=ties", "seed=3"],
            "seeds": {"train": 3}, "requests": [{"target": "neon"}, {"target": "sketch"}], "base": step(), "steps": steps,
            "revoked": [taken], "summary": summary(steps, {"retention": 1.0})}  # fmt: skip
-    html = section([run])
+    html = section([Run(Path(), run)])
     assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (

@@ -14,11 +14,11 @@ from fade.adapters import Adapter
 from fade.cli import stock_drift
 from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput
-from fade.files import tensors_hash
 from fade.lora import Gate, Lora
 from fade.patch import Patch
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
 from fade.stored import Stored
+from fade.tensors import tensors_hash
 from fade.textedit import TextEdit
 
 KINDS: list[Sparsity] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1)]

@@ -11,18 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from fade.checkpoint import SafeCheckpoint, read_checkpoint
-from fade.files import (
-    Harmed,
-    leftovers,
-    read_json,
-    read_tensors,
-    tensors_hash,
-    unharmed,
-    whole,
-    without_folders,
-    write_json,
-    write_tensors,
-)
+from fade.files import Harmed, leftovers, read_json, unharmed, whole, without_folders, write_json
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),

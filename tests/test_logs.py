@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from test_report import finished
 
-from benchmarks.judge import read_rows
+from benchmarks.predictions import read_rows
+from benchmarks.results import Run
 from benchmarks.workspace import Panel, RunSet, group_of, publish, report, spec
 from fade.errors import BadInput
 from fade.logs import JsonLines, Mirror, layers, wandb
@@ -156,15 +157,16 @@ def test_no_key_or_no_network_costs_a_warning(tmp_path: Path, key: str, said: st
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> list[dict[str, Any]]:
+def sweep(tmp_path: Path) -> list[Run]:
     found = []
     for folder, p in (("sparsity", 0.05), ("sparsity", 0.2), ("seeds", 0.2)):
         results = finished(tmp_path / f"{folder}-{p}", "neon", p=p)
-        found.append({**results, "overrides": ["target=neon", f"sparsity.p={p}", f"output_dir=outputs/{folder}"]})
+        said = ["target=neon", f"sparsity.p={p}", f"output_dir=outputs/{folder}"]
+        found.append(Run(tmp_path, {**results, "overrides": said}))
     return found
 
 
-def test_a_wandb_report_is_specified_without_a_login(sweep: list[dict[str, Any]]) -> None:
+def test_a_wandb_report_is_specified_without_a_login(sweep: list[Run]) -> None:
     made = spec(sweep)
     assert made.runs == (RunSet("outputs/sparsity", "outputs/sparsity"), RunSet("outputs/seeds", "outputs/seeds"))
     over_p = Panel("scatter", "UA ↑ over the kept fraction", ("metrics/ua/value",), "config:sparsity.p", True)
@@ -172,10 +174,10 @@ def test_a_wandb_report_is_specified_without_a_login(sweep: list[dict[str, Any]]
     (columns,) = [panel for panel in made.panels if panel.kind == "columns"]
     assert columns.y == ("config:sparsity.p", "metrics/ua/value", "metrics/ira/value", "metrics/cra/value")
     assert {panel.kind for panel in spec(sweep[1:]).panels} == {"bar", "scatter", "line", "pictures"}
-    assert group_of({"overrides": ["target=neon"]}) == group_of({}) == "outputs"
+    assert group_of(Run(Path(), {"overrides": ["target=neon"]})) == group_of(Run(Path(), {})) == "outputs"
 
 
-def test_wandb_workspaces_takes_the_spec(sweep: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_workspaces_takes_the_spec(sweep: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     pages = pytest.importorskip("wandb_workspaces.reports.v2")
     made = report(spec(sweep), "someone/fade")
     (grid,) = [block for block in made.blocks if isinstance(block, pages.PanelGrid)]
@@ -189,4 +191,4 @@ def test_wandb_workspaces_takes_the_spec(sweep: list[dict[str, Any]], monkeypatc
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(BadInput, match="W&B did not take the report"):
-        publish([(Path("a"), r) for r in sweep], "someone/fade")
+        publish(sweep, "someone/fade")

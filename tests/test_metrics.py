@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -9,6 +11,7 @@ import torch
 from scipy.stats import norm, t
 
 from benchmarks.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share, wilson
+from benchmarks.results import Run
 from benchmarks.tables import mean_value
 from fade.card import cell_text
 
@@ -187,7 +190,7 @@ def test_a_distance_without_a_value_says_why_and_a_kernel_distance_is_shown_in_t
     assert cell_text(none, "fid_judge") == "– (64 images for 192 features)" and cell_text(None) == "–"
     assert cell_text({"value": -0.00523, "std": 1.0, "n": 9}, "kid_judge") == "-5.23"
     assert cell_text({"value": 2.0}, "fid_judge") == "2.00"
-    runs = [{"metrics": {"fid_judge": none, "kid_judge": {"value": v}}} for v in (0.001, 0.003)]
+    runs = [Run(Path(), {"metrics": {"fid_judge": none, "kid_judge": {"value": v}}}) for v in (0.001, 0.003)]
     assert [mean_value(runs, key) for key in ("fid_judge", "kid_judge", "fid_x")] == [
         "– (64 images for 192 features)",
         "2.00",

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_config import ROOT, composed
 
-from benchmarks.tables import method_of
+from benchmarks.results import Run
 
 CONF = ROOT / "conf"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -332,7 +332,7 @@ def test_what_a_run_trains_with(case: tuple[str, ...]) -> None:
 
 def test_a_reading_is_not_shown_as_the_papers() -> None:
     variant = instantiate(composed("method=spare").method).variant
-    assert method_of({"method": "spare", "variant": variant}) == "spare (this project's reading)"
+    assert Run(Path(), {"method": "spare", "variant": variant}).method == "spare (this project's reading)"
 
 
 def test_a_variant_sets_what_was_released() -> None:

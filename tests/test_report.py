@@ -21,13 +21,14 @@ from PIL import Image
 
 from benchmarks.generate import kept_cells
 from benchmarks.html import both, heat_map, mean_of, write_page
-from benchmarks.judge import write_rows
 from benchmarks.ledger import expect, fail, ledger, status
 from benchmarks.metrics import landed, scores
+from benchmarks.predictions import write_rows
 from benchmarks.record import Record
-from benchmarks.report import find, write
+from benchmarks.report import write
+from benchmarks.results import Run, read
 from benchmarks.subset import Design, coverage, estimate, load
-from benchmarks.tables import as_latex, setting, summary
+from benchmarks.tables import as_latex, summary
 from fade.errors import BadInput
 from fade.files import write_json
 
@@ -111,10 +112,11 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
 
 
 def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
-    def run(domain: str, ua: float, ira: float) -> dict[str, Any]:
+    def run(domain: str, ua: float, ira: float) -> Run:
         own = {"ua": {"value": ua}, "ira": {"value": ira}, "cra": {"value": 0.5}}
-        return {**finished(tmp_path / domain, "neon" if domain == "style" else "cat"), "metrics": own,
-                "base": {"ira": {"value": 0.9}, "cra": {"value": 1.0}}}  # fmt: skip
+        results = finished(tmp_path / domain, "neon" if domain == "style" else "cat")
+        base = {"ira": {"value": 0.9}, "cra": {"value": 1.0}}
+        return Run(tmp_path / domain, {**results, "metrics": own, "base": base})
 
     runs = [run("style", 0.89, 0.7), run("object", 0.91, 0.8)]
     interval = mean_of(runs, "ua")  # the deviation is 0.01 times the root of 2, Student's quantile of one degree 12.706
@@ -124,7 +126,7 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
     found = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
     assert [found[d]["UA"] for d in ("style", "all")] == ["89.0 (89–89)", "90.0 (89–91)"]
     assert [found[d]["Δ IRA"] for d in ("style", "object", "all")] == ["-20.0", "-10.0", "-15.0"]
-    table = heat_map([(tmp_path / "style", runs[0])], "style")
+    table = heat_map(runs[:1], "style")
     shares = {style: [row["style_predicted"] == style for row in csv.DictReader((tmp_path / "style" / "predictions.csv").open())
                       if row["style"] == style] for style in STYLES}  # fmt: skip
     assert re.findall(r">(\d+)</td>", table) == [f"{100 * np.mean(shares[style]):.0f}" for style in STYLES]
@@ -142,11 +144,11 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path:
     assert printed.count("warning: ") == 4 and "format 0, this version reads 1" in printed
     html = (tmp_path / "out" / "report.html").read_text()
     assert "runs under different protocols (default, official)" in html and "old/results.json: left out" in html
-    assert setting(other) != setting({**other, "protocol": "official"})
+    assert Run(study, other).setting != Run(study, {**other, "protocol": "official"}).setting
     with pytest.raises(BadInput, match="run something first"):
-        find([tmp_path / "out"])
+        read([tmp_path / "out"])
     with pytest.raises(BadInput, match="no folder"):
-        find([tmp_path / "none"])
+        read([tmp_path / "none"])
 
 
 CHECK = """<script>
@@ -189,7 +191,7 @@ def test_five_hundred_runs_make_a_page_under_ten_megabytes(tmp_path: Path) -> No
     for k in range(500):
         finished(tmp_path / "runs" / f"{k:03}", ("neon", "cat")[k % 2], p=0.01 * (1 + k % 9), seed=k)
         shutil.copy(Path(__file__).parents[1] / "docs" / "comparison.png", tmp_path / "runs" / f"{k:03}" / "comparison.png")
-    found, problems = find([tmp_path / "runs"])
+    found, problems = read([tmp_path / "runs"])
     write_page(found, problems, tmp_path / "report.html")
     assert len(found) == 500 and (tmp_path / "report.html").stat().st_size < 10_000_000
 
@@ -250,7 +252,7 @@ def test_two_sweeps_with_one_name_count_a_run_once(study: Path, tmp_path: Path) 
     for path in list((tmp_path / "elsewhere").rglob("results.json")):
         if path.parent.name != "neon-neuron-0.1":
             shutil.rmtree(path.parent)
-    found, problems = find([study, tmp_path / "elsewhere"])
+    found, problems = read([study, tmp_path / "elsewhere"])
     assert len(found) == 12 and len(problems) == 1 and "the same configuration as" in problems[0]
 
 
@@ -289,20 +291,20 @@ def test_a_result_that_is_no_number_is_left_out_with_its_name(
     folder = study / "neon-neuron-0.1"
     results = json.loads((folder / "results.json").read_text())
     write_json(folder / "results.json", {**results, part: {**results[part], key: value}})
-    found, problems = find([study])
+    found, problems = read([study])
     assert len(found) == 11 and len(problems) == 1
     assert re.search(
         rf"neon-neuron-0\.1/results\.json: left out, no usable result .*{part}\.{key}[a-z.]* is .*no finite", problems[0]
     )
     with pytest.raises(BadInput, match="no finite number"):
-        find([folder])
+        read([folder])
 
 
 def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path: Path) -> None:
     table = study / "neon-neuron-0.1" / "predictions.csv"
     whole = table.read_text()
     table.write_text("\n".join(whole.splitlines()[:20]) + "\n")  # whole lines, but not all
-    assert find([study])[1] == [f"{table}: left out, broken"]
+    assert read([study])[1] == [f"{table}: left out, broken"]
     with pytest.raises(BadInput, match=r"neon-neuron-0\.1/predictions\.csv is missing, cut short"):
         load([study])
     table.write_text(whole[: len(whole) // 2])
@@ -314,7 +316,7 @@ def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path:
     table.write_text(whole)
     results = json.loads((table.parent / "results.json").read_text())
     write_json(table.parent / "results.json", {**results, "target": "cubism"})
-    assert find([study])[1] == [f"{table}: no image of the target 'cubism' of results.json"]
+    assert read([study])[1] == [f"{table}: no image of the target 'cubism' of results.json"]
     with pytest.raises(BadInput, match="no image of the target 'cubism'"):
         load([study])
 

@@ -16,12 +16,12 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.files import read_tensors
 from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.saliency import ratio, sum_of_abs
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
+from fade.tensors import read_tensors
 from fade.timesteps import Uniform, Window, timed
 from fade.unlearner import Unlearner, fit
 

@@ -19,12 +19,13 @@ from fade.adapters import Adapter
 from fade.cli import main
 from fade.data.pairs import Pairs
 from fade.diffusion import Diffusion
-from fade.files import read_tensors, tensors_hash, write_json, write_tensors
+from fade.files import write_json
 from fade.lora import Lora, _Masked
 from fade.methods.fade import Fade
 from fade.patch import Patch
 from fade.sparsity import Neuron
 from fade.stored import Stored, complete
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 from fade.unlearner import Unlearner
 from fade.written import Ledger
 

@@ -17,8 +17,9 @@ from fade.console import at
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.files import content_hash, read_tensors, tensors_hash, unharmed, write_tensors
+from fade.files import content_hash, unharmed
 from fade.prompts import Cell, caption, check_template, find_domain, swapped, words
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 log = logging.getLogger(__name__)
 WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing is asked for

@@ -23,7 +23,7 @@ from fade.checked import Count, Seed
 from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, read_tensors, unharmed, whole, write_json, write_tensors
+from fade.files import content_hash, read_json, unharmed, whole, write_json
 from fade.judges import Judge, accuracy
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
 from fade.pretrain.diffusion import (
@@ -40,6 +40,7 @@ from fade.pretrain.diffusion import (
 from fade.pretrain.images import load_images, sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
 from fade.pretrain.stage import Schedule, Stage, train
+from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 STAGES = ("judge", "autoencoder", "diffusion")  # in their order: each needs what the ones before it left

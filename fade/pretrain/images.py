@@ -13,7 +13,8 @@ from torchvision.utils import make_grid
 
 from fade.console import doing, ignore_stop
 from fade.data.dataset import Dataset, Item
-from fade.files import read_tensors, unharmed, whole, write_tensors
+from fade.files import unharmed, whole
+from fade.tensors import read_tensors, write_tensors
 
 
 def _chunk(dataset: Dataset, items: list[Item], size: int) -> Tensor:

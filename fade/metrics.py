@@ -1,0 +1,48 @@
+"""What each metric says, in one place: tables, page, card, comparison and W&B loop over METRICS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class About:
+    """A metric, described.
+
+    says: what it tells, in words. higher: whether more is better. share: a proportion in [0, 1], shown in percent with its
+    interval; else a distance or a score, shown as it is, times `times`, which may have no value and then says why.
+    """
+
+    title: str
+    says: str = ""
+    higher: bool = True
+    share: bool = True
+    times: int = 1
+
+    @property
+    def name(self) -> str:
+        """With the factor that it is shown in."""
+        return self.title if self.times == 1 else f"{self.times} {self.title}"
+
+    @property
+    def heading(self) -> str:
+        """With which way is better."""
+        return f"{self.name} {'↑' if self.higher else '↓'}"
+
+
+KERNEL = 1000  # tables show kernel distances times this
+METRICS: dict[str, About] = {
+    "ua": About("UA", "the concept is gone"),
+    "ira": About("IRA", "its own domain is kept"),
+    "cra": About("CRA", "the other domain is kept"),
+    "cra_target": About("CRA on target", "the rest of the forgotten image is kept"),
+    "fid_judge": About("fid_judge", "kept images from real ones, by the judges' features", higher=False, share=False),
+    "kid_judge": About("kid_judge", "the same by a kernel, for few images", higher=False, share=False, times=KERNEL),
+}
+
+
+def about(metric: str) -> About:
+    """A metric's description. A distance by another backbone than the judges' is one too; what is unknown is a share."""
+    if metric in METRICS or not metric.startswith(("fid_", "kid_")):
+        return METRICS.get(metric, About(metric))
+    return About(metric, higher=False, share=False, times=KERNEL if metric.startswith("kid_") else 1)
