@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from fade.checked import Count
-from fade.console import at
+from fade.console import at, doing
 from fade.data.dataset import Dataset, Item
 from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
@@ -176,6 +176,7 @@ class Pairs:
 
     def prepare(self, model: Diffusion) -> None:
         """Encode images and captions."""
+        doing("encoding the images to train on")
         cells = self.dataset.cells()
         place = {tuple(cell.values()): i for i, cell in enumerate(cells)}
         autoencoder = tensors_hash(model.vae.state_dict())
