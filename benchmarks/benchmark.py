@@ -112,6 +112,7 @@ class Benchmark:
         check_labels(judges, dataset)
         self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
         self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
+        self._stamps: dict[int, str] = {}  # image side -> fingerprint of the test images, for which every file is asked
         self.backbones = backbones(list(protocol.fid), dict(protocol.weights), self.judges, self.device)
         self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
         prompts = [self.prompt(cell) for cell in dataset.cells()]
@@ -134,13 +135,16 @@ class Benchmark:
             self._read_tests(size)
         return {domain: float(read_json(file)["accuracy"]) for domain, file in files.items()}
 
+    def _tests(self, size: int) -> str:
+        if size not in self._stamps:
+            self._stamps[size] = self.dataset.fingerprint(self.dataset.items("test"), size)
+        return self._stamps[size]
+
     def _accuracy_file(self, judge: Judge, size: int) -> Path:
-        tests = self.dataset.fingerprint(self.dataset.items("test"), size)
-        return self.cache / f"judge-{content_hash([judge.identity, tests])}.json"
+        return self.cache / f"judge-{content_hash([judge.identity, self._tests(size)])}.json"
 
     def _features_file(self, name: str, size: int) -> Path:
-        tests = self.dataset.fingerprint(self.dataset.items("test"), size)
-        return self.cache / f"real-{content_hash([tests, name, self.backbones[name].identity])}.safetensors"
+        return self.cache / f"real-{content_hash([self._tests(size), name, self.backbones[name].identity])}.safetensors"
 
     def _read_tests(self, size: int) -> None:
         """One pass over the real images: how often each judge is right, and the features that distances compare with."""

@@ -37,9 +37,10 @@ def whole(path: Path) -> Iterator[Path]:
     old = path.with_name(f"{temporary.name}.old")
     try:
         yield temporary
+        mode = 0o666 & ~umask()
         for file in (temporary, *temporary.rglob("*")):
             if file.is_file():
-                file.chmod(0o666 & ~umask())
+                file.chmod(mode)
         if temporary.is_dir() and path.is_dir():
             os.replace(path, old)
         os.replace(temporary, path)

@@ -211,12 +211,14 @@ class Unlearner(L.LightningModule):
         step, steps = self.trainer.global_step, self.trainer.max_steps
         if self.method.terms and not step:
             raise BadInput(f"none of the {steps} steps was trained; check what the trainer was given beside max_steps")
-        weights = self.adapter.weights()
-        changes = ({name: self.adapter.change(name)} for name in weights)  # finite factors may have a product that is not
-        if name := not_finite(self.adapter.state()) or next(filter(None, map(not_finite, changes)), None):
+        broken, weights, moved = not_finite(self.adapter.state()), self.adapter.weights(), False
+        for name in weights:  # finite factors may have a product that is not
+            change = self.adapter.change(name)
+            broken, moved = broken or not_finite({name: change}), moved or bool(change.any())
+        if broken:
             advice = self._lower_the_rate() if self.method.terms else "the method's own settings are out of range"
-            raise BadInput(f"the adapter's {name} is not finite after step {step} of {steps}; {advice}")
-        if weights and not any(self.adapter.change(name).any() for name in weights):
+            raise BadInput(f"the adapter's {broken} is not finite after step {step} of {steps}; {advice}")
+        if weights and not moved:
             raise BadInput(
                 f"the adapter changes nothing after step {step} of {steps}; raise optimizer.build.lr or the loss weights"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from bisect import bisect_right
@@ -17,14 +16,12 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fade import console
 from fade.checked import Count, Portion, Positive
 from fade.checkpoint import SafeCheckpoint
-from fade.console import at, quiet
 from fade.errors import BadInput, at_least
 
-log = logging.getLogger(__name__)
 SAVE_EVERY_S = 60.0
-SAY_EVERY_S = 20.0
 WARM_UP = 200  # steps, at the start and after every restart
 ENDLESS = 10**9  # batches of the one epoch that never ends
 
@@ -126,28 +123,20 @@ class Progress(Callback):
     """Says where a stage is, and writes its state every minute and at its last step."""
 
     def __init__(self, state: Path) -> None:
-        self.state, self.first, self.mean = state, 0, 0.0
-        self.began = self.said = self.saved = self.mark = time.monotonic()
+        self.state, self.mean = state, math.nan
+        self.saved = self.mark = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, stage: Any) -> None:
-        self.first = trainer.global_step
-        self.began = self.said = self.saved = self.mark = time.monotonic()
-        if self.first:
-            log.info("%s: going on from step %d of %d", stage.name, self.first, trainer.max_steps)
+        self.saved = self.mark = time.monotonic()
+        self.shown = console.Stage(stage.name, trainer.max_steps, f"in {stage.name}, at step", trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Any, outputs: Any, *_: Any) -> None:
-        now, step, last = time.monotonic(), trainer.global_step, trainer.global_step == trainer.max_steps
+        now, value = time.monotonic(), float(outputs["loss"])
         stage.seconds += now - self.mark
         self.mark = now
-        at(f"in {stage.name}, at step {step} of {trainer.max_steps}")
-        if last or now - self.said > SAY_EVERY_S or step == self.first + 1:
-            value = float(outputs["loss"])
-            self.mean = value if step == self.first + 1 else 0.7 * self.mean + 0.3 * value
-            speed = (step - self.first) / (now - self.began)
-            log.info("%s: step %d/%d, loss %.4f, %.1f steps/s, %.0f min left", stage.name, step, trainer.max_steps, self.mean,
-                     speed, (trainer.max_steps - step) / speed / 60)  # fmt: skip
-            self.said = now
-        if last or now - self.saved > SAVE_EVERY_S:
+        self.mean = value if math.isnan(self.mean) else 0.98 * self.mean + 0.02 * value
+        self.shown.done(trainer.global_step, f", loss {self.mean:.4f}")
+        if trainer.global_step == trainer.max_steps or now - self.saved > SAVE_EVERY_S:
             trainer.save_checkpoint(self.state)
             self.saved = self.mark = time.monotonic()
 
@@ -161,7 +150,7 @@ class Progress(Callback):
 def train(stage: Stage, state: Path, look_every: int, accelerator: str, devices: int) -> None:
     """Train to the schedule's last step, going on from `state` where it is there; `network` then holds the average."""
     averaged = Averaged(stage.schedule.ema)
-    with quiet():
+    with console.quiet():
         trainer = L.Trainer(
             accelerator=accelerator, devices=devices, precision=stage.schedule.precision, max_steps=stage.schedule.steps,  # type: ignore[arg-type]
             max_epochs=-1, val_check_interval=look_every, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
