@@ -170,7 +170,12 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
 @pytest.mark.processes
 @pytest.mark.parametrize("command", [["benchmarks.report", "."], ["benchmarks.methods", "."], ["fade", "info", "."]])
 def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: list[str]) -> None:
-    started = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE)
-    time.sleep(1)
+    started = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE
+    )
+    assert started.stderr is not None
+    next(line for line in started.stderr if line.split("|")[-1].strip() == "fade.console")  # it listens from here on
+    time.sleep(0.1)  # what calls it follows on the next line
     started.send_signal(signal.SIGINT)
-    assert started.communicate(timeout=60)[1] == "stopped\n" and started.returncode == 130
+    said = [line for line in started.stderr if not line.startswith("import time:")]
+    assert said == ["stopped\n"] and started.wait(60) == 130
