@@ -32,29 +32,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 import fade
-from benchmarks.benchmark import Benchmark
-from benchmarks.continual import Continual, check_requests, check_revoked, sequence_table
-from benchmarks.ledger import expect, fail
-from benchmarks.options import check_options, processes
-from benchmarks.plan import jobs, plan
-from benchmarks.rebuilt import benchmark
-from benchmarks.record import Record, saliency_file
-from benchmarks.study import score, study
-from benchmarks.tables import run_table
-from benchmarks.usage import CONF, Misused, Told, check, complain
-from benchmarks.verdict import Below, check_limits, end
+from benchmarks.measure.benchmark import Benchmark
+from benchmarks.record.folder import Record, saliency_file
+from benchmarks.record.sweep import expect, fail
+from benchmarks.report.tables import run_table
+from benchmarks.runs.options import check_options, processes
+from benchmarks.runs.plan import jobs, plan
+from benchmarks.runs.reopened import benchmark
+from benchmarks.runs.sequence import Continual, check_requests, check_revoked, sequence_table
+from benchmarks.runs.single import score, study
+from benchmarks.runs.usage import CONF, Misused, Told, check, complain
+from benchmarks.runs.verdict import Below, check_limits, end
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import content_hash
-from fade.logs import JsonLines, Mirror
-from fade.parallel import check_world
+from fade.models import Diffusion
 from fade.strategies import Step
-from fade.unlearner import Unlearner, fit
+from fade.training.logs import JsonLines, Mirror
+from fade.training.ranks import check_world
+from fade.training.unlearner import Unlearner, fit
 
-OmegaConf.register_new_resolver("shipped", lambda name: str(Path(fade.__file__).parent / "weights" / name), replace=True)
+OmegaConf.register_new_resolver(
+    "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
+)
 # where a run goes, and what is asked of its end, is no part of what it is
 WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under")
 
@@ -119,7 +121,10 @@ def recorded(cfg: DictConfig, name: str) -> Record:
 def loggers_of(cfg: DictConfig, folder: Path) -> list[Any]:
     """metrics.jsonl always; W&B as a mirror; Lightning's CSV where asked."""
     makes = {name: partial(instantiate(logger), save_dir=folder) for name, logger in cfg.logger.items()}
-    return [JsonLines(folder / "metrics.jsonl"), *(Mirror(make) if name == "wandb" else make() for name, make in makes.items())]
+    return [
+        JsonLines(folder / "metrics.jsonl"),
+        *(Mirror(make) if name == "wandb" else make() for name, make in makes.items()),
+    ]
 
 
 @dataclass
@@ -131,17 +136,26 @@ class Parts:
     def __post_init__(self) -> None:
         cfg = self.cfg
         self.dataset, self.name = dataset_of(cfg), choice("method")
-        self.sparsity, self.method, self.timesteps = (instantiate(part) for part in (cfg.sparsity, cfg.method, cfg.timesteps))
+        self.sparsity, self.method, self.timesteps = (
+            instantiate(part) for part in (cfg.sparsity, cfg.method, cfg.timesteps)
+        )
         self.attached = instantiate(cfg.adapter, _convert_="all")
         if self.method.terms and cfg.optimizer.build.lr is None:
-            raise BadInput(f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
-                           "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER")  # fmt: skip
+            raise BadInput(
+                f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
+                "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER"
+            )
         kind = self.attached.func.__self__.kind
         self.method.check(kind, self.sparsity.kind, cfg.trainer.max_steps, self.timesteps.kind)
         self.benchmark = benchmark_of(cfg, self.dataset)
         seeds = {"train": cfg.seed, "images": self.benchmark.protocol.seeds}
-        self.about = {"method": self.name, "variant": self.method.variant, "seeds": seeds, "timesteps": self.timesteps.kind,
-                      "overrides": list(HydraConfig.get().overrides.task)}  # fmt: skip
+        self.about = {
+            "method": self.name,
+            "variant": self.method.variant,
+            "seeds": seeds,
+            "timesteps": self.timesteps.kind,
+            "overrides": list(HydraConfig.get().overrides.task),
+        }
 
     def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
         L.seed_everything(self.cfg.seed, verbose=False)
@@ -149,31 +163,56 @@ class Parts:
 
     def made(self, model: Diffusion, adapter: Adapter, step: Step, saliency: Path) -> Unlearner:
         cfg = self.cfg
-        pairs = Pairs(self.dataset, step.requests, **cfg.pairs, cache=Path(cfg.cache_dir), gone=step.gone, guard=step.guard)
+        pairs = Pairs(
+            self.dataset, step.requests, **cfg.pairs, cache=Path(cfg.cache_dir), gone=step.gone, guard=step.guard
+        )
         return Unlearner(
-            model, adapter, pairs, step.method, step.sparsity, dict(cfg.weights) | step.weights,
-            instantiate(cfg.optimizer.build), self.timesteps, saliency, **cfg.optimizer.schedule, seed=cfg.seed,
-        )  # fmt: skip
+            model,
+            adapter,
+            pairs,
+            step.method,
+            step.sparsity,
+            dict(cfg.weights) | step.weights,
+            instantiate(cfg.optimizer.build),
+            self.timesteps,
+            saliency,
+            **cfg.optimizer.schedule,
+            seed=cfg.seed,
+        )
 
     def try_on(self, model: Diffusion, steps: list[Step]) -> None:
         """Refuses, before any work, what does not go together."""
         self.benchmark.suits(model)
         adapter = self.attach(model)
         for step in steps:
-            check_world(processes(given(self.cfg.trainer)), self.cfg.pairs.batch, step.method.combines, step.method.passes)
+            check_world(
+                processes(given(self.cfg.trainer)), self.cfg.pairs.batch, step.method.combines, step.method.passes
+            )
             self.made(model, adapter, step, Path()).pairs.check(model)
         adapter.detach()
 
-    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step, saliency: Path, loggers: list[Any],
-              steps: int | None = None) -> Unlearner:  # fmt: skip
+    def learn(
+        self,
+        model: Diffusion,
+        adapter: Adapter,
+        folder: Path,
+        step: Step,
+        saliency: Path,
+        loggers: list[Any],
+        steps: int | None = None,
+    ) -> Unlearner:
         unlearner = self.made(model, adapter, step, saliency)
-        trainer = instantiate(self.cfg.trainer, max_steps=step.times * (self.cfg.trainer.max_steps if steps is None else steps))
+        trainer = instantiate(
+            self.cfg.trainer, max_steps=step.times * (self.cfg.trainer.max_steps if steps is None else steps)
+        )
         fit(unlearner, trainer, folder / "checkpoints", self.cfg.checkpoint_every, loggers)
         return unlearner
 
 
 def unlearn_task(cfg: DictConfig) -> None:
-    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done again."""
+    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done
+    again.
+    """
     parts = Parts(cfg)
     if cfg.get("sequence"):
         sequence_task(cfg, parts)
@@ -219,15 +258,20 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
     record = recorded(cfg, f"{parts.dataset.name}-{cfg.sequence.name}-{parts.name}-{choice('strategy')}")
 
     def learn(model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
-        return parts.learn(model, adapter, folder, step, folder / "saliency.safetensors", [JsonLines(folder / "metrics.jsonl")])
+        return parts.learn(
+            model, adapter, folder, step, folder / "saliency.safetensors", [JsonLines(folder / "metrics.jsonl")]
+        )
 
     done = results = record.results
     if results is None:
         with record.kept():
             model = model_of(cfg)
-            parts.try_on(model, [strategy.step(requests, k, parts.method, parts.sparsity, []) for k in range(len(requests))])
-            run = Continual(record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity,
-                            parts.attach, learn)  # fmt: skip
+            parts.try_on(
+                model, [strategy.step(requests, k, parts.method, parts.sparsity, []) for k in range(len(requests))]
+            )
+            run = Continual(
+                record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity, parts.attach, learn
+            )
             results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
     end(sequence_table(results), results, record.folder, cfg.fail_under, done is not None)
 
@@ -243,7 +287,9 @@ def main(cfg: DictConfig) -> None:
         if cfg.task not in TASKS:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         if choice("launcher") != "local" and HydraConfig.get().mode == RunMode.RUN and cfg.task != "plan":
-            raise Misused(f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ...")
+            raise Misused(
+                f"launcher={choice('launcher')} starts the runs of a sweep and needs -m: python run.py -m ..."
+            )
         check_options(given(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             within(f"in run {HydraConfig.get().job.num + 1} of the sweep,")
@@ -259,14 +305,19 @@ def main(cfg: DictConfig) -> None:
 
 
 class Ledger(Callback):
-    """Hydra's callback: the driver of a sweep writes down what it asks for, so that a ledger can say what is missing."""
+    """Hydra's callback: the driver of a sweep writes down what it asks for, so that a ledger can say what is
+    missing.
+    """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.runtime.choices.launcher == "slurm":
             within("waiting for its job array,", "the array goes on without this process (scancel ends it)")
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
-        expect(Path(config.output_dir), [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch])
+        expect(
+            Path(config.output_dir),
+            [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch],
+        )
 
 
 def known() -> dict[str, Any]:

@@ -19,28 +19,36 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored, check_scale
+from fade.adapters.text import TextEdit
 from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, Words, checked
 from fade.data.generated import Generated
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
+from fade.data.prompts import words
 from fade.errors import BadInput
-from fade.lora import Lora
-from fade.matrix import Matrix
 from fade.methods import Method
+from fade.models import Diffusion
+from fade.models.ledger import ledger
 from fade.origin import origin
-from fade.patch import Patch
-from fade.prompts import words
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
-from fade.stored import Stored, check_scale
-from fade.textedit import TextEdit
 from fade.timesteps import Uniform
-from fade.unlearner import Unlearner, fit
+from fade.training.unlearner import Unlearner, fit
 from fade.untouched import same_flags, untouched
-from fade.written import ledger
 
 TEMPLATES = ("{}", "a picture, {}", "{}, in detail", "an image with {}")
-RETAIN = ("a photo of a dog", "a portrait of a woman", "a city street at night", "a bowl of fruit", "a mountain lake",
-          "an oil painting of a ship", "a pencil drawing of a house", "a red car")  # fmt: skip
+RETAIN = (
+    "a photo of a dog",
+    "a portrait of a woman",
+    "a city street at night",
+    "a bowl of fruit",
+    "a mountain lake",
+    "an oil painting of a ship",
+    "a pencil drawing of a house",
+    "a red car",
+)
 SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
 
 
@@ -85,12 +93,16 @@ class Handle:
     def __enter__(self) -> Handle:
         return self.attach()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     @property
     def scale(self) -> float:
-        """1 as trained, 0 the untouched pipeline. Set to what is no number of a sensible size, it raises BadInput and stays."""
+        """1 as trained, 0 the untouched pipeline. Set to what is no number of a sensible size, it raises BadInput and
+        stays.
+        """
         return self._scale
 
     @scale.setter
@@ -123,8 +135,10 @@ class Handle:
         self.stored.write(folder)
 
     @checked
-    def export(self, folder: Path | str, to: str = "diffusers", rank: Count | None = None, limit: NonNegative = 0.05) -> float:
-        """What tools without this package read, at the present scale; on or off: fade/export.py."""
+    def export(
+        self, folder: Path | str, to: str = "diffusers", rank: Count | None = None, limit: NonNegative = 0.05
+    ) -> float:
+        """What tools without this package read, at the present scale; on or off: fade/adapters/export.py."""
         if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
             return self.stored.export(Path(folder), to, self._scale, rank, limit)
         was_on = self.adapter is not None
@@ -137,10 +151,12 @@ class Handle:
 
 @checked
 def load(pipe: DiffusionPipeline, folder: Path | str, scale: float = 1.0, force: bool = False) -> Handle:
-    """Attach a saved adapter. It stays on until `remove()`, also where the handle is not kept: `attached(pipe)` finds it.
+    """Attach a saved adapter. It stays on until `remove()`, also where the handle is not kept: `attached(pipe)` finds
+    it.
 
-    pipe: any of Stable Diffusion's, image to image and inpainting too. Raises BadInput, one line, the pipeline untouched: for
-    files that are missing, damaged or newer, and for a pipeline other than the one the adapter was made for, unless `force`.
+    pipe: any of Stable Diffusion's, image to image and inpainting too. Raises BadInput, one line, the pipeline
+    untouched: for files that are missing, damaged or newer, and for a pipeline other than the one the adapter was made
+    for, unless `force`.
     """
     handle = Handle(diffusion_of(pipe), Stored.read(folder), force)
     handle.scale = scale
@@ -180,22 +196,27 @@ def unlearn(
 
     The pipeline is left as it was, whatever happens: a failure or Ctrl-C leaves no trace either.
 
-    concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by the
-    pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate weights.
-    weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv 2602.07058);
-    other methods have rates, ranks and weights of their own, which conf/method names and this function does not know.
-    Raises BadInput for words, templates, numbers or a method that cannot be used, for a pipeline in half precision, for one
-    that carries another adapter (the new one would be right only on top of it), and where training ends in nan or in nothing.
+    concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by
+    the pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate
+    weights. weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv
+    2602.07058); other methods have rates, ranks and weights of their own, which conf/method names and this function
+    does not know. Raises BadInput for words, templates, numbers or a method that cannot be used, for a pipeline in half
+    precision, for one that carries another adapter (the new one would be right only on top of it), and where training
+    ends in nan or in nothing.
     """
     model = diffusion_of(pipe)
     if pipe.unet.dtype != torch.float32:
-        raise BadInput(f"training needs float32 and the pipeline is {pipe.unet.dtype}; load it with dtype=torch.float32 "
-                       "(the adapter then goes onto half precision too)")  # fmt: skip
+        raise BadInput(
+            f"training needs float32 and the pipeline is {pipe.unet.dtype}; load it with dtype=torch.float32 "
+            "(the adapter then goes onto half precision too)"
+        )
     refuse_attached(model)
     device, how = model.device, method_of(method)
     mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
     if strange := [term for term in weights or {} if term not in how.terms]:
-        raise BadInput(f"weights has {strange[0]!r}; {type(how).__name__} has the terms {', '.join(how.terms) or 'none'}")
+        raise BadInput(
+            f"weights has {strange[0]!r}; {type(how).__name__} has the terms {', '.join(how.terms) or 'none'}"
+        )
     if weights is not None and not weights:
         raise BadInput("weights is {}; name a loss term, or leave it out for the default")
     retain = without(retain, concept)
@@ -204,11 +225,28 @@ def unlearn(
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
     request = Request.check(dataset, concept, surrogate)
     model.check_prompts([dataset.caption(cell) for cell in dataset.cells()])
-    settings = {"templates": list(templates), "retain": list(retain), "images": images, "sampling_steps": sampling_steps,
-                "guidance": guidance, "sparsity": mask.kind, "p": mask.p, "steps": steps, "batch": batch, "lr": lr,
-                "weights": wanted, "method": vars_of(how)}  # fmt: skip
-    with (torch.inference_mode(False), untouched(model), _sampled(model, sampling_steps, guidance),
-          torch.random.fork_rng(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder):  # fmt: skip
+    settings = {
+        "templates": list(templates),
+        "retain": list(retain),
+        "images": images,
+        "sampling_steps": sampling_steps,
+        "guidance": guidance,
+        "sparsity": mask.kind,
+        "p": mask.p,
+        "steps": steps,
+        "batch": batch,
+        "lr": lr,
+        "weights": wanted,
+        "method": vars_of(how),
+    }
+    with (
+        torch.inference_mode(False),
+        untouched(model),
+        _sampled(model, sampling_steps, guidance),
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         model.requires_grad_(False).eval()  # gradients are on: inference_mode(False) overrides the caller's no_grad too
         warnings.filterwarnings("ignore", module=r"lightning\.")
         torch.manual_seed(seed)
@@ -217,16 +255,38 @@ def unlearn(
             how.check(adapter.kind, mask.kind, steps)
             with adapter.off():
                 dataset.make(model)
-            pairs = Pairs(dataset, request, images * len(templates), images * (len(dataset.cells()) - len(templates)),
-                          batch, Path(folder))  # fmt: skip
+            pairs = Pairs(
+                dataset,
+                request,
+                images * len(templates),
+                images * (len(dataset.cells()) - len(templates)),
+                batch,
+                Path(folder),
+            )
             learner = Unlearner(
-                model, adapter, pairs, how, mask, wanted, partial(torch.optim.AdamW, lr=lr), Uniform(),
-                Path(folder) / "saliency.safetensors", locate_batch=batch, seed=seed,
-            )  # fmt: skip
+                model,
+                adapter,
+                pairs,
+                how,
+                mask,
+                wanted,
+                partial(torch.optim.AdamW, lr=lr),
+                Uniform(),
+                Path(folder) / "saliency.safetensors",
+                locate_batch=batch,
+                seed=seed,
+            )
             adapter.teacher_passes = 0
             fit(learner, partial(_trainer, steps), Path(folder) / "checkpoints", max(steps, 1) + 1, [])
-            about = {**vars(request), "method": type(how).__name__, "variant": how.variant, "settings": settings,
-                     "seeds": {"train": seed}, "density": adapter.density(), **origin()}  # fmt: skip
+            about = {
+                **vars(request),
+                "method": type(how).__name__,
+                "variant": how.variant,
+                "settings": settings,
+                "seeds": {"train": seed},
+                "density": adapter.density(),
+                **origin(),
+            }
             return Handle(model, adapter.stored(about))
         finally:
             model.to(device)  # Lightning hands it back on the CPU
@@ -234,7 +294,9 @@ def unlearn(
 
 
 def without(retain: Sequence[str], concept: str) -> list[str]:
-    """The prompts that are to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left out."""
+    """The prompts that are to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left
+    out.
+    """
     asked = re.compile(rf"(?<!\w){re.escape(words(concept))}(?!\w)", re.IGNORECASE)
     shown = [prompt for prompt in retain if asked.search(prompt)]
     if shown and retain is not RETAIN:
@@ -248,7 +310,9 @@ def refuse_attached(model: Diffusion) -> None:
     other = [*getattr(unet, "peft_config", {}), *(writer.name for writer in ledger(unet).writers), *model.edits]
     if other:
         what = model.handles[0] if model.handles else f"the adapter {other[0]!r}"
-        raise BadInput(f"{what} is on this pipeline, and what is trained now would be right only on top of it; remove it first")
+        raise BadInput(
+            f"{what} is on this pipeline, and what is trained now would be right only on top of it; remove it first"
+        )
     if next(unet.parameters()).is_inference():
         raise BadInput("the pipeline was loaded under torch.inference_mode() and cannot be trained on; load it outside")
 
@@ -262,8 +326,11 @@ def method_of(method: str | Method) -> Method:
     except ModuleNotFoundError as error:
         names = sorted(f.stem for f in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
         raise BadInput(f"method {method!r} is unknown; choose {', '.join(names)}") from error
-    (found,) = (v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
-                and issubclass(v, Method))  # fmt: skip
+    (found,) = (
+        v
+        for v in vars(module).values()
+        if isinstance(v, type) and v.__module__ == module.__name__ and issubclass(v, Method)
+    )
     return found()
 
 
@@ -275,7 +342,9 @@ def sparsity_of(sparsity: str | Sparsity, p: float) -> Sparsity:
     return Dense() if sparsity == "dense" else SPARSITIES[sparsity](p)
 
 
-def adapter_of(model: Diffusion, method: Method, rank: int, alpha: float | None, targets: Sequence[str] | None) -> Adapter:
+def adapter_of(
+    model: Diffusion, method: Method, rank: int, alpha: float | None, targets: Sequence[str] | None
+) -> Adapter:
     """A low-rank change where the method can train one, else changed weights, else an edit of the text embedding."""
     name = _free_name(model)
     if "lora" in method.kinds:
@@ -289,7 +358,9 @@ def adapter_of(model: Diffusion, method: Method, rank: int, alpha: float | None,
 
 def vars_of(method: Method) -> dict[str, Any]:
     """The method's own settings: its plain attributes."""
-    return {"class": type(method).__name__} | {k: v for k, v in vars(method).items() if isinstance(v, (str, int, float))}
+    return {"class": type(method).__name__} | {
+        k: v for k, v in vars(method).items() if isinstance(v, (str, int, float))
+    }
 
 
 def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
@@ -299,7 +370,9 @@ def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
     """
     if "_diffusion" not in vars(pipe):
         if missing := [part for part in ("unet", "vae", "text_encoder") if getattr(pipe, part, None) is None]:
-            raise BadInput(f"{type(pipe).__name__} has no {missing[0]}; only pipelines of Stable Diffusion can be changed")
+            raise BadInput(
+                f"{type(pipe).__name__} has no {missing[0]}; only pipelines of Stable Diffusion can be changed"
+            )
         bar = dict(getattr(pipe, "_progress_bar_config", {}))
         with same_flags(pipe.unet, pipe.vae, pipe.text_encoder):
             vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)
@@ -331,5 +404,12 @@ def _free_name(model: Diffusion) -> str:
 def _trainer(steps: int, **given: Any) -> L.Trainer:
     """One device, no bars and no banner: a library call says nothing."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return L.Trainer(max_steps=steps, max_epochs=-1, devices=1, gradient_clip_val=1.0, enable_progress_bar=False,
-                     enable_model_summary=False, **given)  # fmt: skip
+    return L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        devices=1,
+        gradient_clip_val=1.0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **given,
+    )

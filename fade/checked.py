@@ -1,4 +1,6 @@
-"""Types and ranges of what is given, from the signatures themselves: `Count`, `Positive`, ... are written there, once."""
+"""Types and ranges of what is given, from the signatures themselves: `Count`, `Positive`, ... are written there,
+once.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,13 @@ def check(name: str, value: Any, hint: Any, none: str = "null") -> None:
         value = value.item()
     if (where := _wrong(value, hint)) is None or (isinstance(value, list) and _wrong(tuple(value), hint) is None):
         return
-    if isinstance(value, Mapping) and where and where[0] in value and len(where) == 1:  # the entry itself is what is wrong
+    if (
+        isinstance(value, Mapping) and where and where[0] in value and len(where) == 1
+    ):  # the entry itself is what is wrong
         name, value = f"{name}.{where[0]}", value[where[0]]
-        hint = next(get_args(part)[1] for part in (hint, *get_args(hint)) if issubclass(get_origin(part) or int, Mapping))
+        hint = next(
+            get_args(part)[1] for part in (hint, *get_args(hint)) if issubclass(get_origin(part) or int, Mapping)
+        )
     said = (
         none
         if value is None
@@ -92,7 +98,8 @@ def says(hint: Any, none: str = "null") -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"names, each with {says(parts[1], none)}"
     if isinstance(origin, type) and issubclass(origin, Collection):
-        return f"a list of {says(parts[0], none).replace('a whole number', 'whole numbers').replace('a number', 'numbers')}"
+        one = says(parts[0], none)
+        return f"a list of {one.replace('a whole number', 'whole numbers').replace('a number', 'numbers')}"
     return none if hint is types.NoneType else PLAIN.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 

@@ -1,7 +1,8 @@
 """The `fade` command: adapters as files. Hydra is not asked.
 
 fade info DIR · fade export DIR --to FORM --out OUT --base PIPELINE · fade merge DIR --base PIPELINE --out OUT ·
-fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence) · fade fold DIR --base PIPELINE --out OUT (a sequence)
+fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence) · fade fold DIR --base PIPELINE --out OUT (a
+sequence)
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import torch
 import transformers
 from torch import Tensor
 
-from fade import history
-from fade.adapters import Adapter
-from fade.card import card_text
-from fade.diffusion import Diffusion, Noise
+from fade.adapters import Adapter, history
+from fade.adapters.card import card_text
+from fade.adapters.export import HOW, PROMPT
+from fade.adapters.merging import folded
+from fade.adapters.patch import Patch
+from fade.adapters.stored import DTYPES, Stored, check_scale
 from fade.errors import BadInput, at_least
-from fade.export import HOW, PROMPT
 from fade.files import read_json, whole_folder
-from fade.merging import folded
-from fade.patch import Patch
-from fade.stored import DTYPES, Stored, check_scale
+from fade.models import Diffusion, Noise
 from fade.tensors import not_finite, tensors_hash
 
 CYCLES = 100
@@ -69,12 +69,16 @@ def merge(given: argparse.Namespace) -> None:
     values = adapter.values()
     adapter.detach()
     if odd := not_finite(values):
-        raise BadInput(f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale")
+        raise BadInput(
+            f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale"
+        )
     model.unet.load_state_dict(values, strict=False)
     with whole_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
-    print(f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
-          f'StableDiffusionPipeline.from_pretrained("{given.out}")')  # fmt: skip
+    print(
+        f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
+        f'StableDiffusionPipeline.from_pretrained("{given.out}")'
+    )
 
 
 def fold(given: argparse.Namespace) -> None:
@@ -85,7 +89,9 @@ def fold(given: argparse.Namespace) -> None:
         raise BadInput(f"{folder} is no finished sequence: it has no results.json")
     results = read_json(folder / "results.json")
     if not results.get("sums"):
-        raise BadInput(f"{folder}: what was measured there is no sum of its adapters (strategy {results.get('strategy')})")
+        raise BadInput(
+            f"{folder}: what was measured there is no sum of its adapters (strategy {results.get('strategy')})"
+        )
     history.verify(folder, model.sha256())
     met = [line for line in history.read(folder) if line["event"] == "forgotten"]
     unknown = sorted(set(given.without) - {line["number"] for line in met})
@@ -94,11 +100,16 @@ def fold(given: argparse.Namespace) -> None:
     left = [line for line in met if line["number"] not in given.without]
     if not left:
         raise BadInput("--without leaves no request to fold")
-    parts = [Stored.read(folder / line["folder"] / "adapter").attach(model, f"request{line['number']}") for line in left]
+    parts = [
+        Stored.read(folder / line["folder"] / "adapter").attach(model, f"request{line['number']}") for line in left
+    ]
     changes = folded(parts)
     for part in reversed(parts):
         part.detach()
-    about = {"target": ", ".join(line["target"] for line in left), "folded_from": [line["adapter_sha256"] for line in left]}
+    about = {
+        "target": ", ".join(line["target"] for line in left),
+        "folded_from": [line["adapter_sha256"] for line in left],
+    }
     Patch.of(model, changes, "folded").save(given.out, {**about, "base_sha256": model.sha256()})
     size = (given.out / "adapter.safetensors").stat().st_size
     print(f"{given.out}/: {len(left)} requests as one patch, {size / 1000:.0f} kB")
@@ -119,7 +130,11 @@ def verify(given: argparse.Namespace) -> int:
         gaps = {"round trip": round_trip(model, stored, Path(folder))}
         print(f"round trip   max |Δε| {gaps['round trip']:g} between the adapter in memory and reloaded")
         gated = stored.about["kind"] == "text" or "gate" in stored.about
-        done = "load and remove (it cannot be merged)" if gated else f"{given.cycles} cycles of load, merge, unmerge, remove"
+        done = (
+            "load and remove (it cannot be merged)"
+            if gated
+            else f"{given.cycles} cycles of load, merge, unmerge, remove"
+        )
         for name in DTYPES:
             model.pipe.to(getattr(torch, name))
             gaps[name] = reversal(model, stored, given.cycles)

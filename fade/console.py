@@ -1,8 +1,8 @@
 """What a person at the terminal sees: a line for every stage, one every ten seconds, and one when it is stopped.
 
-Ctrl-C and SIGTERM raise `Stopped` in the main thread of a command, wherever it is; files are written whole or not at all
-(fade.files), so that nothing else is needed. A process that others lead (submitit's tasks, a notebook, a test) keeps its own
-handlers.
+Ctrl-C and SIGTERM raise `Stopped` in the main thread of a command, wherever it is; files are written whole or not at
+all (fade.files), so that nothing else is needed. A process that others lead (submitit's tasks, a notebook, a test)
+keeps its own handlers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ REPEAT_S = 1.0  # a signal that comes twice within this time (a terminal's and i
 IDLE = {
     r".*isinstance\(treespec, LeafSpec\).* is deprecated": "Lightning calls torch so; theirs to mend",
     r"Found \d+ module\(s\) in eval mode at the start of training": "frozen; the adapter alone is trained",
-    r"The number of training batches \(\d+\) is smaller than the logging interval": "the last step is logged all the same",
-    r"You're resuming from a checkpoint that ended before the epoch": "a step draws by its number; the loader only counts",
+    r"The number of training batches \(\d+\) is smaller than the logging interval": "the last step is logged anyway",
+    r"You're resuming from a checkpoint that ended before the epoch": "a step draws by its number",
     r"Checkpoint directory .* exists and is not empty": "it is where the run goes on from",
     r".*configure_optimizers` returned `None`": "a closed form takes no step",
     r"The `srun` command is available on your system but is not used": "launcher=slurm is for that",
@@ -38,7 +38,9 @@ IDLE = {
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; args[0] is the signal. No KeyboardInterrupt: Lightning makes exit(1) of that, without a word."""
+    """Ctrl-C or SIGTERM; args[0] is the signal. No KeyboardInterrupt: Lightning makes exit(1) of that, without a
+    word.
+    """
 
 
 class _State:
@@ -88,7 +90,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def stoppable(then: str = "") -> Iterator[None]:
-    """Inside, a stop is raised, and ends here: one line with `then`, what becomes of the work, and exit code 130 or 143."""
+    """Inside, a stop is raised, and ends here: one line with `then`, what becomes of the work, and exit code 130 or
+    143.
+    """
     _State.part = _State.place = ""
     _State.then, _State.said, _State.stopped, _State.raising = then, False, 0.0, True
     try:
@@ -129,7 +133,8 @@ def ignore_stop() -> None:
 
 
 class Stage:
-    """Work of `total` parts: a line at the start, at most every ten seconds and at the end, and the place where a stop stops.
+    """Work of `total` parts: a line at the start, at most every ten seconds and at the end, and the place where a stop
+    stops.
 
     name: of the lines, "images"; place: "while making images". first: how many were done before this process began.
     """
@@ -146,8 +151,15 @@ class Stage:
         now, made = time.monotonic(), number - self.first if made is None else made
         if made and (now - self.said > EVERY_S or number == self.total):
             speed = made / max(now - self.began, 1e-6)
-            log.info("%s: %d/%d%s, %.1f a second, %.0f s left", self.name, number, self.total, note, speed,
-                     (self.total - number) / speed)  # fmt: skip
+            log.info(
+                "%s: %d/%d%s, %.1f a second, %.0f s left",
+                self.name,
+                number,
+                self.total,
+                note,
+                speed,
+                (self.total - number) / speed,
+            )
             self.said = now
 
 

@@ -67,7 +67,9 @@ def whole_folder(folder: Path, names: Collection[str], made: Callable[[Path], bo
             strangers = [path.name for path in found]
         if strangers:
             more = ", ..." if len(strangers) > 3 else ""
-            raise BadInput(f"{folder} holds files that are no {what}'s ({', '.join(strangers[:3])}{more}); name a new folder")
+            raise BadInput(
+                f"{folder} holds files that are no {what}'s ({', '.join(strangers[:3])}{more}); name a new folder"
+            )
         if place == Path.cwd():
             raise BadInput(f"{folder} is the folder that you are in, and cannot be replaced; name a new folder")
         with whole(place) as temporary:
@@ -86,7 +88,8 @@ def umask() -> int:
 
 
 def leftovers(folder: Path) -> None:
-    """Remove what a kill left half written below a folder; a folder that had stepped aside goes back to its empty place.
+    """Remove what a kill left half written below a folder; a folder that had stepped aside goes back to its empty
+    place.
 
     Only where no other process writes there.
     """
@@ -118,7 +121,9 @@ def read_json(path: Path) -> Any:
 
 
 def unharmed(path: Path, read: Callable[[Path], Read]) -> Read | None:
-    """What `read` makes of a file that can be made again; None where it is not there, or harmed, which one line says."""
+    """What `read` makes of a file that can be made again; None where it is not there, or harmed, which one line
+    says.
+    """
     try:
         return read(path) if path.is_file() else None
     except Harmed as error:
@@ -136,7 +141,9 @@ ABSOLUTE = re.compile(r"""(?<![\w./~\\-])/(?=[^\s/])(?:[^/\n'",\[\]{}]+/)*([^/\n
 
 
 def without_folders(text: str) -> str:
-    """The text with the name alone of every absolute path: what is handed on says nothing of the machine it was made on."""
+    """The text with the name alone of every absolute path: what is handed on says nothing of the machine it was made
+    on.
+    """
     return ABSOLUTE.sub(r"\1", text)
 
 

@@ -42,9 +42,17 @@ class Judge(nn.Module):
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
-            "architecture": architecture, "domain": domain, "labels": labels, "size": size, "mean": mean, "std": std,
-            "crop": crop, "classes": classes, "outputs": outputs, "multilabel": multilabel,
-        }  # fmt: skip
+            "architecture": architecture,
+            "domain": domain,
+            "labels": labels,
+            "size": size,
+            "mean": mean,
+            "std": std,
+            "crop": crop,
+            "classes": classes,
+            "outputs": outputs,
+            "multilabel": multilabel,
+        }
         self.domain, self.labels, self.size, self.crop, self.accuracy = domain, labels, size, crop, accuracy
         self.classes, self.multilabel = classes, multilabel
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
@@ -97,8 +105,8 @@ class Judge(nn.Module):
     ) -> Judge:
         """A timm model with somebody's weights: a local .pth (tensors only) or .safetensors, or timm's own where None.
 
-        key: where the state dict lies within the file. Raises BadInput for a file that is missing, is no state dict, or has
-        another number of classes.
+        key: where the state dict lies within the file. Raises BadInput for a file that is missing, is no state dict, or
+        has another number of classes.
         """
         if checkpoint is None:
             network = timm.create_model(architecture, pretrained=True)

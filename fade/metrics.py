@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class About:
     """A metric, described.
 
-    says: what it tells, in words. higher: whether more is better. share: a proportion in [0, 1], shown in percent with its
-    interval; else a distance or a score, shown as it is, times `times`, which may have no value and then says why.
+    says: what it tells, in words. higher: whether more is better. share: a proportion in [0, 1], shown in percent with
+    its interval; else a distance or a score, shown as it is, times `times`, which may have no value and then says why.
     """
 
     title: str
@@ -42,7 +43,24 @@ METRICS: dict[str, About] = {
 
 
 def about(metric: str) -> About:
-    """A metric's description. A distance by another backbone than the judges' is one too; what is unknown is a share."""
+    """A metric's description. A distance by another backbone than the judges' is one too; what is unknown is a
+    share.
+    """
     if metric in METRICS or not metric.startswith(("fid_", "kid_")):
         return METRICS.get(metric, About(metric))
     return About(metric, higher=False, share=False, times=KERNEL if metric.startswith("kid_") else 1)
+
+
+def why_not(metric: dict[str, Any] | None) -> str:
+    """In brackets, the short of why a metric has no value; nothing where no reason was written down."""
+    return f" ({str(metric['why']).partition(':')[0]})" if metric and metric.get("why") else ""
+
+
+def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
+    """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is (times what METRICS says),
+    nothing as a dash, with the reason where there is one."""
+    if not metric or metric.get("value") is None:
+        return "–" + why_not(metric)
+    if "low" not in metric:
+        return f"{metric['value'] * about(key).times:.2f}"
+    return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"

@@ -39,7 +39,9 @@ class Dense(Sparsity):
 
     def __init__(self, p: Share = 1.0) -> None:
         if p != 1:
-            raise BadInput(f"sparsity=dense keeps everything, so sparsity.p must be 1, not {p}; choose another sparsity")
+            raise BadInput(
+                f"sparsity=dense keeps everything, so sparsity.p must be 1, not {p}; choose another sparsity"
+            )
         super().__init__(p)
 
     def __call__(self, saliency: Saliency) -> Masks:
@@ -87,8 +89,8 @@ class Neuron(Sparsity):
         odd = [name for name, weight in weights.items() if weight.dim() != 2]
         if odd:
             raise BadInput(
-                f"sparsity=neuron keeps rows and columns of matrices, and {len(odd)} of the weights are none (first: {odd[0]} "
-                f"{tuple(weights[odd[0]].shape)}); use sparsity=weight or module, or narrower adapter.targets"
+                f"sparsity=neuron keeps rows and columns of matrices, and {len(odd)} of the weights are none (first: "
+                f"{odd[0]} {tuple(weights[odd[0]].shape)}); use sparsity=weight or module, or narrower adapter.targets"
             )
 
     def _top(self, scores: Tensor) -> Tensor:

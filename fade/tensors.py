@@ -36,8 +36,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. Raises Harmed for a file that is cut short, is none, or has another digest than it was written
-    with; a file without one (of an older version, or of another tool) is taken as it is."""
+    """Tensors and metadata. Raises Harmed for a file that is cut short, is none, or has another digest than it was
+    written with; a file without one (of an older version, or of another tool) is taken as it is."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict

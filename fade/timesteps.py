@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fade.checked import Count, Portion, Whole
 from fade.data.pairs import Batch
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.models import Diffusion
 
 
 class Timesteps(ABC):
@@ -71,9 +71,9 @@ class Targeted(Timesteps):
     d(t) = E ‖ε_θ(z_t, t, c_f) − ε_θ(z_t, t, c_s)‖² is measured on `points` timesteps while locating, and the forget
     term's t is drawn from p(t) ∝ (1 − ρ) d(t)/Σd + ρ · uniform, piecewise constant between the points.
 
-    d is measured in the model's own parameterisation, the one in which the loss lives, and is not invariant: for one z_t
-    d_ε = ᾱ_t d_v, so that a v-model aims at high noise where an ε-model aims lower (neon on the shipped pipeline, mean t: 781
-    in v, 464 in ε). results.json names it (`prediction`); two models are compared only in the same one.
+    d is measured in the model's own parameterisation, the one in which the loss lives, and is not invariant: for one
+    z_t d_ε = ᾱ_t d_v, so that a v-model aims at high noise where an ε-model aims lower (neon on the shipped pipeline,
+    mean t: 781 in v, 464 in ε). results.json names it (`prediction`); two models are compared only in the same one.
     """
 
     kind = "targeted"

@@ -1,7 +1,7 @@
 """A pipeline as it was: what work on it can leave behind, put back however that work ends.
 
-The values of the weights are the ledger's (fade/written.py); here it is everything around them: which modules there are, hooks,
-PEFT's records, train and eval, requires_grad, schedulers, the pipeline's own settings.
+The values of the weights are the ledger's (fade/models/ledger.py); here it is everything around them: which modules
+there are, hooks, PEFT's records, train and eval, requires_grad, schedulers, the pipeline's own settings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fade.diffusion import Diffusion
-from fade.written import Ledger, Writer, ledger, plain
+from fade.models import Diffusion
+from fade.models.ledger import Ledger, Writer, ledger, plain
 
 Containers = (dict, OrderedDict, list, set)
 
@@ -41,7 +41,9 @@ def untouched(model: Diffusion, only_on_error: bool = False) -> Iterator[None]:
 
 def remembered(thing: object) -> dict[str, tuple[Any, Any]]:
     """Each attribute, and a copy of what is in it where it is a plain container."""
-    return {name: (value, type(value)(value) if type(value) in Containers else None) for name, value in vars(thing).items()}
+    return {
+        name: (value, type(value)(value) if type(value) in Containers else None) for name, value in vars(thing).items()
+    }
 
 
 def put_back(thing: object, values: dict[str, tuple[Any, Any]]) -> None:

@@ -14,7 +14,7 @@ import fade
 from run import entry
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = Path(fade.__file__).parent / "weights" / "minicanvas"
+SHIPPED = Path(fade.__file__).parent / "shipped" / "minicanvas"
 SHORT = [
     "protocol.seeds=[188]",
     "trainer.max_steps=4",

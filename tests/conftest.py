@@ -14,10 +14,10 @@ from command import ROOT, Command
 from diffusers import AutoencoderKL, DDIMScheduler
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
-from fade.lora import Lora
+from fade.models import Diffusion
 from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
@@ -34,14 +34,30 @@ def model() -> Diffusion:
     """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
     torch.manual_seed(0)
     settings = DiffusionSettings(
-        steps=1, batch=1, rate=1e-3, ema=0.9, widths=[16, 32], layers=1, text_width=32, text_layers=1, max_length=16,
-        empty=0.1, partial=0.1, time_power=1.0, sampling_steps=2, guidance=3.0,
-    )  # fmt: skip
+        steps=1,
+        batch=1,
+        rate=1e-3,
+        ema=0.9,
+        widths=[16, 32],
+        layers=1,
+        text_width=32,
+        text_layers=1,
+        max_length=16,
+        empty=0.1,
+        partial=0.1,
+        time_power=1.0,
+        sampling_steps=2,
+        guidance=3.0,
+    )
     tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16), latent_channels=4, norm_num_groups=4, sample_size=32,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
     unet = make_unet(settings, 4, 8)
     return Diffusion(make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0)

@@ -1,7 +1,8 @@
 """A real Slurm of one node for tests: munged, slurmctld and slurmd in a folder of their own, as root, without systemd.
 
-Two kinds of partition: `debug` (the default) is preempted, by requeueing, by `urgent`; `calm` is left alone. The node says
-that it has three CPUs, whatever the machine has. There is no accounting: submitit asks sacct, a stand-in asks scontrol.
+Two kinds of partition: `debug` (the default) is preempted, by requeueing, by `urgent`; `calm` is left alone. The node
+says that it has three CPUs, whatever the machine has. There is no accounting: submitit asks sacct, a stand-in asks
+scontrol.
 """
 
 from __future__ import annotations
@@ -98,9 +99,16 @@ class Cluster:
         sacct.write_text(SACCT.format(python=sys.executable))
         sacct.chmod(0o755)
         try:
-            self._start("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket",
-                        f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log",
-                        f"--seed-file={self.folder}/munged.seed")  # fmt: skip
+            self._start(
+                "munged",
+                "--foreground",
+                "--force",
+                f"--key-file={key}",
+                f"--socket={self.folder}/munge.socket",
+                f"--pid-file={self.folder}/munged.pid",
+                f"--log-file={self.folder}/munged.log",
+                f"--seed-file={self.folder}/munged.seed",
+            )
             self._start("slurmctld", "-D", "-i")
             self._start("slurmd", "-D", "-N", self.host)
             self._wait_until_idle()
@@ -127,7 +135,9 @@ class Cluster:
     def _wait_until_idle(self, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            said = subprocess.run(["sinfo", "-h", "-o", "%T"], env=self.env, capture_output=True, text=True, check=False)
+            said = subprocess.run(
+                ["sinfo", "-h", "-o", "%T"], env=self.env, capture_output=True, text=True, check=False
+            )
             if "idle" in said.stdout:
                 return
             time.sleep(0.5)

@@ -11,9 +11,9 @@ from conftest import inputs, shake
 from diffusers import StableDiffusionPipeline
 
 from fade.adapters import Adapter
-from fade.diffusion import Diffusion
+from fade.adapters.lora import Lora
 from fade.errors import BadInput
-from fade.lora import Lora
+from fade.models import Diffusion
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
 
 KINDS: list[Sparsity] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1)]
@@ -47,8 +47,12 @@ def test_attached_it_changes_nothing_and_detached_it_leaves_no_trace(model: Diff
 
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__)
-def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__
+)
+def test_masked_weights_do_not_move(
+    model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]
+) -> None:
     adapter = Lora.attach(model, rank=2, alpha=2)
     before = {n: w.clone() for n, w in adapter.weights().items()}
     sparsify(adapter, sparsity)
@@ -135,7 +139,9 @@ def test_scale(model: Diffusion) -> None:
     assert torch.equal(predict(model), full)
 
 
-def test_a_wrong_file_is_refused_before_anything_is_attached(model: Diffusion, adapter: Adapter, tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_before_anything_is_attached(
+    model: Diffusion, adapter: Adapter, tmp_path: Path
+) -> None:
     shake(adapter)
     adapter.save(tmp_path / "adapter", {})
     adapter.detach()

@@ -13,26 +13,37 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDPMPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file
 from test_exact import made, predict, state
 from test_export import alone, ours
 
 import fade
+from fade.adapters.stored import complete
 from fade.api import RETAIN, without
 from fade.cli import main
-from fade.diffusion import Diffusion
 from fade.files import write_json
 from fade.methods.spm import Spm
+from fade.models import Diffusion
 from fade.sparsity import Dense, Neuron
-from fade.stored import complete
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 ROOT = Path(__file__).parents[1]
 SHORT: dict[str, Any] = {
-    "templates": ["A cat image in {}.", "A fish image in {}."], "retain": ["A car image in sketch style.", "A tree image."],
-    "images": 2, "sampling_steps": 2, "guidance": 3.0, "steps": 3, "batch": 2, "lr": 1e-2,
-}  # fmt: skip
+    "templates": ["A cat image in {}.", "A fish image in {}."],
+    "retain": ["A car image in sketch style.", "A tree image."],
+    "images": 2,
+    "sampling_steps": 2,
+    "guidance": 3.0,
+    "steps": 3,
+    "batch": 2,
+    "lr": 1e-2,
+}
 
 
 @pytest.fixture
@@ -46,7 +57,9 @@ def image(pipe: StableDiffusionPipeline) -> torch.Tensor:
 
 
 def test_the_snippet(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path) -> None:
-    """Trained, saved, on inside and off outside, scaled, merged, removed; the random state of the caller is not touched."""
+    """Trained, saved, on inside and off outside, scaled, merged, removed; the random state of the caller is not
+    touched.
+    """
     clean, untouched, drawn = state(model), image(pipe), torch.random.get_rng_state()
     adapter = fade.unlearn(pipe, concept="neon style", surrogate="photo style", method="fade", **SHORT)
     assert state(model) == clean and torch.equal(torch.random.get_rng_state(), drawn)
@@ -72,7 +85,9 @@ def test_the_snippet(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: 
     about = json.loads((tmp_path / "neon" / "adapter.json").read_text())
     assert about["target"] == "neon style" and about["settings"]["steps"] == 3 and about["versions"]["torch"]
     card = (tmp_path / "neon" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: diffusers") and "forget **neon style**" in card and about["sha256"] in card
+    assert (
+        card.startswith("---\nlibrary_name: diffusers") and "forget **neon style**" in card and about["sha256"] in card
+    )
     again = fade.unlearn(pipe, "neon style", "photo style", **SHORT)
     assert again.card["sha256"] == about["sha256"]  # the same words, the same seed, the same adapter
 
@@ -153,7 +168,9 @@ def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diff
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_unlearn_refuses(pipe: StableDiffusionPipeline, model: Diffusion, given: dict[str, Any], message: str) -> None:
+def test_what_unlearn_refuses(
+    pipe: StableDiffusionPipeline, model: Diffusion, given: dict[str, Any], message: str
+) -> None:
     clean = state(model)
     with pytest.raises(fade.BadInput, match=message.replace("{", r"\{").replace("}", r"\}")):
         fade.unlearn(**{"pipe": pipe, "concept": "neon style", "surrogate": "photo style", **SHORT, **given})
@@ -196,7 +213,9 @@ def test_what_a_handle_refuses(model: Diffusion, tmp_path: Path, given: dict[str
     assert handle.scale == 1 and not list(tmp_path.iterdir())
 
 
-def test_an_adapter_goes_onto_any_pipeline_of_the_same_parts_and_onto_nothing_else(model: Diffusion, tmp_path: Path) -> None:
+def test_an_adapter_goes_onto_any_pipeline_of_the_same_parts_and_onto_nothing_else(
+    model: Diffusion, tmp_path: Path
+) -> None:
     made(model, "neon", Neuron(0.3), 0).write(tmp_path / "neon")
     clean = state(model)
     for kind in (StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline):
@@ -213,7 +232,10 @@ def test_an_adapter_goes_onto_any_pipeline_of_the_same_parts_and_onto_nothing_el
         for call in (partial(fade.load, folder=tmp_path / "neon"), fade.attached):
             with pytest.raises(fade.BadInput, match=message):
                 call(wrong)
-    for folder, message in ((None, "folder is None; it must be a path or text"), (5, "folder is 5; it must be a path or text")):
+    for folder, message in (
+        (None, "folder is None; it must be a path or text"),
+        (5, "folder is 5; it must be a path or text"),
+    ):
         with pytest.raises(fade.BadInput, match=message):
             fade.load(model.pipe, folder)
     assert state(model) == clean
@@ -289,7 +311,9 @@ def spoil(folder: Path, how: str) -> None:
         ("architecture", "which this U-Net does not have"),
     ],
 )
-def test_bad_files_are_one_line_and_the_pipeline_stays(model: Diffusion, tmp_path: Path, how: str, message: str) -> None:
+def test_bad_files_are_one_line_and_the_pipeline_stays(
+    model: Diffusion, tmp_path: Path, how: str, message: str
+) -> None:
     folder = tmp_path / "neon"
     made(model, "a", Neuron(0.3), 0).write(folder)
     spoil(folder, how)
@@ -315,9 +339,14 @@ def test_results_come_into_the_card_and_the_file_stays(model: Diffusion, tmp_pat
     before = (folder / "adapter.safetensors").read_bytes()
     assert "Not at all: no results" in (folder / "README.md").read_text()
     ua = {"value": 0.975, "low": 0.871, "high": 0.996, "n": 40}
-    results = {"metrics": {"ua": ua, "fid_judge": {"value": 2.181, "n": 9}}, "base": {"ua": {**ua, "value": 0.0}},
-               "dataset": "d", "protocol": "p", "gates": {"judge_accuracy": {"style": 1.0}},
-               "landed": {"photo": 40}}  # fmt: skip
+    results = {
+        "metrics": {"ua": ua, "fid_judge": {"value": 2.181, "n": 9}},
+        "base": {"ua": {**ua, "value": 0.0}},
+        "dataset": "d",
+        "protocol": "p",
+        "gates": {"judge_accuracy": {"style": 1.0}},
+        "landed": {"photo": 40},
+    }
     complete(folder, results, picture)
     card = (folder / "README.md").read_text()
     assert "97.5 [87.1, 99.6]" in card and "![before and after](before_after.png)" in card and "NOT checked" in card
@@ -353,7 +382,10 @@ def test_the_commands(model: Diffusion, tmp_path: Path, capsys: pytest.CaptureFi
         handle.merge()
         wanted = ours(model)
     found = alone(tmp_path, model, [f"pipeline={tmp_path}/merged", f"diffusers={tmp_path}/lora"])
-    for place, (prediction, picture) in ((f"pipeline={tmp_path}/merged", wanted), (f"diffusers={tmp_path}/lora", attached)):
+    for place, (prediction, picture) in (
+        (f"pipeline={tmp_path}/merged", wanted),
+        (f"diffusers={tmp_path}/lora", attached),
+    ):
         assert torch.equal(found[place], prediction) and torch.equal(found[f"{place} image"], picture)
     report = said(capsys, "verify", tmp_path / "neon", "--base", base, "--cycles", "3")
     assert "round trip   max |Δε| 0 between" in report and report.count("max |ΔW| 0 after 3 cycles") == 3

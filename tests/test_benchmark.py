@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.benchmark import Benchmark, Measured, Protocol
-from benchmarks.comparison import comparison
-from benchmarks.generate import Answer, answers, generate, read, refuse_gaps
-from benchmarks.judge import predict
-from benchmarks.metrics import wilson
-from benchmarks.record import Record, adapter_bytes, peak_memory_mb
-from benchmarks.results import Run
-from benchmarks.tables import run_table, summary, table
+from benchmarks.measure.answers import Answer, answers, generate, read, refuse_gaps
+from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
+from benchmarks.measure.judging import predict
+from benchmarks.measure.metrics import wilson
+from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
+from benchmarks.record.results import Run
+from benchmarks.report.pictures import comparison
+from benchmarks.report.tables import run_table, summary, table
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
-from fade.diffusion import Diffusion, Noise, Sampling
 from fade.errors import BadInput
 from fade.judges import Judge
+from fade.models import Diffusion, Noise, Sampling
 
 
 def judge(domain: str, labels: list[str], accuracy: float | None = 0.99) -> Judge:
@@ -48,7 +48,9 @@ def test_one_latent_a_seed_or_one_an_image(dataset: MiniCanvas) -> None:
         asked(dataset, [1], "none")
 
 
-def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+def test_a_killed_answer_set_is_finished_to_the_same_bytes(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
     wanted = asked(dataset, [1], "seed")[:12]
     generate(model, wanted, tmp_path / "a", batch=5, sampling=Sampling())
     generate(model, wanted[:5], tmp_path / "b", batch=5, sampling=Sampling())
@@ -110,7 +112,9 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert results["metrics"]["fid_judge"]["value"] is None and "more images" in results["metrics"]["fid_judge"]["why"]
     rows = predict(judges, benchmark.wanted[:1], read(benchmark.wanted[:1], base.folder / "images"))
     assert rows[0] == base.rows[0] and set(rows[0]) >= {"prompt", "seed", "style_predicted", "object_probability"}
-    comparison(base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png")
+    comparison(
+        base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png"
+    )
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     assert "over images of this one adapter" in run_table(whole)
@@ -119,7 +123,9 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([Run(tmp_path, whole)] * 2))
 
 
-def test_a_forget_caption_that_is_never_asked_is_refused(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+def test_a_forget_caption_that_is_never_asked_is_refused(
+    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path
+) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], prompt="{object}, {style}"), tmp_path)
     with pytest.raises(BadInput, match=r"'A bird image in neon style\.' is never asked in the evaluation"):
         benchmark.check_captions(Request.check(dataset, "neon", None))
@@ -135,8 +141,8 @@ def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Pat
 def test_the_distances_leave_the_target_out_on_both_sides(
     dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far off,
-    elsewhere, in what is real."""
+    """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far
+    off, elsewhere, in what is real."""
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path)
     request = Request.check(dataset, gone, None)
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +153,9 @@ def test_the_distances_leave_the_target_out_on_both_sides(
     real = features + away * torch.tensor([0.0, 50.0])
     made = features + away * torch.tensor([50.0, 0.0])
     monkeypatch.setattr(benchmark, "real", lambda name, size: (real, cells))
-    found = benchmark.distances(Measured(tmp_path, rows, {"judge": made}, 32), lambda cell: cell[request.domain] != gone)
+    found = benchmark.distances(
+        Measured(tmp_path, rows, {"judge": made}, 32), lambda cell: cell[request.domain] != gone
+    )
     assert found["fid_judge"]["value"] == pytest.approx(0, abs=1e-6) and abs(found["kid_judge"]["value"]) < 1  # of 1e8
     assert found["fid_judge"]["n"] == found["kid_judge"]["n"] == sum(gone not in cell for cell in cells)
     score = {f"{d}_predicted": "photo" for d in ("style", "object")}
@@ -160,8 +168,16 @@ def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_ow
     dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, noise: str, shared: bool
 ) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], noise=noise, fid=[], judge_floor=0), tmp_path)
-    rows = [{"file": a.file, "seed": str(a.seed), **a.cell, "style_predicted": a.cell["style"],
-             "object_predicted": a.cell["object"]} for a in benchmark.wanted]  # fmt: skip
+    rows = [
+        {
+            "file": a.file,
+            "seed": str(a.seed),
+            **a.cell,
+            "style_predicted": a.cell["style"],
+            "object_predicted": a.cell["object"],
+        }
+        for a in benchmark.wanted
+    ]
     found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.check(dataset, "neon", None))
     assert (found["ira"]["low"] < wilson(1.0, 128)[0] - 0.01) == shared and found["ira"]["n"] == 128
     assert found["cra_target"]["high"] == 1 and found["ua"]["value"] == 0
@@ -181,7 +197,9 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 
 def test_noise_as_the_published_scripts_drew_it(model: Diffusion) -> None:
-    """One generator per seed through the grid (compvis samplers), or the seed set anew for each image (diffusers ones)."""
+    """One generator per seed through the grid (compvis samplers), or the seed set anew for each image (diffusers
+    ones).
+    """
     generator = torch.Generator().manual_seed(188)
     drawn = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3)]
     assert [torch.equal(model.latent(Noise(188, k)), drawn[k]) for k in (2, 0, 1)] == [True] * 3

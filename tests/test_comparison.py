@@ -13,7 +13,9 @@ import yaml
 from PIL import Image
 from scipy.stats import permutation_test
 
-from benchmarks.methods import (
+from benchmarks.record.predictions import write_rows
+from benchmarks.record.results import Run
+from benchmarks.studies.compare import (
     DEVELOPMENT,
     compared,
     decided,
@@ -28,13 +30,13 @@ from benchmarks.methods import (
     tuning,
     write,
 )
-from benchmarks.predictions import write_rows
-from benchmarks.results import Run
 from fade.errors import BadInput
 from fade.files import write_json
 
 
-def run(method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()) -> Run:
+def run(
+    method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()
+) -> Run:
     metrics = {
         "ua": {"value": ua, "n": 24},
         "ira": {"value": 1.0},
@@ -46,9 +48,20 @@ def run(method: str, target: str, ua: float, seed: int = 0, domain: str = "style
     cost = {"locate_s": 1.0, "distil_s": 2.0, "peak_memory_mb": 900, "teacher_passes": 3, "adapter_bytes": 4000}
     said = [f"target={target}", f"method={method}", *overrides]
     base = {**metrics, "ua": {"value": 0.0, "n": 24}, "cra": {"value": 1.0}}
-    results = {"method": method, "variant": "", "target": target, "domain": domain, "metrics": metrics, "cost": cost,
-               "base": base, "dataset": "minicanvas", "protocol": "default", "seeds": {"train": seed, "images": [1, 2]},
-               "sparsity": {"kind": "dense"}, "overrides": said}  # fmt: skip
+    results = {
+        "method": method,
+        "variant": "",
+        "target": target,
+        "domain": domain,
+        "metrics": metrics,
+        "cost": cost,
+        "base": base,
+        "dataset": "minicanvas",
+        "protocol": "default",
+        "seeds": {"train": seed, "images": [1, 2]},
+        "sparsity": {"kind": "dense"},
+        "overrides": said,
+    }
     return Run(Path(), results)
 
 
@@ -60,7 +73,9 @@ def test_a_target_with_more_seeds_weighs_no_more() -> None:
     runs = [run("fade", "neon", 1.0, seed) for seed in range(3)] + [run("fade", "sketch", 0.5)]
     assert six(runs, ["style"])["style ua"] == pytest.approx(75.0)
     header, rows = compared([*runs, *[run("uce", t, 1.0) for t in ("neon", "sketch")]])
-    assert [row[0] for row in rows] == ["uce", "fade", "base (nothing done)"] and rows[1][header.index("style ua")] == "75.0"
+    assert [row[0] for row in rows] == ["uce", "fade", "base (nothing done)"] and rows[1][
+        header.index("style ua")
+    ] == "75.0"
 
 
 def test_doing_nothing_has_a_row_and_ua_stands_apart_from_what_is_kept() -> None:
@@ -78,7 +93,9 @@ def test_holm_and_the_sign_flip_test_by_hand() -> None:
     gaps = np.array([1.0, 2.0, -0.5])  # sums of all signs: 3.5, 2.5, 1.5, 0.5 and their opposites; ours is 2.5
     assert sign_flip(gaps) == 4 / 8 and sign_flip(np.ones(6)) == 2 / 64 and sign_flip(np.zeros(4)) == 1
     ours = np.random.default_rng(1).normal(0.4, 1, 9)
-    theirs = permutation_test((ours, np.zeros(9)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf)
+    theirs = permutation_test(
+        (ours, np.zeros(9)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
     assert sign_flip(ours) == pytest.approx(theirs.pvalue)
     many = np.random.default_rng(2).normal(0.3, 1, 15)  # random signs, near to all of them
     signs = np.array(list(product((1, -1), repeat=15)))
@@ -104,8 +121,9 @@ def test_paired_differences_by_domain() -> None:
     assert both["over targets"] == "-10.0 to +10.0" and both[""] == ""
     assert found["ca", "all"]["p (Holm)"] == f"{2 * 2 / 2**8:.3f}" and found["ca", "all"][""] == "better"
     assert found["ca", "object"]["p (Holm)"] == f"{min(1, 2 * 2 / 2**3):.3f}"  # three targets decide nothing
-    assert decided(runs).startswith("Of all 3 pairs of methods 2 are decided at 5 % (sign-flip test over 8 targets, whose "
-                                    "smallest p is 0.0078")  # fmt: skip
+    assert decided(runs).startswith(
+        "Of all 3 pairs of methods 2 are decided at 5 % (sign-flip test over 8 targets, whose smallest p is 0.0078"
+    )
     with pytest.raises(BadInput, match="no run of 'salun'; choose one of fade; uce; ca"):
         differences(runs, "salun")
 
@@ -128,9 +146,15 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
     ("others", "message"),
     [
         ([run("uce", "a", 1.0)], "uce lacks the targets b; finish"),
-        ([run("uce", "a", 1.0), run("uce", "b", 1.0), run("uce", "b", 1.0, seed=1)], "fade lacks b seed 1, which others have"),
+        (
+            [run("uce", "a", 1.0), run("uce", "b", 1.0), run("uce", "b", 1.0, seed=1)],
+            "fade lacks b seed 1, which others have",
+        ),
         ([run("uce", t, 1.0, seed=1) for t in "ab"], "fade lacks a seed 1, b seed 1"),
-        ([changed(run("uce", t, 1.0), protocol="official") for t in "ab"], "different datasets, protocols or image seeds"),
+        (
+            [changed(run("uce", t, 1.0), protocol="official") for t in "ab"],
+            "different datasets, protocols or image seeds",
+        ),
         (
             [changed(run("uce", t, 1.0), seeds={"train": 0, "images": [1]}) for t in "ab"],
             "different datasets, protocols or image seeds",
@@ -154,7 +178,9 @@ def tried(method: str, key: str, means: dict[str, float], targets: tuple[str, ..
 
 def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> None:
     runs = tried("ca", "lr", {"0.003": 0.2, "0.001": 0.9, "0.0003": 0.1}) + tried("ca", "lr", {"1": 1.0}, ("neon",))
-    runs += tried("esd", "lr", {"0.0003": 0.2, "0.001": 0.9}) + tried("spm", "lr", {"0.001": 0.9, "0.002": 0.2, "0.004": 0.1})
+    runs += tried("esd", "lr", {"0.0003": 0.2, "0.001": 0.9}) + tried(
+        "spm", "lr", {"0.001": 0.9, "0.002": 0.2, "0.004": 0.1}
+    )
     runs += tried("uce", "method.ridge", {"0.05": 1.0, "0.5": 1.0, "5": 1.0, "50": 0.9})  # a plateau: its middle
     runs += tried("fmn", "lr", {"0.001": 0.5}) + tried(
         "ca", "lr", {"0.001": 0.0}, ("sketch",)
@@ -192,8 +218,14 @@ def test_the_development_targets_are_those_of_the_sweep() -> None:
 def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
     for method, ua in (("fade", 0.9), ("uce", 1.0)):
         for target in ("fish", "sketch"):
-            results = {**run(method, target, ua).results, "format": 1, "surrogate": "photo", "landed": {},
-                       "identity": method + target, "gates": {"judge_accuracy": {"style": 1.0}, "images": 9}}  # fmt: skip
+            results = {
+                **run(method, target, ua).results,
+                "format": 1,
+                "surrogate": "photo",
+                "landed": {},
+                "identity": method + target,
+                "gates": {"judge_accuracy": {"style": 1.0}, "images": 9},
+            }
             write_json(tmp_path / f"{method}-{target}" / "results.json", results)
     write_json(tmp_path / "scored" / "results.json", {**results, "identity": "s", "cost": {"judge_s": 1.0}})
     text = write([tmp_path], "fade", tmp_path / "out", False)
@@ -203,8 +235,19 @@ def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
 
 
 def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
-    rows = [{"file": f"{style}_{kind}.png", "prompt": "", "seed": 1, "style": style, "object": kind, "style_predicted": style,
-             "object_predicted": kind} for style in ("neon", "photo") for kind in ("cat", "bird")]  # fmt: skip
+    rows = [
+        {
+            "file": f"{style}_{kind}.png",
+            "prompt": "",
+            "seed": 1,
+            "style": style,
+            "object": kind,
+            "style_predicted": style,
+            "object_predicted": kind,
+        }
+        for style in ("neon", "photo")
+        for kind in ("cat", "bird")
+    ]
     found = []
     for method, seed, colour in (
         ("uce", 1, "green"),
@@ -225,6 +268,10 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
     assert pictures(found, tmp_path) == []
     with Image.open(tmp_path / "neon.png") as sheet:
         assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
-        assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (255, 0, 0)
+        assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (
+            255,
+            0,
+            0,
+        )
     shutil.rmtree(tmp_path / "base")
     assert "no picture of neon" in pictures(found, tmp_path)[0]

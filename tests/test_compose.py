@@ -15,16 +15,16 @@ from test_config import composed as composed_config
 from test_exact import made, predict, state
 
 import run
-from benchmarks import attached
-from benchmarks.compose import Target, composed, interference, jointly, main, matrix, picture
-from benchmarks.metrics import scores
-from benchmarks.rebuilt import config_of, rebuilt, resolved
+from benchmarks.measure.metrics import scores
+from benchmarks.runs.reopened import config_of, rebuilt, resolved
+from benchmarks.studies import attached
+from benchmarks.studies.compose import Target, composed, interference, jointly, main, matrix, picture
+from fade.adapters.merging import changes_of, ties, trimmed
 from fade.data.minicanvas import MiniCanvas
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.judges import Judge
-from fade.merging import changes_of, ties, trimmed
+from fade.models import Diffusion
 from fade.sparsity import Dense, Neuron
 
 
@@ -78,8 +78,10 @@ def test_interference_of_one_is_the_usual_score_and_of_two_leaves_both_out(model
     dataset = MiniCanvas("A {object} image in {style} style.", {}, 1, 1, 1)
     rows = []
     for k, cell in enumerate(dataset.cells()):  # neon reads as photo, every third bird as a boat
-        read = {"style_predicted": "photo" if cell["style"] == "neon" else cell["style"],
-                "object_predicted": "boat" if cell["object"] == "bird" and k % 3 == 0 else cell["object"]}  # fmt: skip
+        read = {
+            "style_predicted": "photo" if cell["style"] == "neon" else cell["style"],
+            "object_predicted": "boat" if cell["object"] == "bird" and k % 3 == 0 else cell["object"],
+        }
         rows.append({**cell, **read, "seed": "1"})
     neon, bird = target(model, "neon", "style", 0, tmp_path), target(model, "bird", "object", 1, tmp_path)
     alone = interference(rows, (neon,), [neon, bird], ["style", "object"])
@@ -87,11 +89,20 @@ def test_interference_of_one_is_the_usual_score_and_of_two_leaves_both_out(model
     assert alone["ua neon"] == usual["ua"]
     assert alone["ira"]["value"] == usual["ira"]["value"] and alone["cra"]["value"] == usual["cra"]["value"] < 1
     both = interference(rows, (neon, bird), [neon, bird], ["style", "object"])
-    assert both["ira"]["value"] == both["cra"]["value"] == 1 and both["ua bird"]["value"] == pytest.approx(1 / 3, abs=0.12)
-    entries = [{"members": [], "rule": "", **interference(rows, (), [neon, bird], ["style", "object"])},
-               {"members": ["neon"], "rule": "", **alone}, {"members": ["neon", "bird"], "rule": "sum", **both}]  # fmt: skip
+    assert both["ira"]["value"] == both["cra"]["value"] == 1 and both["ua bird"]["value"] == pytest.approx(
+        1 / 3, abs=0.12
+    )
+    entries = [
+        {"members": [], "rule": "", **interference(rows, (), [neon, bird], ["style", "object"])},
+        {"members": ["neon"], "rule": "", **alone},
+        {"members": ["neon", "bird"], "rule": "sum", **both},
+    ]
     header, lines = matrix(entries, [neon, bird])
-    assert header[2:] == ["UA neon", "UA bird", "IRA", "CRA"] and lines[1][2].endswith("*") and not lines[1][3].endswith("*")
+    assert (
+        header[2:] == ["UA neon", "UA bird", "IRA", "CRA"]
+        and lines[1][2].endswith("*")
+        and not lines[1][3].endswith("*")
+    )
     assert lines[0][-1] == "–"
     picture(entries, [neon, bird], tmp_path / "composed.png")
     assert (tmp_path / "composed.png").stat().st_size > 500
@@ -109,9 +120,14 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
     shipped = {d: f"${{shipped:minicanvas/judges/{d}}}" for d in ("style", "object")}
     config = {
         "dataset": {"source": spec, "judges": shipped},
-        "protocol": {"_target_": "benchmarks.benchmark.Protocol", "name": "p", "seeds": [1, 2], "judge_floor": 0.0},
+        "protocol": {
+            "_target_": "benchmarks.measure.benchmark.Protocol",
+            "name": "p",
+            "seeds": [1, 2],
+            "judge_floor": 0.0,
+        },
         "model": {
-            "_target_": "fade.diffusion.Diffusion.load",
+            "_target_": "fade.models.Diffusion.load",
             "path": "${shipped:minicanvas/pipeline}",
             "steps": 2,
             "guidance": 3.0,
@@ -163,7 +179,9 @@ def recorded(overrides: list[str], folder: Path) -> DictConfig:
 
 
 @pytest.mark.parametrize("overrides", DATASETS, ids=lambda given: given[0])
-def test_the_configuration_of_every_datasets_run_is_read_as_hydra_reads_it(overrides: list[str], tmp_path: Path) -> None:
+def test_the_configuration_of_every_datasets_run_is_read_as_hydra_reads_it(
+    overrides: list[str], tmp_path: Path
+) -> None:
     config = recorded([*overrides, "cache_dir=elsewhere"], tmp_path / "run")
     found = config_of(tmp_path / "run", Path("elsewhere"))
     assert found == {key: OmegaConf.to_container(config[key], resolve=True) for key in ("dataset", "protocol", "model")}
@@ -186,15 +204,23 @@ def own(model: Diffusion, tmp_path: Path) -> Path:
     labels = ["bird", "cat", "dog"]
     Judge("test_resnet", "object", labels, size=32, accuracy=1.0).eval().save(tmp_path / "judge")
     for seed, name in enumerate(("cat", "dog")):
-        given = [f"model.path={tmp_path}/base", f"dataset.judges.object={tmp_path}/judge", f"dataset.root={tmp_path}/photos",
-                 "protocol.seeds=[1]", "model.steps=1", "protocol.judge_floor=0"]  # fmt: skip
+        given = [
+            f"model.path={tmp_path}/base",
+            f"dataset.judges.object={tmp_path}/judge",
+            f"dataset.root={tmp_path}/photos",
+            "protocol.seeds=[1]",
+            "model.steps=1",
+            "protocol.judge_floor=0",
+        ]
         recorded(["dataset=folder", *given], tmp_path / "runs" / name)
         target(model, name, "object", seed, tmp_path / "runs")
     return tmp_path
 
 
 def composing(patch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> None:
-    patch.setattr(sys, "argv", ["compose", *map(str, arguments), "--out", f"{folder}/out", "--cache", f"{folder}/cache"])
+    patch.setattr(
+        sys, "argv", ["compose", *map(str, arguments), "--out", f"{folder}/out", "--cache", f"{folder}/cache"]
+    )
     main()
 
 
@@ -207,7 +233,10 @@ def test_runs_on_own_images_are_composed(
     entries = read_json(own / "out" / "composed.json")
     assert [entry["members"] for entry in entries] == [[], ["cat"], ["dog"], ["cat", "dog"]]
     assert sorted(path.name for path in (own / "out" / "cat+dog-sum" / "images").glob("*.png")) == [
-        "bird_seed7.png", "cat_seed7.png", "dog_seed7.png"]  # fmt: skip
+        "bird_seed7.png",
+        "cat_seed7.png",
+        "dog_seed7.png",
+    ]
 
 
 def test_what_cannot_be_composed_is_one_line_before_anything_is_made(

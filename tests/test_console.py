@@ -67,9 +67,14 @@ def test_a_stop_goes_through_lightning_and_through_whatever_catches_exceptions(t
             return torch.optim.SGD(self.parameters(), 0.1)
 
     trainer = L.Trainer(
-        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
+        max_steps=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
     with pytest.raises(SystemExit) as ended, stoppable():
         try:
             trainer.fit(Stops(), torch.utils.data.DataLoader(torch.zeros(4, 1)))
@@ -129,7 +134,9 @@ def test_idle_warnings_are_not_shown_and_others_are() -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         with quiet():
-            warnings.warn("Found 525 module(s) in eval mode at the start of training. This may", UserWarning, stacklevel=1)
+            warnings.warn(
+                "Found 525 module(s) in eval mode at the start of training. This may", UserWarning, stacklevel=1
+            )
             warnings.warn("the loss is odd", UserWarning, stacklevel=1)
     assert [str(w.message) for w in shown] == ["the loss is odd"]
 
@@ -148,7 +155,12 @@ def ended(started: subprocess.Popen[str], said: str, number: int) -> tuple[int, 
 
 @pytest.mark.processes
 def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> None:
-    where = [f"output_dir={tmp_path}/outputs", f"cache_dir={tmp_path}/cache", "trainer.max_steps=100", "checkpoint_every=1"]
+    where = [
+        f"output_dir={tmp_path}/outputs",
+        f"cache_dir={tmp_path}/cache",
+        "trainer.max_steps=100",
+        "checkpoint_every=1",
+    ]
 
     def start(*overrides: str) -> subprocess.Popen[str]:
         command = [sys.executable, "run.py", *overrides, *SHORT[:1], *SHORT[2:], *where]
@@ -168,7 +180,9 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("command", [["benchmarks.report", "."], ["benchmarks.methods", "."], ["fade", "info", "."]])
+@pytest.mark.parametrize(
+    "command", [["benchmarks.report", "."], ["benchmarks.studies.compare", "."], ["fade", "info", "."]]
+)
 def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: list[str]) -> None:
     started = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE

@@ -1,4 +1,6 @@
-"""Requests one after another: what each strategy adds, what no request may touch, and a log that cannot be changed unseen."""
+"""Requests one after another: what each strategy adds, what no request may touch, and a log that cannot be changed
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,22 @@ from PIL import Image
 from test_benchmark import judge
 from test_config import composed
 
-from benchmarks.benchmark import Benchmark, Measured, Protocol
-from benchmarks.continual import Continual, check_requests, check_revoked, nearest, summary
-from benchmarks.generate import read
-from benchmarks.record import Record
-from benchmarks.results import Run
-from benchmarks.sequences import section
-from fade import history
-from fade.adapters import Adapter
+from benchmarks.measure.answers import read
+from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
+from benchmarks.record.folder import Record
+from benchmarks.record.results import Run
+from benchmarks.report.sequences import section
+from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
+from fade.adapters import Adapter, history
+from fade.adapters.lora import Lora
 from fade.cli import main as fade_command
 from fade.cli import predictions
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json
-from fade.lora import Lora
 from fade.methods.fade import Fade
+from fade.models import Diffusion
 from fade.sparsity import Neuron
 from fade.strategies.independent import Independent
 from fade.strategies.selft import SelFT
@@ -73,8 +74,11 @@ def test_the_guard_asks_for_what_is_gone_on_images_of_its_surrogate(
     assert {tuple(z.flatten().tolist()) for z in pairs.latents["retain"]} == known
     for latent, row in zip(pairs.latents["retain"], pairs.cells["retain"].tolist(), strict=True):
         if cells[row]["style"] == "neon" and cells[row]["object"] == "car":
-            photos = [z for z, r in zip(plain.latents["retain"], plain.cells["retain"].tolist(), strict=True)
-                      if cells[r] == {"style": "photo", "object": "car"}]  # fmt: skip
+            photos = [
+                z
+                for z, r in zip(plain.latents["retain"], plain.cells["retain"].tolist(), strict=True)
+                if cells[r] == {"style": "photo", "object": "car"}
+            ]
             assert any(torch.equal(latent, z) for z in photos)
 
 
@@ -83,7 +87,9 @@ def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora)
     first = Neuron(0.1)(saliency)
     second = Stack(avoid=True).sparsity(Neuron(0.1), [first])(saliency)
     overlap = sum(int((first[n] & second[n]).sum()) for n in first) / sum(int(m.sum()) for m in first.values())
-    again = sum(int((first[n] & Neuron(0.1)(saliency)[n]).sum()) for n in first) / sum(int(m.sum()) for m in first.values())
+    again = sum(int((first[n] & Neuron(0.1)(saliency)[n]).sum()) for n in first) / sum(
+        int(m.sum()) for m in first.values()
+    )
     assert again == 1 and overlap < 0.5
     selected = SelFT(0.1).sparsity(Neuron(0.5), [])(saliency)
     assert sum(int(m.sum()) for m in selected.values()) == round(0.1 * sum(m.numel() for m in selected.values()))
@@ -135,7 +141,9 @@ def sequence(dataset: MiniCanvas, model: Diffusion, folder: Path) -> Continual:
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[]), folder / "cache")
     requests = check_requests(dataset, ["neon > photo", "cat > fish"])
     never = None  # what only training asks for
-    return Continual(Record(folder / "run", "a: 1"), model, benchmark, requests, Stack(), Fade(), Neuron(0.1), never, never)  # type: ignore[arg-type]
+    return Continual(
+        Record(folder / "run", "a: 1"), model, benchmark, requests, Stack(), Fade(), Neuron(0.1), never, never
+    )  # type: ignore[arg-type]
 
 
 def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
@@ -146,8 +154,15 @@ def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, 
     for cell in dataset.cells():
         style, kind = cell["style"], cell["object"]
         said = "photo" if style == "neon" else style
-        rows.append({**cell, "file": f"{style} {kind}", "seed": "1", "style_predicted": read.get((style, kind), said),
-                     "object_predicted": "boat" if (style, kind) == ("photo", "car") else kind})  # fmt: skip
+        rows.append(
+            {
+                **cell,
+                "file": f"{style} {kind}",
+                "seed": "1",
+                "style_predicted": read.get((style, kind), said),
+                "object_predicted": "boat" if (style, kind) == ("photo", "car") else kind,
+            }
+        )
     found = run.metrics(Measured(tmp_path, rows, {}, 32), [0, 1])
     assert {target: m["value"] for target, m in found["ua"].items()} == {"neon": 7 / 8, "cat": 0}
     kept = found["kept"]  # eight styles on eight objects; seven objects in nine styles: what nobody asked to remove
@@ -197,13 +212,27 @@ def test_independent_adapters_are_trained_on_the_base_alone(
 
 def test_the_summary() -> None:
     def step(ua: dict[str, float], kept: float, seconds: float) -> dict[str, Any]:
-        return {"ua": {k: {"value": v} for k, v in ua.items()}, "retention": kept, "nearest": {"value": kept},
-                "cost": {"train_s": seconds, "adapter_bytes": 10}}  # fmt: skip
+        return {
+            "ua": {k: {"value": v} for k, v in ua.items()},
+            "retention": kept,
+            "nearest": {"value": kept},
+            "cost": {"train_s": seconds, "adapter_bytes": 10},
+        }
 
     steps = [step({"a": 1.0}, 0.9, 10), step({"a": 0.7, "b": 0.9}, 0.8, 11)]
     found = summary(steps, {"retention": 1.0})
-    wanted = {"ua_mean": 0.8, "ua_worst": 0.7, "rebound": 0.3, "retention": 0.8, "retention_drop": 0.2, "retention_area": 0.85,
-              "nearest": 0.8, "seconds": 21, "last_over_first": 1.1, "bytes": 20}  # fmt: skip
+    wanted = {
+        "ua_mean": 0.8,
+        "ua_worst": 0.7,
+        "rebound": 0.3,
+        "retention": 0.8,
+        "retention_drop": 0.2,
+        "retention_area": 0.85,
+        "nearest": 0.8,
+        "seconds": 21,
+        "last_over_first": 1.1,
+        "bytes": 20,
+    }
     assert found == pytest.approx(wanted)
 
 
@@ -212,14 +241,28 @@ def test_the_report_of_a_sequence() -> None:
     value = {"value": 0.9, "low": 0.8, "high": 1.0}
 
     def step(*targets: str) -> dict[str, Any]:
-        return {"ua": dict.fromkeys(targets, value), "kept": {"style": value}, "retention": 0.9, "nearest": value,
-                "fid_judge": {"value": 2.0}, "cost": {"train_s": 7, "adapter_bytes": 10_000}}  # fmt: skip
+        return {
+            "ua": dict.fromkeys(targets, value),
+            "kept": {"style": value},
+            "retention": 0.9,
+            "nearest": value,
+            "fid_judge": {"value": 2.0},
+            "cost": {"train_s": 7, "adapter_bytes": 10_000},
+        }
 
     steps = [step("neon"), step("neon", "sketch")]
     taken = {**step("sketch"), "target": "neon", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
-    run = {"method": "fade", "strategy": "independent", "overrides": ["strategy.compose=ties", "seed=3"],
-           "seeds": {"train": 3}, "requests": [{"target": "neon"}, {"target": "sketch"}], "base": step(), "steps": steps,
-           "revoked": [taken], "summary": summary(steps, {"retention": 1.0})}  # fmt: skip
+    run = {
+        "method": "fade",
+        "strategy": "independent",
+        "overrides": ["strategy.compose=ties", "seed=3"],
+        "seeds": {"train": 3},
+        "requests": [{"target": "neon"}, {"target": "sketch"}],
+        "base": step(),
+        "steps": steps,
+        "revoked": [taken],
+        "summary": summary(steps, {"retention": 1.0}),
+    }
     html = section([Run(Path(), run)])
     assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")

@@ -11,12 +11,12 @@ import torch
 
 from fade.data.folder import Folder
 from fade.data.minicanvas import MiniCanvas, write
-from fade.data.minicanvas_draw import OBJECTS, STYLES, compose, paint
+from fade.data.minicanvas.drawing import OBJECTS, STYLES, compose, paint
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
+from fade.data.prompts import caption
 from fade.errors import BadInput
 from fade.files import whole, write_json
-from fade.prompts import caption
+from fade.models import Diffusion
 
 TEMPLATE = "A {object} image in {style} style."
 
@@ -84,7 +84,10 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
     request = Request.check(dataset, "neon", "photo")
     other = Pairs(dataset, request, 16, 64, 2, tmp_path, template="{style}: a {object}")
-    assert other.captions("forget")[0] == ("neon: a bird", "photo: a bird") and dataset.caption(dataset.cells()[0])[0] == "A"
+    assert (
+        other.captions("forget")[0] == ("neon: a bird", "photo: a bird")
+        and dataset.caption(dataset.cells()[0])[0] == "A"
+    )
     other.prepare(model)
     row = [tuple(cell.values()) for cell in dataset.cells()].index(("neon", "bird"))
     assert torch.equal(other.own[row], model.embed(["neon: a bird"])[0]) and other.concept[row].any()
@@ -93,11 +96,14 @@ def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, mo
 
 
 def test_every_example_stands_under_its_own_captions(model: Diffusion, pairs: Pairs) -> None:
-    """forget: the target's images, under their caption and the surrogate's; retain: under their own alone; anchor: images of
-    the surrogate, under the target's caption and their own."""
+    """forget: the target's images, under their caption and the surrogate's; retain: under their own alone; anchor:
+    images of the surrogate, under the target's caption and their own."""
     cells = pairs.dataset.cells()
-    shown = {z.sum().item(): cells[row] for side in ("forget", "retain")
-             for z, row in zip(pairs.latents[side], pairs.cells[side].tolist(), strict=True)}  # fmt: skip
+    shown = {
+        z.sum().item(): cells[row]
+        for side in ("forget", "retain")
+        for z, row in zip(pairs.latents[side], pairs.cells[side].tolist(), strict=True)
+    }
     for batch in (pairs.draw(torch.Generator().manual_seed(0)), *pairs.sweep(3, torch.Generator().manual_seed(1))):
         for side, example in batch.items():
             for row, z in enumerate(example["latents"]):  # type: ignore[index]

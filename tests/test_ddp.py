@@ -15,7 +15,7 @@ import torch
 from command import ROOT, SHORT
 
 from fade.errors import BadInput
-from fade.parallel import check_world, share
+from fade.training.ranks import check_world, share
 
 CPU = ["trainer.accelerator=cpu", "device=cpu"]
 

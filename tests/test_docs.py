@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from test_config import GROUPS, OPTIONS, ROOT
 
-from benchmarks.options import check_options
-from benchmarks.usage import check
+from benchmarks.runs.options import check_options
+from benchmarks.runs.usage import check
 from run import given
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,7 +99,9 @@ def test_the_tables_name_every_option_of_their_group() -> None:
             continue
         there = {option for group in groups for option in NAMES[group]}
         named = [name.strip().replace("\\", "") for name in re.split("[,;]", row[1])]
-        found = {option for name in named for option in there if option == name or (name[0] == "_" and option.endswith(name))}
+        found = {
+            option for name in named for option in there if option == name or (name[0] == "_" and option.endswith(name))
+        }
         assert found >= there - {"compose"}, groups  # compose: for one study
         assert all(any(o == name or (name[0] == "_" and o.endswith(name)) for o in there) for name in named), groups
     assert set(GROUPS) - {"hydra"} == {
@@ -120,7 +122,9 @@ def test_every_sweep_is_named() -> None:
 
 
 def commands(program: str) -> list[tuple[str, ...]]:
-    """The words of every command line in README and docs that begins so; comments and synopses' brackets are left out."""
+    """The words of every command line in README and docs that begins so; comments and synopses' brackets are left
+    out.
+    """
     found = {}
     for text in (text for page, text in TEXTS.items() if page != WRONG):
         lines = re.findall(rf"^    (?:[A-Z_]+=\S+ )?({program} .*)$|`({program} [^`]*)`", text, re.MULTILINE)
@@ -130,10 +134,16 @@ def commands(program: str) -> list[tuple[str, ...]]:
 
 
 def jobs(words: list[str], params: dict[str, object]) -> Iterator[list[str]]:
-    """Overrides of single runs in which every option of a sweep occurs; of other values (targets, seeds, ...) the first."""
+    """Overrides of single runs in which every option of a sweep occurs; of other values (targets, seeds, ...) the
+    first.
+    """
     parsed = OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words])
-    choices = {o.get_key_element(): list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_element_as_str()]
-               for o in parsed}  # fmt: skip
+    choices = {
+        o.get_key_element(): list(o.sweep_string_iterator())
+        if o.is_sweep_override()
+        else [o.get_value_element_as_str()]
+        for o in parsed
+    }
     length = max((len(values) for key, values in choices.items() if key in GROUPS), default=1)
     turns = {key: list(islice(cycle(values), length)) for key, values in choices.items()}
     for i in range(length):
@@ -168,7 +178,8 @@ def test_every_other_command_is_there() -> None:
         if module == "pytest":
             assert all((ROOT / word).exists() for word in words if word.endswith(".py"))
             continue
-        source = ROOT / (module.replace(".", "/") + ".py")
+        path = ROOT / module.replace(".", "/")
+        source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
         text = source.read_text(encoding="utf-8")
         assert all(f'"{word}"' in text for word in words if word.startswith("--")), (module, words)
     cli = (ROOT / "fade" / "cli.py").read_text(encoding="utf-8")
@@ -179,8 +190,13 @@ def test_every_other_command_is_there() -> None:
         assert f"\n{target}:" in made, target
 
 
-BUDGET = {"steps=100": "steps=1", '"steps": 100': '"steps": 1, "images": 1', "steps=15": "steps=2", '"sampling_steps": 15':
-          '"sampling_steps": 2', "rank=8,": "rank=8, images=1,"}  # fmt: skip
+BUDGET = {
+    "steps=100": "steps=1",
+    '"steps": 100': '"steps": 1, "images": 1',
+    "steps=15": "steps=2",
+    '"sampling_steps": 15': '"sampling_steps": 2',
+    "rank=8,": "rank=8, images=1,",
+}
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/adapters.md"])

@@ -11,15 +11,15 @@ import torch
 from conftest import inputs, shake
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Gate, Lora
+from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored
+from fade.adapters.text import TextEdit
 from fade.cli import stock_drift
-from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput
-from fade.lora import Gate, Lora
-from fade.patch import Patch
+from fade.models import Diffusion, Noise
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
-from fade.stored import Stored
 from fade.tensors import tensors_hash
-from fade.textedit import TextEdit
 
 KINDS: list[Sparsity] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1)]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -29,7 +29,9 @@ PATCHED = [r"attn2\.to_[kv]\.weight", r"conv_in\.bias"]
 
 
 def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int, patch: Sequence[str] = PATCHED) -> Stored:
-    """A finished adapter that does something: low rank, or a patch where no sparsity is given. The model is clean after it."""
+    """A finished adapter that does something: low rank, or a patch where no sparsity is given. The model is clean after
+    it.
+    """
     generator = torch.Generator().manual_seed(seed)
     adapter: Adapter
     if sparsity is None:
@@ -61,7 +63,9 @@ def predict(model: Diffusion) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_every_order_of_merging_unmerging_and_removing_leaves_the_base(model: Diffusion, dtype: torch.dtype) -> None:
-    """Two low-rank adapters and a patch on the same keys and values; each step is also what that subset alone would be."""
+    """Two low-rank adapters and a patch on the same keys and values; each step is also what that subset alone would
+    be.
+    """
     kinds = {"a": Neuron(0.3), "b": Weight(0.3), "c": None}
     stored = {name: made(model, name, kind, seed) for seed, (name, kind) in enumerate(kinds.items())}
     model.pipe.to(dtype)
@@ -118,7 +122,9 @@ def test_what_is_folded_follows_every_change(model: Diffusion) -> None:
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_a_hundred_cycles_leave_no_trace_where_stock_ones_drift(model: Diffusion, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_hundred_cycles_leave_no_trace_where_stock_ones_drift(
+    model: Diffusion, dtype: torch.dtype, tmp_path: Path
+) -> None:
     stored = made(model, "a", Neuron(0.3), 0)
     model.pipe.to(dtype)
     clean = state(model)
@@ -204,4 +210,6 @@ def test_a_prompt_given_to_the_pipeline_reaches_edits_and_gates(model: Diffusion
     edit.detach()
     gated.detach()
     assert torch.equal(stock(), untouched)
-    assert (model.pipe.encode_prompt, model.pipe.maybe_free_model_hooks) == own and "encode_prompt" not in vars(model.pipe)
+    assert (model.pipe.encode_prompt, model.pipe.maybe_free_model_hooks) == own and "encode_prompt" not in vars(
+        model.pipe
+    )

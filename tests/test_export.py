@@ -13,12 +13,12 @@ from conftest import inputs
 from safetensors.torch import load_file, save_file
 from test_exact import made
 
-from fade.diffusion import Diffusion, Noise
+from fade.adapters.lora import Gate
+from fade.adapters.stored import Stored
+from fade.adapters.text import TextEdit
 from fade.errors import BadInput
-from fade.lora import Gate
+from fade.models import Diffusion, Noise
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
-from fade.stored import Stored
-from fade.textedit import TextEdit
 
 KINDS: list[Sparsity | None] = [Dense(), Module(0.3), Neuron(0.1), Weight(0.1), Random(0.1, seed=1), None]
 ALONE = """
@@ -30,7 +30,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 torch.set_num_threads(1)
 base, asked, out, *forms = sys.argv[1:]
-given = {k: v.clone() for k, v in load_file(asked).items()}  # a mapped file lies unaligned, and kernels round by alignment
+# a mapped file lies unaligned, and kernels round by alignment
+given = {k: v.clone() for k, v in load_file(asked).items()}
 found = {}
 pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, dtype=torch.float32)
 pipe.set_progress_bar_config(disable=True)
@@ -57,7 +58,8 @@ for place in forms:
         raise SystemExit("a stock loader took the raw masked file")
     with torch.no_grad():
         found[place] = pipe.unet(given["z"], given["t"], given["e"]).sample
-        image = pipe("A cat image in neon style.", latents=given["latent"], num_inference_steps=2, output_type="pt").images
+        how = {"latents": given["latent"], "num_inference_steps": 2, "output_type": "pt"}
+        image = pipe("A cat image in neon style.", **how).images
     found[place + " image"] = image
 try:
     import fade
@@ -73,7 +75,15 @@ def alone(folder: Path, model: Diffusion, forms: list[str]) -> dict[str, torch.T
     save_file({"z": z, "t": t, "e": embedding, "latent": model.latent(Noise(4))}, folder / "asked.safetensors")
     script = folder / "alone.py"
     script.write_text(ALONE)
-    line = [sys.executable, "-I", script, folder / "base", folder / "asked.safetensors", folder / "found.safetensors", *forms]
+    line = [
+        sys.executable,
+        "-I",
+        script,
+        folder / "base",
+        folder / "asked.safetensors",
+        folder / "found.safetensors",
+        *forms,
+    ]
     done = subprocess.run(line, cwd=folder, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return load_file(folder / "found.safetensors")
@@ -108,7 +118,9 @@ def test_every_kind_in_every_form_in_a_process_without_this_package(model: Diffu
         for form in ("diffusers", "peft", "patch"):
             wanted = merged[name] if form == "patch" else attached[name]
             prediction, image = (found[f"{form}={tmp_path}/{name}-{form}{what}"] for what in ("", " image"))
-            if name == "whole" and form != "patch":  # the change is in the weights here, beside them there: one rounding
+            if (
+                name == "whole" and form != "patch"
+            ):  # the change is in the weights here, beside them there: one rounding
                 torch.testing.assert_close(prediction, wanted[0], rtol=1e-4, atol=1e-5)
                 continue
             assert (prediction - wanted[0]).abs().max() == 0, (name, form)
@@ -130,11 +142,14 @@ def test_a_fit_is_the_best_one_of_its_rank(model: Diffusion, tmp_path: Path) -> 
     stored = made(model, "a", Weight(0.3), 0)
     _, unpacked = stored.unpacked()
     changes = [
-        (b.double() @ a.double()) * mask * stored.about["alpha"] / stored.about["rank"] for a, b, mask in unpacked.values()
+        (b.double() @ a.double()) * mask * stored.about["alpha"] / stored.about["rank"]
+        for a, b, mask in unpacked.values()
     ]
     values = [torch.linalg.svdvals(change) for change in changes]
     missed, whole = (sum(float(s[start:].square().sum()) for s in values) for start in (2, 0))
-    assert stored.export(tmp_path / "fit", "peft", rank=2, limit=1.0) == pytest.approx((missed / whole) ** 0.5, rel=1e-4)
+    assert stored.export(tmp_path / "fit", "peft", rank=2, limit=1.0) == pytest.approx(
+        (missed / whole) ** 0.5, rel=1e-4
+    )
     exact = stored.export(tmp_path / "twice", "peft", scale=2.0, rank=2, limit=1.0)
     assert exact == pytest.approx((missed / whole) ** 0.5, rel=1e-4)  # a share: the scale does not show
     written = load_file(tmp_path / "twice" / "adapter_model.safetensors")
@@ -159,7 +174,9 @@ def test_what_cannot_be_exported_says_so(model: Diffusion, tmp_path: Path) -> No
     with pytest.raises(BadInput, match="depends on the prompt"):
         edit.export(tmp_path / "out")
     edit.detach()
-    with pytest.raises(BadInput, match=r"conv_in\.bias \[16\], which a LoRA of linear layers cannot carry; export it to=patch"):
+    with pytest.raises(
+        BadInput, match=r"conv_in\.bias \[16\], which a LoRA of linear layers cannot carry; export it to=patch"
+    ):
         made(model, "b", None, 0).export(tmp_path / "out", "diffusers")
     nothing = made(model, "c", Dense(), 0)
     zero = Stored(nothing.about, {k: v * 0 for k, v in nothing.tensors.items()})

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fade.checkpoint import SafeCheckpoint, read_checkpoint
 from fade.files import Harmed, leftovers, read_json, unharmed, whole, without_folders, write_json
 from fade.tensors import read_tensors, tensors_hash, write_tensors
+from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),
@@ -105,7 +105,9 @@ def test_what_a_kill_left_half_written_is_removed_and_a_folder_goes_back_to_its_
     leftovers(tmp_path)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {".lock", "images/.made.jsonl", "adapter/card", "gone/card"}
-    assert (tmp_path / "adapter" / "card").read_text().endswith(".old") and (tmp_path / "gone" / "card").read_text() == "gone"
+    assert (tmp_path / "adapter" / "card").read_text().endswith(".old") and (
+        tmp_path / "gone" / "card"
+    ).read_text() == "gone"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,10 @@ def test_what_a_kill_left_half_written_is_removed_and_a_folder_goes_back_to_its_
     [
         ("output_dir=/data/me/outputs", "output_dir=outputs"),
         ("dataset.root='/data/a b/canvas'", "dataset.root='canvas'"),
-        ("a: [/x/y, /z]\nroot: /mnt/a b/c\nshipped: ${shipped:pipeline}", "a: [y, z]\nroot: c\nshipped: ${shipped:pipeline}"),
+        (
+            "a: [/x/y, /z]\nroot: /mnt/a b/c\nshipped: ${shipped:pipeline}",
+            "a: [y, z]\nroot: c\nshipped: ${shipped:pipeline}",
+        ),
         ("output_dir=outputs/sweep", "output_dir=outputs/sweep"),
         ("A {object} image / {style}, 1/2", "A {object} image / {style}, 1/2"),
     ],

@@ -1,4 +1,6 @@
-"""A tiny run whose files are harmed, lost or swapped: made again to the same result, or one line that says what to do."""
+"""A tiny run whose files are harmed, lost or swapped: made again to the same result, or one line that says what to
+do.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,21 @@ from test_benchmark import judge
 from test_files import flipped
 from test_stages import quiet, unlearner
 
-from benchmarks.benchmark import Benchmark, Protocol
-from benchmarks.claim import LOCK, alive, born, signature
-from benchmarks.generate import refuse_harmed
-from benchmarks.record import Record
-from benchmarks.study import study
+from benchmarks.measure.answers import refuse_harmed
+from benchmarks.measure.benchmark import Benchmark, Protocol
+from benchmarks.record.claim import LOCK, alive, born, signature
+from benchmarks.record.folder import Record
+from benchmarks.runs.single import study
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json
-from fade.logs import JsonLines
-from fade.lora import Lora
+from fade.models import Diffusion
 from fade.sparsity import Neuron
-from fade.unlearner import Unlearner, fit
+from fade.training.logs import JsonLines
+from fade.training.unlearner import Unlearner, fit
 
 CONFIG = "target: neon\n"
 STEPS = 3
@@ -120,7 +122,9 @@ def test_a_run_whose_cache_and_folder_are_harmed_ends_as_the_undisturbed_one(
     def again(*named: str) -> None:
         caplog.clear()
         assert told(run()) == wanted and run.files() == before
-        warnings = [r.getMessage() for r in caplog.records if r.name.startswith(("fade", "benchmarks")) and r.levelno > 20]
+        warnings = [
+            r.getMessage() for r in caplog.records if r.name.startswith(("fade", "benchmarks")) and r.levelno > 20
+        ]
         for name in named:
             assert [name in line for line in warnings].count(True) == 1, (name, warnings)
         assert len(warnings) == len(named), warnings
@@ -192,8 +196,9 @@ def test_a_lost_run_json_is_written_again_and_a_strange_folder_is_not_taken(tmp_
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from benchmarks.record import Record\n"
-    "record = Record(Path(sys.argv[1]), sys.argv[2], ['target=neon'], Path('cache')); print('here', flush=True); time.sleep(60)"
+    "import sys, time; from pathlib import Path; from benchmarks.record.folder import Record\n"
+    "record = Record(Path(sys.argv[1]), sys.argv[2], ['target=neon'], Path('cache')); print('here', flush=True); "
+    "time.sleep(60)"
 )
 
 
@@ -203,7 +208,9 @@ def test_a_second_process_is_told_who_works_there_and_takes_over_when_it_is_kill
     with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "here\n"
         claim = (tmp_path / "run" / "run.json").read_text()
-        with pytest.raises(BadInput, match=rf"another process \(pid {other.pid} on .*\) works in .*run since \d\d:\d\d; wait"):
+        with pytest.raises(
+            BadInput, match=rf"another process \(pid {other.pid} on .*\) works in .*run since \d\d:\d\d; wait"
+        ):
             Record(tmp_path / "run", CONFIG)
         assert (tmp_path / "run" / "run.json").read_text() == claim
         other.kill()
@@ -220,7 +227,9 @@ def test_a_number_that_another_process_has_now_is_no_live_claim(tmp_path: Path) 
 
 def test_a_line_of_metrics_that_was_harmed_or_doubled_is_left_out(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "metrics.jsonl")
-    lines.path.write_text('{"step": 0}\n{"ste\n{"step": 1}\n{"step": 1, "a": 2}\n[3]\n{"step": null}\n{"step": 2}\n{"step": 3')
+    lines.path.write_text(
+        '{"step": 0}\n{"ste\n{"step": 1}\n{"step": 1, "a": 2}\n[3]\n{"step": null}\n{"step": 2}\n{"step": 3'
+    )
     lines.go_on_from(2)
     assert [json.loads(line) for line in lines.path.read_text().splitlines()] == [{"step": 0}, {"step": 1, "a": 2}]
 
@@ -246,7 +255,13 @@ def test_a_harmed_checkpoint_begins_anew_and_ends_the_same(
     def train() -> str:
         L.seed_everything(4, verbose=False)
         adapter = Lora.attach(model, rank=2, alpha=2)
-        fit(unlearner(model, adapter, pairs, tmp_path), quiet(2, 1), tmp_path, 1, [JsonLines(tmp_path / "metrics.jsonl")])
+        fit(
+            unlearner(model, adapter, pairs, tmp_path),
+            quiet(2, 1),
+            tmp_path,
+            1,
+            [JsonLines(tmp_path / "metrics.jsonl")],
+        )
         found = adapter.sha256()
         adapter.detach()
         return found

@@ -14,9 +14,9 @@ from torchvision.models import inception_v3
 from torchvision.transforms.v2 import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from benchmarks.fidelity import ClipScore, JudgeFeatures, TorchvisionInception, backbones
-from benchmarks.judge import read_as
-from benchmarks.metrics import frechet
+from benchmarks.measure.features import ClipScore, JudgeFeatures, TorchvisionInception, backbones
+from benchmarks.measure.judging import read_as
+from benchmarks.measure.metrics import frechet
 from fade.errors import BadInput
 from fade.judges import Judge, accuracy
 from fade.pretrain.diffusion import make_tokenizer
@@ -33,7 +33,9 @@ def checkpoint(path: Path, classes: int = 5, key: str | None = "model_state_dict
 
 
 def test_unlearncanvas_classifiers(tmp_path: Path) -> None:
-    """style50.pth: a state dict under model_state_dict, loaded without unpickling code; resize, no crop, mean and std 0.5."""
+    """style50.pth: a state dict under model_state_dict, loaded without unpickling code; resize, no crop, mean and std
+    0.5.
+    """
     state = checkpoint(tmp_path / "style50.pth")
     size = timm.get_pretrained_cfg(VIT).input_size[-1]
     judge = Judge.pretrained("style", LABELS, VIT, str(tmp_path / "style50.pth"), "model_state_dict", size=size)
@@ -50,8 +52,17 @@ def test_unlearncanvas_classifiers(tmp_path: Path) -> None:
 
 def test_a_thousand_classes_of_which_ten_are_the_labels(tmp_path: Path) -> None:
     checkpoint(tmp_path / "imagenet.pth", 20, None, "test_resnet")
-    judge = Judge.pretrained("object", ["a", "b"], "test_resnet", str(tmp_path / "imagenet.pth"), size=32, mean=[0.4, 0.5, 0.6],
-                             std=[0.2, 0.2, 0.2], crop=0.5, classes=[3, 17])  # fmt: skip
+    judge = Judge.pretrained(
+        "object",
+        ["a", "b"],
+        "test_resnet",
+        str(tmp_path / "imagenet.pth"),
+        size=32,
+        mean=[0.4, 0.5, 0.6],
+        std=[0.2, 0.2, 0.2],
+        crop=0.5,
+        classes=[3, 17],
+    )
     x = torch.rand(2, 3, 64, 64)
     middle = (x[..., 16:48, 16:48] - torch.tensor([0.4, 0.5, 0.6]).reshape(3, 1, 1)) / 0.2
     assert torch.allclose(judge(x), judge.network(middle)[:, [3, 17]], atol=1e-6)
@@ -86,7 +97,11 @@ def test_overlapping_labels() -> None:
     assert accuracy(judge, x, truth) == pytest.approx(1.0)  # every label's own images come first
     assert accuracy(judge, x, 1 - truth) < 0.7
     p = torch.tensor([0.2, 0.6, 0.9, 0.1, 0.0])
-    assert read_as(p, 1, multilabel=True) == 1 and read_as(p, 0, multilabel=True) == 2 and read_as(p, 1, multilabel=False) == 2
+    assert (
+        read_as(p, 1, multilabel=True) == 1
+        and read_as(p, 0, multilabel=True) == 2
+        and read_as(p, 1, multilabel=False) == 2
+    )
 
 
 def test_the_torchvision_backbone(tmp_path: Path) -> None:
@@ -135,12 +150,27 @@ def test_a_set_is_at_no_distance_from_itself() -> None:
 def test_clip_score_through_a_local_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer(["a cat in neon style"], 16)
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 16, "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
-    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-              "num_attention_heads": 2}  # fmt: skip
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
-    processor = CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer)
+    processor = CLIPProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), tokenizer
+    )
     model.save_pretrained(tmp_path / "clip")
     processor.save_pretrained(tmp_path / "clip")
     pixels = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8)

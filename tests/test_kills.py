@@ -1,6 +1,8 @@
-"""SIGKILL at random moments of a real process, imports included: the same command goes on to the undisturbed run's result.
+"""SIGKILL at random moments of a real process, imports included: the same command goes on to the undisturbed run's
+result.
 
-FADE_KILLS=50 python -m pytest tests/test_kills.py -m processes    that many kills (3); FADE_KILLS_SEED: of their moments (0)
+FADE_KILLS=50 python -m pytest tests/test_kills.py -m processes    that many kills (3); FADE_KILLS_SEED: of their
+moments (0)
 """
 
 from __future__ import annotations
@@ -18,9 +20,19 @@ import pytest
 from command import ROOT
 
 TINY = [
-    "target=neon", "protocol.seeds=[188]", "protocol.share=0.25", "model.steps=2", "trainer.max_steps=6", "checkpoint_every=2",
-    "trainer.log_every_n_steps=1", "pairs.forget=8", "pairs.retain=64", "pairs.batch=2", "dataset.source.test=2", "device=cpu",
-]  # fmt: skip
+    "target=neon",
+    "protocol.seeds=[188]",
+    "protocol.share=0.25",
+    "model.steps=2",
+    "trainer.max_steps=6",
+    "checkpoint_every=2",
+    "trainer.log_every_n_steps=1",
+    "pairs.forget=8",
+    "pairs.retain=64",
+    "pairs.batch=2",
+    "dataset.source.test=2",
+    "device=cpu",
+]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:

@@ -34,9 +34,9 @@ SHARES = {"train": 0.6, "judge": 0.4}
 
 def picture(path: Path, shade: int = 90, mode: str = "RGB", **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (40, 30), shade if mode in ("L", "I;16") else (shade,) * len(Image.new(mode, (1, 1)).getbands())).save(
-        path, **options
-    )
+    Image.new(
+        mode, (40, 30), shade if mode in ("L", "I;16") else (shade,) * len(Image.new(mode, (1, 1)).getbands())
+    ).save(path, **options)
     return path
 
 
@@ -259,7 +259,8 @@ def test_dog_breeds(tmp_path: Path) -> None:
     cleaned = DogBreeds(str(tmp_path), template, least=3, on_bad="skip", cache=str(tmp_path / "cache"))
     assert sum(len(cleaned.items(s)) for s in SPLITS) == 6 and "undecodable: 1 (Image_7.jpg)" in cleaned.summary()
     assert (
-        breed("n02085936-Maltese_dog") == "Maltese" and breed("n02089078-black-and-tan_coonhound") == "black-and-tan_coonhound"
+        breed("n02085936-Maltese_dog") == "Maltese"
+        and breed("n02089078-black-and-tan_coonhound") == "black-and-tan_coonhound"
     )
     with pytest.raises(BadInput, match=r"no breed has 50 images; lower dataset.least"):
         DogBreeds(str(tmp_path), template, least=50)
@@ -432,7 +433,9 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Reading a thousand images takes no more than reading a hundred (python -m benchmarks.loading measures 100,000)."""
+    """Reading a thousand images takes no more than reading a hundred (python -m benchmarks.studies.loading measures
+    100,000).
+    """
     make_class(tmp_path / "a" / "cat", 25, ".png")
     dataset = Folder("a", str(tmp_path / "a"), {"object": None}, PHOTO)
     items = [item for split in SPLITS for item in dataset.items(split)]

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from test_report import finished
 
-from benchmarks.predictions import read_rows
-from benchmarks.results import Run
-from benchmarks.workspace import Panel, RunSet, group_of, publish, report, spec
+from benchmarks.record.predictions import read_rows
+from benchmarks.record.results import Run
+from benchmarks.report.wandb import Panel, RunSet, group_of, publish, report, spec
 from fade.errors import BadInput
-from fade.logs import JsonLines, Mirror, layers, wandb
+from fade.training.logs import JsonLines, Mirror, layers, wandb
 
 
 def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
@@ -58,7 +58,9 @@ def test_layers_are_a_line_each_on_disk(tmp_path: Path) -> None:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB, chunks of crc, length, kind) after 7 bytes."""
+    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB, chunks of crc, length, kind) after 7
+    bytes.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, whole = path.read_bytes(), 7, b""
@@ -114,7 +116,9 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
     assert captions[0] == "neon_cat_seed0.png, seed 0" and sum("neon_" in c for c in captions) == 12
     sheets = sorted((tmp_path / "run").rglob("media/images/before beside after*.png"))
     with Image.open(sheets[0]) as sheet:
-        assert sheet.size == (64, 32) and sheet.getpixel((5, 5)) == (255, 0, 0) and sheet.getpixel((40, 5)) == (0, 0, 255)
+        assert (
+            sheet.size == (64, 32) and sheet.getpixel((5, 5)) == (255, 0, 0) and sheet.getpixel((40, 5)) == (0, 0, 255)
+        )
 
 
 class Dying:
@@ -147,12 +151,20 @@ def test_a_failure_is_one_warning(make: Any, said: str, caplog: pytest.LogCaptur
 def test_no_key_or_no_network_costs_a_warning(tmp_path: Path, key: str, said: str) -> None:
     """In a process of its own, for W&B reads the environment once."""
     code = (
-        "from functools import partial; from pathlib import Path; from fade.logs import Mirror, wandb\n"
-        f"mirror = Mirror(partial(wandb, Path({str(tmp_path)!r}), True, project='fade', settings=dict(init_timeout=3)))\n"
+        "from functools import partial; from pathlib import Path; from fade.training.logs import Mirror, wandb\n"
+        f"mirror = Mirror(partial(wandb, Path({str(tmp_path)!r}), True, project='fade', "
+        f"settings=dict(init_timeout=3)))\n"
         "mirror.log_metrics({'loss': 1.0}, 1); print('broken', mirror.broken)"
     )
-    away = {"WANDB_MODE": "online", "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_SILENT": "true"}
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **away}, capture_output=True, text=True, check=True)
+    away = {
+        "WANDB_MODE": "online",
+        "WANDB_API_KEY": key,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_SILENT": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **away}, capture_output=True, text=True, check=True
+    )
     assert "broken True" in done.stdout and done.stderr.count("warning: W&B is out") == 1 and said in done.stderr
 
 

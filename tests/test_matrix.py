@@ -13,12 +13,12 @@ from test_patch import KEYS_AND_VALUES, predict, snapshot, train
 
 import fade
 from fade.adapters import Adapter
+from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored, identity
 from fade.api import diffusion_of
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.matrix import Matrix
-from fade.patch import Patch
-from fade.stored import Stored, identity
+from fade.models import Diffusion
 
 
 def drawn(seed: int) -> torch.Tensor:
@@ -109,8 +109,10 @@ def test_what_stock_tools_read_is_the_change_itself(model: Diffusion, tmp_path: 
     adapter = multiplied(model, 1)
     adapter.scale = 0.5
     wanted = predict(model)
-    stored = Stored({"format": 2, "kind": "matrix", **adapter.settings(), "sha256": adapter.sha256(), **identity(model)},
-                    adapter.compact())  # fmt: skip
+    stored = Stored(
+        {"format": 2, "kind": "matrix", **adapter.settings(), "sha256": adapter.sha256(), **identity(model)},
+        adapter.compact(),
+    )
     assert adapter.export(tmp_path / "attached", form) == 0
     adapter.detach()
     model.pipe.save_pretrained(tmp_path / "base")

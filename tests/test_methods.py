@@ -1,4 +1,6 @@
-"""Every method against its paper: formula, gradient, passes, weights, invariants, and a run from yaml to file and back."""
+"""Every method against its paper: formula, gradient, passes, weights, invariants, and a run from yaml to file and
+back.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,13 @@ from test_stages import Killed, dying, quiet
 from torch import Tensor, nn
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Gate, Lora
+from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
+from fade.adapters.text import TextEdit, suppressed
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.lora import Gate, Lora
-from fade.matrix import Matrix
 from fade.methods import Method, noised
 from fade.methods.ca import ConceptAblation
 from fade.methods.ediff import EraseDiff
@@ -42,10 +45,9 @@ from fade.methods.seot import Seot
 from fade.methods.shs import ScissorHands
 from fade.methods.spm import Spm, anchored
 from fade.methods.uce import Uce, aligned, solve
-from fade.patch import Patch
-from fade.textedit import TextEdit, suppressed
+from fade.models import Diffusion
 from fade.timesteps import Uniform, timed
-from fade.unlearner import Unlearner, fit
+from fade.training.unlearner import Unlearner, fit
 
 METHODS = [path.stem for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))]
 STEPS = 4  # of the sampler that ESD and SPM train on
@@ -75,7 +77,10 @@ class Formula:
     def __init__(self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None) -> None:
         self.unet, self.base, self.batch, self.method = model.unet, base, batch, method
         self.empty = model.embed([""])
-        self.alphas, self.v = model.pipe.scheduler.alphas_cumprod, model.pipe.scheduler.config.prediction_type == "v_prediction"
+        self.alphas, self.v = (
+            model.pipe.scheduler.alphas_cumprod,
+            model.pipe.scheduler.config.prediction_type == "v_prediction",
+        )
 
     def noised(self, side: str) -> tuple[Tensor, Tensor]:
         example: Any = self.batch[side]  # type: ignore[literal-required]
@@ -99,7 +104,9 @@ class Formula:
 
     def times(self, steps: int) -> list[int]:
         """The v-model's are spaced from the end of training, as shipped; the other's from its beginning, one later."""
-        return [(steps - k) * 1000 // steps - 1 if self.v else 1 + (steps - 1 - k) * 1000 // steps for k in range(steps)]
+        return [
+            (steps - k) * 1000 // steps - 1 if self.v else 1 + (steps - 1 - k) * 1000 // steps for k in range(steps)
+        ]
 
     @torch.no_grad()
     def ddim(self, unet: nn.Module, z: Tensor, c: Tensor, times: list[int], stop: int, guidance: float) -> Tensor:
@@ -138,8 +145,8 @@ class Formula:
         }
 
     def pseudo(self) -> Callable[[], Losses]:
-        """SalUn's, EraseDiff's, UnlearnCanvas's ScissorHands': the live model under the surrogate caption, detached, and
-        plain denoising."""
+        """SalUn's, EraseDiff's, UnlearnCanvas's ScissorHands': the live model under the surrogate caption, detached,
+        and plain denoising."""
         z, t = self.noised("forget")
         forget = self.batch["forget"]
         wanted = self.unet(z, t, forget["surrogate"]).sample
@@ -212,7 +219,10 @@ class Formula:
                 self.unet(z, t, forget["prompt"])
             total = torch.zeros((), dtype=z.dtype)
             for layer, hidden, context in seen:
-                q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(context)))
+                q, k = (
+                    x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+                    for x in (layer.to_q(hidden), layer.to_k(context))
+                )
                 a = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)  # (B, heads, h·w, L)
                 for row, places in enumerate(tokens):
                     total = total + (a[row, :, :, places] ** 2).sum()
@@ -229,14 +239,17 @@ def seen_by_cross_attention(unet: nn.Module) -> Iterator[list[tuple[Any, Tensor,
     def hook(layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         seen.append((layer, args[0], given["encoder_hidden_states"]))
 
-    handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for n, m in unet.named_modules() if n.endswith("attn2")]
+    handles = [
+        m.register_forward_pre_hook(hook, with_kwargs=True) for n, m in unet.named_modules() if n.endswith("attn2")
+    ]
     yield seen
     for handle in handles:
         handle.remove()
 
 
 SAMPLED = f"method.sampling_steps={STEPS}"
-# overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the sampler's
+# overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the
+# sampler's
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
     ("fade",): (Formula.fade, 1, 2),
     ("spare",): (Formula.fade, 1, 2),
@@ -268,20 +281,23 @@ def test_every_trained_method_has_a_formula() -> None:
 
 
 def exact(batch: Batch) -> Batch:
-    return {side: {key: value.double() if value.is_floating_point() else value for key, value in example.items()}  # type: ignore
-            for side, example in batch.items()}  # type: ignore[attr-defined]  # fmt: skip
+    return {
+        side: {key: value.double() if value.is_floating_point() else value for key, value in example.items()}  # type: ignore
+        for side, example in batch.items()
+    }  # type: ignore[attr-defined]
 
 
 def shipped_schedule() -> DDIMScheduler:
     """v-prediction, zero terminal SNR."""
-    return DDIMScheduler.from_pretrained(ROOT / "fade" / "weights" / "minicanvas" / "pipeline", subfolder="scheduler")
+    return DDIMScheduler.from_pretrained(ROOT / "fade" / "shipped" / "minicanvas" / "pipeline", subfolder="scheduler")
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[str, ...], kind: str) -> None:
-    """The loss is its formula; its gradient is the formula's finite difference, with what is detached held fixed; and a step
-    takes the passes that methods.md gives. On a model of ε, and on one of v with the schedule of the shipped weights."""
+    """The loss is its formula; its gradient is the formula's finite difference, with what is detached held fixed; and a
+    step takes the passes that methods.md gives. On a model of ε, and on one of v with the schedule of the shipped
+    weights."""
     formula_of, teacher, passes = CASES[case]
     model.double()
     if kind == "v_prediction":
@@ -326,7 +342,9 @@ def adapter_moved(adapter: Adapter) -> None:
             weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
 
 
-def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float = 1e-5) -> None:
+def check_gradients(
+    parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float = 1e-5
+) -> None:
     """⟨∇L, v⟩ is (L(θ + hv) − L(θ − hv)) / 2h of the formula, v random over all parameters, for every term."""
     generator = torch.Generator().manual_seed(9)
     v = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
@@ -348,8 +366,12 @@ def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Cal
 
 def parameters_of(model: Diffusion, chosen: Callable[[str, nn.Module], bool]) -> set[str]:
     """The names of all parameters of the chosen modules themselves."""
-    return {f"{name}.{key}" for name, module in model.unet.named_modules() if chosen(name, module)
-            for key, _ in module.named_parameters(recurse=False)}  # fmt: skip
+    return {
+        f"{name}.{key}"
+        for name, module in model.unet.named_modules()
+        if chosen(name, module)
+        for key, _ in module.named_parameters(recurse=False)
+    }
 
 
 TRAINS: dict[str, Callable[[str, nn.Module], bool]] = {
@@ -370,7 +392,9 @@ def test_a_patch_trains_the_weights_of_its_paper(model: Diffusion, name: str) ->
 def test_an_adapter_trains_the_layers_of_its_paper(model: Diffusion, name: str, rank: int, within: str) -> None:
     """FADE: every attention projection. SPM: every linear layer of the transformer blocks."""
     layers = [
-        m for n, m in model.unet.named_modules() if ".transformer_blocks." in n and within in n and isinstance(m, nn.Linear)
+        m
+        for n, m in model.unet.named_modules()
+        if ".transformer_blocks." in n and within in n and isinstance(m, nn.Linear)
     ]
     wanted = sum(rank * (m.in_features + m.out_features) for m in layers)
     adapter = instantiate(composed(f"method={name}").adapter, _convert_="all")(model)
@@ -383,12 +407,23 @@ def test_an_adapter_trains_the_layers_of_its_paper(model: Diffusion, name: str, 
 
 def unlearner_of(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, file: Path) -> Unlearner:
     return Unlearner(
-        model, adapter, pairs, instantiate(config.method), instantiate(config.sparsity), dict(config.weights),
-        instantiate(config.optimizer.build), instantiate(config.timesteps), file, **config.optimizer.schedule, seed=config.seed,
-    )  # fmt: skip
+        model,
+        adapter,
+        pairs,
+        instantiate(config.method),
+        instantiate(config.sparsity),
+        dict(config.weights),
+        instantiate(config.optimizer.build),
+        instantiate(config.timesteps),
+        file,
+        **config.optimizer.schedule,
+        seed=config.seed,
+    )
 
 
-def trained(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, every: int = 3) -> Unlearner:
+def trained(
+    config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, every: int = 3
+) -> Unlearner:
     unlearner = unlearner_of(config, model, adapter, pairs, folder / "saliency.safetensors")
     fit(unlearner, quiet(config.trainer.max_steps, 1), folder, every, [])
     return unlearner
@@ -419,13 +454,17 @@ def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs,
     before, untouched = {k: v.clone() for k, v in model.unet.state_dict().items()}, answer(model)
     adapter = instantiate(config.adapter, _convert_="all")(model)
     method: Method = instantiate(config.method)
-    method.check(adapter.kind, instantiate(config.sparsity).kind, config.trainer.max_steps, instantiate(config.timesteps).kind)
+    method.check(
+        adapter.kind, instantiate(config.sparsity).kind, config.trainer.max_steps, instantiate(config.timesteps).kind
+    )
     for kind in {"lora", "patch", "matrix", "text"} - set(method.kinds):
         with pytest.raises(BadInput, match="choose another adapter"):
             method.check(kind, "dense", config.trainer.max_steps)
     unlearner = trained(config, model, adapter, pairs, tmp_path)
     assert all(
-        unlearner.trainer.callback_metrics[f"loss/{term}"].isfinite() for term in (*method.terms, "total") if method.terms
+        unlearner.trainer.callback_metrics[f"loss/{term}"].isfinite()
+        for term in (*method.terms, "total")
+        if method.terms
     )
     assert unlearner.trainer.global_step == config.trainer.max_steps
     changed = answer(model)
@@ -488,7 +527,8 @@ def test_killed_and_resumed_is_undisturbed(
             adapter.detach()
 
     config = config_of(name, 6, *overrides)
-    # whatever state the second process starts in; but a LoRA's first values are drawn from the global seed, which run.py sets
+    # whatever state the second process starts in; but a LoRA's first values are drawn from the global seed, which
+    # run.py sets
     resumed = 4 if config.adapter._target_.endswith("Lora.attach") and dies_at < 3 else 99
     undisturbed = train("whole", 4)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -549,7 +589,9 @@ def stepped(combine: Callable[[dict[str, list[Tensor]]], list[Tensor]], seed: in
 
 @pytest.mark.parametrize("seed", range(6))
 def test_scissorhands_cone_is_gems_quadratic_program(seed: int) -> None:
-    """min ½ v² (‖g_o‖² + 0.001) + v ⟨g, g_o⟩ over v ≥ 0.5, and g + v g_o is the step, where ⟨g, g_o⟩ < 0; every tenth step."""
+    """min ½ v² (‖g_o‖² + 0.001) + v ⟨g, g_o⟩ over v ≥ 0.5, and g + v g_o is the step, where ⟨g, g_o⟩ < 0; every tenth
+    step.
+    """
     method = ScissorHands(cone=True)
     method.places, memory = [1], torch.randn(5, generator=torch.Generator().manual_seed(seed + 50)).double()
     method.load_state({"0": memory})  # of the second weight alone
@@ -600,8 +642,10 @@ def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs,
     unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
     batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
     losses = unlearner.method.losses(model, adapter, batch)
-    taken = {name: list(torch.autograd.grad(weight * losses[name], adapter.parameters(), retain_graph=True))
-             for name, weight in (("forget", 0.5), ("retain", 2.0))}  # fmt: skip
+    taken = {
+        name: list(torch.autograd.grad(weight * losses[name], adapter.parameters(), retain_graph=True))
+        for name, weight in (("forget", 0.5), ("retain", 2.0))
+    }
     scalar = unlearner._objective(losses, {"forget": 0.5, "retain": 2.0})
     scalar.backward()
     torch.testing.assert_close(scalar, 0.5 * losses["forget"] + 2 * losses["retain"])
@@ -611,13 +655,16 @@ def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs,
 
 @pytest.mark.parametrize(
     ("variant", "cut", "batches", "w", "where"),
-    [("unlearncanvas", 0.2, 1, 0.0, r"attn2\."), ("as_released", 0.8, 10, 7.5, r"up_blocks\.1\.attentions\.1\..*attn1\.")],
+    [
+        ("unlearncanvas", 0.2, 1, 0.0, r"attn2\."),
+        ("as_released", 0.8, 10, 7.5, r"up_blocks\.1\.attentions\.1\..*attn1\."),
+    ],
 )
 def test_scissorhands_redraws_the_most_sensitive_weights(
     model: Diffusion, pairs: Pairs, variant: str, cut: float, batches: int, w: float, where: str
 ) -> None:
-    """|θ ⊙ Σ |∂L_f/∂θ|| over the whole U-Net, the gradient by hand; then biases are 0, and weights uniform within 1/√fan_in
-    (as released) or normal with a deviation of 0.02 (UnlearnCanvas)."""
+    """|θ ⊙ Σ |∂L_f/∂θ|| over the whole U-Net, the gradient by hand; then biases are 0, and weights uniform within
+    1/√fan_in (as released) or normal with a deviation of 0.02 (UnlearnCanvas)."""
     adapter = Patch.attach(model, ["."])
     method = ScissorHands(variant, cut=cut)
     method.prepare(model, adapter, pairs)
@@ -692,8 +739,8 @@ def test_scissorhands_needs_weights_to_redraw(model: Diffusion, pairs: Pairs) ->
 
 
 def test_erasediffs_inner_passes_share_the_optimizer(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
-    """By hand, with one AdamW: K = 2 passes of two steps on L_f alone, θ put back after each, an outer pass between them
-    that is thrown away; then the two steps that stay. Twice."""
+    """By hand, with one AdamW: K = 2 passes of two steps on L_f alone, θ put back after each, an outer pass between
+    them that is thrown away; then the two steps that stay. Twice."""
     config = config_of("ediff", 4, "method.passes=2", "method.epoch=2")
     config.optimizer.schedule.cosine, config.optimizer.schedule.warmup = False, 0
     adapter = instantiate(config.adapter, _convert_="all")(model)
@@ -743,7 +790,9 @@ def test_erasediffs_inner_passes_share_the_optimizer(model: Diffusion, pairs: Pa
 def test_further_steps_keep_to_the_masks(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
     """Weight decay moves what a mask holds, until it is put back: in the inner passes too, whose weights the outer ones
     between them start from."""
-    config = config_of("ediff", 1, "method.passes=2", "method.epoch=1", "sparsity=weight", "optimizer.build.weight_decay=0.5")
+    config = config_of(
+        "ediff", 1, "method.passes=2", "method.epoch=1", "sparsity=weight", "optimizer.build.weight_decay=0.5"
+    )
     adapter = instantiate(config.adapter, _convert_="all")(model)
     before = [p.detach().clone() for p in adapter.parameters()]
     seen: list[bool] = []
@@ -799,7 +848,9 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
 ) -> None:
     """Each distance by hand, over all captions of the request; the pools by DDIM without guidance."""
     adapter = Patch.attach(model, ["attn2"])
-    method = Lacu(pool=9, sampling_steps=2, mapping_samples=4, related_samples=3, related=3, others=others, latents=latents)
+    method = Lacu(
+        pool=9, sampling_steps=2, mapping_samples=4, related_samples=3, related=3, others=others, latents=latents
+    )
     method.prepare(model, adapter, pairs)
     formula = Formula(model, model.unet, pairs.draw(torch.Generator()))
     cells = pairs.dataset.cells()
@@ -826,7 +877,9 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
         c = model.embed(captions).expand(8, -1, -1)
         return float(((model.unet(z_t, t, own).sample - model.unet(z_t, t, c).sample) ** 2).mean())
 
-    labels = {s: distance([pairs.dataset.caption({**c, "style": s}) for c in asked]) for s in pairs.dataset.domains["style"]}
+    labels = {
+        s: distance([pairs.dataset.caption({**c, "style": s}) for c in asked]) for s in pairs.dataset.domains["style"]
+    }
     assert method.mapping == min((s for s in labels if s != "neon"), key=labels.__getitem__)
     assert torch.equal(
         method.forget[2], model.embed([pairs.dataset.caption({**c, "style": method.mapping}) for c in asked])[rows]
@@ -882,8 +935,11 @@ def test_uces_closed_form_is_the_papers_sum() -> None:
 def test_uce_is_the_minimum_of_its_objective_and_keeps_what_it_preserves() -> None:
     w, c, g, p = random_contexts()
     found = (w + w @ solve(c, g, p, 2.0, 3.0, 0.5)).requires_grad_()
-    loss = (2 * (found @ c.T - w @ g.T).square().sum() + 3 * (found @ p.T - w @ p.T).square().sum()
-            + 0.5 * (found - w).square().sum())  # fmt: skip
+    loss = (
+        2 * (found @ c.T - w @ g.T).square().sum()
+        + 3 * (found @ p.T - w @ p.T).square().sum()
+        + 0.5 * (found - w).square().sum()
+    )
     assert torch.autograd.grad(loss, found)[0].abs().max() < 1e-9
     sharp = w + w @ solve(c, g, p, 1.0, 1.0, 1e-9)  # without the ridge, both demands are met
     torch.testing.assert_close(sharp @ p.T, w @ p.T, atol=1e-6, rtol=0)
@@ -957,7 +1013,9 @@ ASKED = ["A cat image in neon style.", "A fish image in mosaic style.", "A neon 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_gates_add_up_exactly(model: Diffusion, power: float) -> None:
-    """Σ_i γ_i^power B_i A_i, each prompt of a batch with its own γ: the same as a base whose weights were changed so."""
+    """Σ_i γ_i^power B_i A_i, each prompt of a batch with its own γ: the same as a base whose weights were changed
+    so.
+    """
     model.double()
     base = copy.deepcopy(model.unet)
     adapters = [gated(model, "one", Gate(("neon",), power)), gated(model, "other", Gate(("mosaic", "fish"), power))]
@@ -982,8 +1040,10 @@ def test_a_gate_is_its_formula(model: Diffusion) -> None:
     gate = Gate(("neon sign", "cat"))
     assert gate.strength(model, ["neon sign", "cat", "a cat"]).tolist() == pytest.approx([1.0, 1.0, 1.0])
     prompt = "A fish image in mosaic style."
-    cosines = [torch.nn.functional.cosine_similarity(*(model.embed([x]).flatten() for x in (own, prompt)), dim=0)
-               for own in gate.prompts]  # fmt: skip
+    cosines = [
+        torch.nn.functional.cosine_similarity(*(model.embed([x]).flatten() for x in (own, prompt)), dim=0)
+        for own in gate.prompts
+    ]
     overlaps = []
     for own in gate.prompts:
         ids, theirs = (set(model.pipe.tokenizer(x).input_ids[1:-1]) for x in (own, prompt))
@@ -1051,8 +1111,9 @@ def test_suppression_keeps_the_singular_vectors() -> None:
     """σ̂ = σ e^{−βσ}: on rows that are orthogonal, of lengths σ, each row shrinks by itself."""
     v = torch.linalg.qr(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))[0].T
     σ = torch.tensor([3.0, 1.0, 0.2])
-    torch.testing.assert_close(suppressed(σ[:, None] * v, 0.5), torch.tensor([0.66939, 0.60653, 0.18097])[:, None] * v,
-                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        suppressed(σ[:, None] * v, 0.5), torch.tensor([0.66939, 0.60653, 0.18097])[:, None] * v, atol=1e-4, rtol=1e-4
+    )
 
 
 # Forget-Me-Not
@@ -1117,23 +1178,36 @@ def test_attention_is_recorded_under_gradient_checkpointing(model: Diffusion, pa
 @pytest.mark.parametrize(
     ("make", "option"),
     [
-        (partial(Esd, eta=-1), "method.eta"), (partial(Esd, sampling_steps=0), "method.sampling_steps"),
-        (partial(Esd, guidance=-3), "method.guidance"), (partial(Esd, variant="new"), "method.variant"),
-        (partial(Spm, sampling_steps=0), "method.sampling_steps"), (partial(Spm, variant="new"), "method.variant"),
+        (partial(Esd, eta=-1), "method.eta"),
+        (partial(Esd, sampling_steps=0), "method.sampling_steps"),
+        (partial(Esd, guidance=-3), "method.guidance"),
+        (partial(Esd, variant="new"), "method.variant"),
+        (partial(Spm, sampling_steps=0), "method.sampling_steps"),
+        (partial(Spm, variant="new"), "method.variant"),
         (partial(Spm, variant="as_released", sampling_steps=1), "method.sampling_steps"),
         (partial(Spm, anchors=0), "method.anchors"),
-        (partial(Spm, gate_power=-1), "method.gate_power"), (partial(EraseDiff, step=-0.1), "method.step"),
-        (partial(EraseDiff, step=math.nan), "method.step"), (partial(SalUn, guidance=-1), "method.guidance"),
-        (partial(EraseDiff, passes=-1), "method.passes"), (partial(EraseDiff, epoch=0), "method.epoch"),
-        (partial(ScissorHands, cut=0), "method.cut"), (partial(ScissorHands, cut=1), "method.cut"),
-        (partial(ScissorHands, "paper"), "method.variant"), (partial(ScissorHands, batches=0), "method.batches"),
-        (partial(Lacu, others=-1), "method.others"), (partial(Lacu, latents="x"), "method.latents"),
-        (partial(Lacu, pool=0), "method.pool"), (partial(Lacu, mapped="x"), "method.mapped"),
-        (partial(Uce, ridge=0), "method.ridge"), (partial(Uce, erase=-1), "method.erase"),
-        (partial(Uce, preserve=-1), "method.preserve"), (partial(Uce, tokens="first"), "method.tokens"),
-        (partial(ConceptAblation, variant="x"), "method.variant"), (partial(Fade, saliency="x"), "method.saliency"),
+        (partial(Spm, gate_power=-1), "method.gate_power"),
+        (partial(EraseDiff, step=-0.1), "method.step"),
+        (partial(EraseDiff, step=math.nan), "method.step"),
+        (partial(SalUn, guidance=-1), "method.guidance"),
+        (partial(EraseDiff, passes=-1), "method.passes"),
+        (partial(EraseDiff, epoch=0), "method.epoch"),
+        (partial(ScissorHands, cut=0), "method.cut"),
+        (partial(ScissorHands, cut=1), "method.cut"),
+        (partial(ScissorHands, "paper"), "method.variant"),
+        (partial(ScissorHands, batches=0), "method.batches"),
+        (partial(Lacu, others=-1), "method.others"),
+        (partial(Lacu, latents="x"), "method.latents"),
+        (partial(Lacu, pool=0), "method.pool"),
+        (partial(Lacu, mapped="x"), "method.mapped"),
+        (partial(Uce, ridge=0), "method.ridge"),
+        (partial(Uce, erase=-1), "method.erase"),
+        (partial(Uce, preserve=-1), "method.preserve"),
+        (partial(Uce, tokens="first"), "method.tokens"),
+        (partial(ConceptAblation, variant="x"), "method.variant"),
+        (partial(Fade, saliency="x"), "method.saliency"),
     ],
-)  # fmt: skip
+)
 def test_impossible_options_are_refused(make: Callable[[], Method], option: str) -> None:
     with pytest.raises(BadInput, match=option.replace(".", r"\.")):
         make()
@@ -1207,7 +1281,11 @@ def test_what_does_not_go_together_is_refused_when_it_is_put_together(
     ],
 )
 def test_run_says_so_in_one_line_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(ROOT)
     given = {override.split("=")[0] for override in overrides}

@@ -10,10 +10,10 @@ import scipy.linalg
 import torch
 from scipy.stats import norm, t
 
-from benchmarks.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share, wilson
-from benchmarks.results import Run
-from benchmarks.tables import mean_value
-from fade.card import cell_text
+from benchmarks.measure.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share, wilson
+from benchmarks.record.results import Run
+from benchmarks.report.tables import mean_value
+from fade.metrics import cell_text
 
 STYLES, OBJECTS = ("neon", "photo", "sketch"), ("cat", "dog")
 
@@ -22,8 +22,10 @@ def table() -> list[dict[str, str]]:
     """Two seeds a cell. neon is read as photo but once, one sketch dog as photo, one neon and one photo dog as cat."""
     rows = [
         {"style": s, "object": o, "seed": seed, "style_predicted": s, "object_predicted": o}
-        for s in STYLES for o in OBJECTS for seed in ("1", "2")
-    ]  # fmt: skip
+        for s in STYLES
+        for o in OBJECTS
+        for seed in ("1", "2")
+    ]
     for row in rows:
         if row["style"] == "neon" and (row["object"], row["seed"]) != ("cat", "1"):
             row["style_predicted"] = "photo"
@@ -48,7 +50,9 @@ def test_an_object_by_hand() -> None:
     found = scores(table(), "dog", "object", ["style", "object"])
     assert found["ua"]["value"] == pytest.approx(2 / 6)
     assert found["ira"]["value"] == 1.0
-    assert found["cra"]["value"] == pytest.approx(5 / 6)  # cats: one of six is not read as its style? neon cat 2 is photo
+    assert found["cra"]["value"] == pytest.approx(
+        5 / 6
+    )  # cats: one of six is not read as its style? neon cat 2 is photo
     assert found["cra_target"]["value"] == pytest.approx(3 / 6)
 
 
@@ -58,7 +62,10 @@ def test_one_domain_has_no_cra() -> None:
 
 def test_wilsons_interval_is_the_textbooks() -> None:
     n, p, z = 40, 38 / 40, 1.959963984540054
-    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     assert wilson(38 / 40, 40) == pytest.approx((middle - half, middle + half))
     assert wilson(1.0, 40) == pytest.approx((40 / (40 + z * z), 1.0)) and wilson(0.0, 40)[0] == 0
 
@@ -75,8 +82,8 @@ def grid(cells: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("own_noise", [False, True])
 def test_the_interval_by_hand(own_noise: bool) -> None:
-    """One seed of four is bad in three cells of four, and one cell is bad besides: the spread of the means, by analysis of
-    variance, over what independent images would have; then Wilson's formula."""
+    """One seed of four is bad in three cells of four, and one cell is bad besides: the spread of the means, by analysis
+    of variance, over what independent images would have; then Wilson's formula."""
     right = np.ones((4, 4))
     right[:3, 0] = right[3, 1:3] = 0
     p, alone = right.mean(), right.var(ddof=1)
@@ -86,7 +93,9 @@ def test_the_interval_by_hand(own_noise: bool) -> None:
     found = share(images(right, own_noise))
     assert (found["value"], found["n"]) == (11 / 16, 16)
     assert (found["low"], found["high"]) == pytest.approx(wilson(p, 16, squared))
-    shared = share(images(right.T))  # the cells' own spread counts as the seeds' does, and seeds count for a little always
+    shared = share(
+        images(right.T)
+    )  # the cells' own spread counts as the seeds' does, and seeds count for a little always
     squared = norm.ppf(0.975) ** 2 + FEW * t(4).ppf(0.975) ** 2 * (seeds - 1 + LEAST * np.sqrt(3))
     assert (shared["low"], shared["high"]) == pytest.approx(wilson(p, 16, squared))
 
@@ -109,7 +118,9 @@ def test_a_failure_never_raises_the_lower_end_above_that_of_none(cells: int, see
 
 
 def test_few_seeds_and_one_cell() -> None:
-    assert share(images(np.ones((1, 20))))["low"] == pytest.approx(wilson(1.0, 20)[0])  # one class, its images independent
+    assert share(images(np.ones((1, 20))))["low"] == pytest.approx(
+        wilson(1.0, 20)[0]
+    )  # one class, its images independent
     lows = [share(images(np.ones((8, seeds))))["low"] for seeds in (1, 2, 5)]
     assert 0.3 < lows[0] < lows[1] < lows[2] < wilson(1.0, 40)[0]  # one seed says least, but something
     assert share(images(np.ones((8, 5)), own_noise=True))["low"] == pytest.approx(wilson(1.0, 40)[0])
@@ -118,9 +129,13 @@ def test_few_seeds_and_one_cell() -> None:
 
 
 def drawn(rng: np.random.Generator, size: tuple[int, int, int], p: float, seed: float, cell: float) -> np.ndarray:
-    """(times, images) successes of a probit model: shares of the variance that the seeds and the cells have in common."""
+    """(times, images) successes of a probit model: shares of the variance that the seeds and the cells have in
+    common.
+    """
     times, cells, seeds = size
-    shared = np.sqrt(seed) * rng.standard_normal((times, 1, seeds)) + np.sqrt(cell) * rng.standard_normal((times, cells, 1))
+    shared = np.sqrt(seed) * rng.standard_normal((times, 1, seeds)) + np.sqrt(cell) * rng.standard_normal(
+        (times, cells, 1)
+    )
     own = np.sqrt(1 - seed - cell) * rng.standard_normal(size)
     return (norm.ppf(p) + shared + own > 0).reshape(times, -1).astype(float)
 
@@ -153,26 +168,37 @@ def test_frechet_agrees_with_scipy_and_is_zero_on_itself() -> None:
 def canvas() -> list[dict[str, str]]:
     """Three styles (Seed_Images among them) x two objects, four images a cell, every count below chosen by hand."""
     right = {  # (style, object): (style read right, object read right), of four images
-        ("Crayon", "Cats"): (1, 4), ("Crayon", "Dogs"): (0, 3),
-        ("Monet", "Cats"): (4, 2), ("Monet", "Dogs"): (3, 4),
-        ("Seed_Images", "Cats"): (2, 1), ("Seed_Images", "Dogs"): (0, 0),
-    }  # fmt: skip
+        ("Crayon", "Cats"): (1, 4),
+        ("Crayon", "Dogs"): (0, 3),
+        ("Monet", "Cats"): (4, 2),
+        ("Monet", "Dogs"): (3, 4),
+        ("Seed_Images", "Cats"): (2, 1),
+        ("Seed_Images", "Dogs"): (0, 0),
+    }
     return [
-        {"style": s, "object": o, "seed": str(k), "style_predicted": s if k < a else "Winter",
-         "object_predicted": o if k < b else "Sea"}
-        for (s, o), (a, b) in right.items() for k in range(4)
-    ]  # fmt: skip
+        {
+            "style": s,
+            "object": o,
+            "seed": str(k),
+            "style_predicted": s if k < a else "Winter",
+            "object_predicted": o if k < b else "Sea",
+        }
+        for (s, o), (a, b) in right.items()
+        for k in range(4)
+    ]
 
 
 @pytest.mark.parametrize(
     ("reading", "target", "ua", "ira", "cra"),
     [
-        # target Crayon: UA = 1 - 1/8; IRA over Monet (7/8), with Seed_Images (7 + 2)/16; CRA over what each reading keeps
+        # target Crayon: UA = 1 - 1/8; IRA over Monet (7/8), with Seed_Images (7 + 2)/16; CRA over what each reading
+        # keeps
         ("retained", "Crayon", 7 / 8, 9 / 16, (2 + 4 + 1 + 0) / 16),
         ("authors", "Crayon", 7 / 8, 7 / 8, (4 + 3 + 2 + 4 + 1 + 0) / 24),
         ("saeuron", "Crayon", 7 / 8, 7 / 8, (4 + 3 + 2 + 4) / 16),
         ("code", "Crayon", 7 / 8, 9 / 16, (4 + 3 + 2 + 4 + 1 + 0) / 24),
-        # target Cats: acc_object over the styles that count; CRA of styles, with or without Seed_Images and the target's cells
+        # target Cats: acc_object over the styles that count; CRA of styles, with or without Seed_Images and the
+        # target's cells
         ("retained", "Cats", 1 - (4 + 2 + 1) / 12, (3 + 4 + 0) / 12, (0 + 3 + 0) / 12),
         ("authors", "Cats", 1 - (4 + 2 + 1) / 12, (3 + 4 + 0) / 12, (1 + 0 + 4 + 3) / 16),
         ("saeuron", "Cats", 1 - (4 + 2) / 8, (3 + 4) / 8, (1 + 0 + 4 + 3) / 16),

@@ -7,7 +7,7 @@ from command import ROOT
 from hydra import compose, initialize_config_dir
 from test_config import OPTIONS, overrides_of
 
-from benchmarks.options import check_options
+from benchmarks.runs.options import check_options
 from fade.errors import BadInput
 from run import given
 
@@ -112,7 +112,9 @@ def composing():
 
 
 @pytest.mark.parametrize(("overrides", "said"), WRONG, ids=[overrides for overrides, _ in WRONG])
-def test_a_wrong_value_is_one_line_with_its_name(composing, monkeypatch: pytest.MonkeyPatch, overrides: str, said: str) -> None:
+def test_a_wrong_value_is_one_line_with_its_name(
+    composing, monkeypatch: pytest.MonkeyPatch, overrides: str, said: str
+) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(BadInput) as told:
         check_options(composing(*overrides.split()))
@@ -125,8 +127,21 @@ def test_every_option_passes(composing, monkeypatch: pytest.MonkeyPatch, group: 
     check_options(composing(*overrides_of(group, option)))
 
 
-@pytest.mark.parametrize("overrides", ["optimizer.build.lr=1", "trainer.devices=auto", "trainer.gradient_clip_val=null",
-    "+optimizer.build.betas=[0.9,0.99]", "trainer.precision=16", "seed=4294967295", "sparsity.p=1", "trainer.devices=-1",
-    "surrogate=photo", "target='5'", "dataset.source.test=0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "optimizer.build.lr=1",
+        "trainer.devices=auto",
+        "trainer.gradient_clip_val=null",
+        "+optimizer.build.betas=[0.9,0.99]",
+        "trainer.precision=16",
+        "seed=4294967295",
+        "sparsity.p=1",
+        "trainer.devices=-1",
+        "surrogate=photo",
+        "target='5'",
+        "dataset.source.test=0",
+    ],
+)
 def test_a_value_that_can_be_used_passes(composing, overrides: str) -> None:
     check_options(composing(overrides))

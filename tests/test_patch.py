@@ -9,9 +9,9 @@ import torch
 from conftest import inputs, shake
 
 from fade.adapters import Adapter
-from fade.diffusion import Diffusion
+from fade.adapters.patch import Patch
 from fade.errors import BadInput
-from fade.patch import Patch
+from fade.models import Diffusion
 from fade.sparsity import Module, Neuron, Random, Sparsity, Weight
 
 KINDS: list[Sparsity] = [Module(0.3), Neuron(0.2), Weight(0.1), Random(0.1, seed=1)]
@@ -28,7 +28,9 @@ def sparsify(patch: Patch, sparsity: Sparsity) -> None:
     patch.set_masks(sparsity({n: torch.rand(w.shape, generator=generator) for n, w in patch.weights().items()}))
 
 
-def train(model: Diffusion, patch: Patch, steps: int = 3, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW) -> None:
+def train(
+    model: Diffusion, patch: Patch, steps: int = 3, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+) -> None:
     """The loop's steps without the loop: any loss, weight decay, then `project`."""
     step = optimizer(patch.parameters(), lr=0.05, weight_decay=0.5)  # type: ignore[call-arg]
     for _ in range(steps):
@@ -45,7 +47,9 @@ def snapshot(model: Diffusion) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD], ids=lambda o: o.__name__)
-def test_masked_weights_do_not_move(model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]) -> None:
+def test_masked_weights_do_not_move(
+    model: Diffusion, sparsity: Sparsity, optimizer: type[torch.optim.Optimizer]
+) -> None:
     before = snapshot(model)
     patch = Patch.attach(model, KEYS_AND_VALUES)
     sparsify(patch, sparsity)

@@ -1,7 +1,7 @@
 """Every number of every preset, with where it was published: a changed yaml needs a changed row here, and a reason.
 
-Sources are repositories at a commit: ESD rohitgandikota/erasing 25613d2, UCE rohitgandikota/unified-concept-editing 28c81ed,
-CA nupurkmr9/concept-ablation c11fb1b, SalUn OPTML-Group/Unlearn-Saliency a6e89fd, SPM Con6924/SPM 3dd762e, FMN
+Sources are repositories at a commit: ESD rohitgandikota/erasing 25613d2, UCE rohitgandikota/unified-concept-editing
+28c81ed, CA nupurkmr9/concept-ablation c11fb1b, SalUn OPTML-Group/Unlearn-Saliency a6e89fd, SPM Con6924/SPM 3dd762e, FMN
 SHI-Labs/Forget-Me-Not a4a81e8, SEOT sen-mao/SuppressEOT 69942d6, SHS JingWu321/Scissorhands_ex b2d28a9, EDiff
 JingWu321/EraseDiff 14f4e98, LACU SonyResearch/LACU bde26c3, UC OPTML-Group/UnlearnCanvas 920cfd1.
 """
@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_config import ROOT, composed
 
-from benchmarks.results import Run
+from benchmarks.record.results import Run
 
 CONF = ROOT / "conf"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -34,59 +34,140 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "ours: no code of it is public",
     ),
     "method/esd": (
-        PATCH | {"adapter.targets": [r"attn2\."], "method.variant": "paper", "method.eta": None, "method.guidance": 3.0,
-                 "method.sampling_steps": 15, "weights.forget": 1.0} | NO_DECAY | NO_CLIPPING,
-        "ESD esd_sd.py: esd-x, Adam, guidance_scale 3, no clipping; UC mu_erasing_concept_esd train-esd-style.py: the same",
+        PATCH
+        | {
+            "adapter.targets": [r"attn2\."],
+            "method.variant": "paper",
+            "method.eta": None,
+            "method.guidance": 3.0,
+            "method.sampling_steps": 15,
+            "weights.forget": 1.0,
+        }
+        | NO_DECAY
+        | NO_CLIPPING,
+        "ESD esd_sd.py: esd-x, Adam, guidance_scale 3, no clipping; UC mu_erasing_concept_esd train-esd-style.py: the "
+        "same",
     ),
     "method/uce": (
-        {"/adapter": "matrix", "/sparsity": "dense", "method.tokens": "all", "method.erase": 1.0, "method.preserve": 1.0,
-         "method.ridge": 0.5, "trainer.max_steps": 0, "trainer.precision": "32-true"} | KEYS_AND_VALUES,
+        {
+            "/adapter": "matrix",
+            "/sparsity": "dense",
+            "method.tokens": "all",
+            "method.erase": 1.0,
+            "method.preserve": 1.0,
+            "method.ridge": 0.5,
+            "trainer.max_steps": 0,
+            "trainer.precision": "32-true",
+        }
+        | KEYS_AND_VALUES,
         "UCE uce_sd_erase.py: erase_scale 1, preserve_scale 1, lamb 0.5",
     ),
     "method/ca": (
-        PATCH | KEYS_AND_VALUES | DECAY | {"method.variant": "paper", "method.prior": True, "weights.forget": 1.0,
-                                           "weights.prior": 1.0},
-        "CA diffusers/train.py: cross-attn, adam_weight_decay 1e-2, prior_loss_weight 1.0; max_grad_norm 1.0 is the trainer's",
+        PATCH
+        | KEYS_AND_VALUES
+        | DECAY
+        | {"method.variant": "paper", "method.prior": True, "weights.forget": 1.0, "weights.prior": 1.0},
+        "CA diffusers/train.py: cross-attn, adam_weight_decay 1e-2, prior_loss_weight 1.0; max_grad_norm 1.0 is the "
+        "trainer's",
     ),
     "method/salun": (
-        {"/adapter": "weights", "/sparsity": "weight", "adapter.targets": ["."], "sparsity.p": 0.5, "method.guidance": 7.5,
-         "weights.forget": 1.0, "weights.retain": 0.5} | NO_DECAY | NO_CLIPPING,
-        "SalUn SD/README.md: full, alpha 0.5, with_0.5.pt; generate_mask.py: c_guidance 7.5; random_label.py: Adam, unclipped",
+        {
+            "/adapter": "weights",
+            "/sparsity": "weight",
+            "adapter.targets": ["."],
+            "sparsity.p": 0.5,
+            "method.guidance": 7.5,
+            "weights.forget": 1.0,
+            "weights.retain": 0.5,
+        }
+        | NO_DECAY
+        | NO_CLIPPING,
+        "SalUn SD/README.md: full, alpha 0.5, with_0.5.pt; generate_mask.py: c_guidance 7.5; random_label.py: Adam, "
+        "unclipped",
     ),
     "method/spm": (
-        {"/adapter": "lora", "/sparsity": "dense", "adapter.rank": 1, "adapter.alpha": 1,
-         "adapter.targets": [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"], "method.variant": "paper",
-         "method.eta": 1.0, "method.guidance": 3.0, "method.sampling_steps": 15, "method.anchors": 4,
-         "method.gate_power": None, "weights.forget": 1.0, "weights.retain": 1000.0} | DECAY | NO_CLIPPING,
-        "SPM configs/snoopy: rank 1, alpha 1.0, guidance_scale 1.0, la_strength 1000, sampling_batch_size 4; train_spm.py: "
-        "guidance_scale=3; src/configs/config.py: max_grad_norm 0.0; AdamW8bit's own weight decay 1e-2",
+        {
+            "/adapter": "lora",
+            "/sparsity": "dense",
+            "adapter.rank": 1,
+            "adapter.alpha": 1,
+            "adapter.targets": [*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"],
+            "method.variant": "paper",
+            "method.eta": 1.0,
+            "method.guidance": 3.0,
+            "method.sampling_steps": 15,
+            "method.anchors": 4,
+            "method.gate_power": None,
+            "weights.forget": 1.0,
+            "weights.retain": 1000.0,
+        }
+        | DECAY
+        | NO_CLIPPING,
+        "SPM configs/snoopy: rank 1, alpha 1.0, guidance_scale 1.0, la_strength 1000, sampling_batch_size 4; "
+        "train_spm.py: guidance_scale=3; src/configs/config.py: max_grad_norm 0.0; AdamW8bit's own weight decay 1e-2",
     ),
     "method/fmn": (
         PATCH | DECAY | {"adapter.targets": [r"attn2\."], "method.end": True, "weights.forget": 1.0},
-        "FMN configs/attn.yaml: use_pooler true, adam_weight_decay 0.01, max_grad_norm 1.0 (the trainer's); UC: --only_xa",
+        "FMN configs/attn.yaml: use_pooler true, adam_weight_decay 0.01, max_grad_norm 1.0 (the trainer's); UC: "
+        "--only_xa",
     ),
     "method/seot": (
         {"/adapter": "text", "/sparsity": "dense", "trainer.max_steps": 0, "method.phrases": {}},
         "SEOT suppress_eot_w_nulltext.py: soft-weight, alpha 1.0 (conf/adapter/text)",
     ),
     "method/ediff": (
-        PATCH | {"adapter.targets": [r"attn2\."], "method.step": 0.0, "method.passes": 0, "method.epoch": 15,
-                 "weights.forget": 0.1, "weights.retain": 1.0} | NO_DECAY | NO_CLIPPING,
+        PATCH
+        | {
+            "adapter.targets": [r"attn2\."],
+            "method.step": 0.0,
+            "method.passes": 0,
+            "method.epoch": 15,
+            "weights.forget": 0.1,
+            "weights.retain": 1.0,
+        }
+        | NO_DECAY
+        | NO_CLIPPING,
         "UC mu_erase_diff_ediff/train-erase.py: xattn, alpha 0.1, Adam, unclipped; EDiff erasediff.py: lambda_bome 0.1",
     ),
     "method/shs": (
-        PATCH | {"adapter.targets": ["."], "method.variant": "unlearncanvas", "method.cut": None, "method.batches": None,
-                 "method.redraw": None, "method.cone": False, "weights.forget": 0.1, "weights.retain": 1.0}
-        | NO_DECAY | NO_CLIPPING,
-        "UC mu_scissorhands_shs/train-erase.py: full, alpha 0.1, Adam, unclipped, project False; SHS SD/shs_cls.py: lam 0.1",
+        PATCH
+        | {
+            "adapter.targets": ["."],
+            "method.variant": "unlearncanvas",
+            "method.cut": None,
+            "method.batches": None,
+            "method.redraw": None,
+            "method.cone": False,
+            "weights.forget": 0.1,
+            "weights.retain": 1.0,
+        }
+        | NO_DECAY
+        | NO_CLIPPING,
+        "UC mu_scissorhands_shs/train-erase.py: full, alpha 0.1, Adam, unclipped, project False; SHS SD/shs_cls.py: "
+        "lam 0.1",
     ),
     "method/lacu": (
-        PATCH | {"/timesteps": "window", "adapter.targets": ["attn.*weight"], "method.pool": 128, "method.sampling_steps": 20,
-                 "method.mapping_samples": 32, "method.related_samples": 16, "method.related": 10, "method.others": 0,
-                 "method.latents": "noise", "method.mapped": "nearest", "method.seed": "${seed}", "weights.forget": 5.0,
-                 "weights.retain": 25.0, "weights.stay": 2e-4, "optimizer.schedule.warmup": 10} | DECAY,
-        "LACU train.sh: T_MAX 600, MAP_K 32, RETAIN_K 16, lambdas 5-7, 25, 2e-4, 20 replay steps; train.py: weight decay 1e-2, "
-        "max_grad_norm 1.0 is the trainer's",
+        PATCH
+        | {
+            "/timesteps": "window",
+            "adapter.targets": ["attn.*weight"],
+            "method.pool": 128,
+            "method.sampling_steps": 20,
+            "method.mapping_samples": 32,
+            "method.related_samples": 16,
+            "method.related": 10,
+            "method.others": 0,
+            "method.latents": "noise",
+            "method.mapped": "nearest",
+            "method.seed": "${seed}",
+            "weights.forget": 5.0,
+            "weights.retain": 25.0,
+            "weights.stay": 2e-4,
+            "optimizer.schedule.warmup": 10,
+        }
+        | DECAY,
+        "LACU train.sh: T_MAX 600, MAP_K 32, RETAIN_K 16, lambdas 5-7, 25, 2e-4, 20 replay steps; train.py: weight "
+        "decay 1e-2, max_grad_norm 1.0 is the trainer's",
     ),
     # of MiniCanvas: chosen here (docs/tuning.md), not published
     "settings/minicanvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
@@ -102,12 +183,20 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # of Stable Diffusion
     "settings/sd15/ca": (
         {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},
-        "CA diffusers/README.md: learning_rate 2e-6 --scale_lr, train_batch_size 4, 2 GPUs, no --with_prior_preservation",
+        "CA diffusers/README.md: learning_rate 2e-6 --scale_lr, train_batch_size 4, 2 GPUs, no "
+        "--with_prior_preservation",
     ),
     "settings/sd15/esd": (
-        {"method.sampling_steps": 50, "pairs.batch": 1, "variants.paper.lr": 1e-5, "variants.paper.steps": 1000,
-         "variants.as_released.lr": 5e-5, "variants.as_released.steps": 200,
-         "optimizer.build.lr": "${variants.${method.variant}.lr}", "trainer.max_steps": "${variants.${method.variant}.steps}"},
+        {
+            "method.sampling_steps": 50,
+            "pairs.batch": 1,
+            "variants.paper.lr": 1e-5,
+            "variants.paper.steps": 1000,
+            "variants.as_released.lr": 5e-5,
+            "variants.as_released.steps": 200,
+            "optimizer.build.lr": "${variants.${method.variant}.lr}",
+            "trainer.max_steps": "${variants.${method.variant}.steps}",
+        },
         "UC train-esd-style.py: lr 1e-5, iterations 1000, ddim_steps 50; ESD esd_sd.py: lr 5e-5, iterations 200",
     ),
     "settings/sd15/fmn": (
@@ -115,7 +204,12 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "FMN configs/attn.yaml: only_optimize_ca false, train_batch_size 1, learning_rate 2e-6, max_train_steps 35",
     ),
     "settings/sd15/lacu": (
-        {"adapter.targets": ["."], "optimizer.build.lr": 5e-5, "optimizer.schedule.warmup": 30, "trainer.max_steps": 300},
+        {
+            "adapter.targets": ["."],
+            "optimizer.build.lr": 5e-5,
+            "optimizer.schedule.warmup": 30,
+            "trainer.max_steps": 300,
+        },
         "LACU train.py: student_unet.parameters(); train.sh: LRS 5e-5, WARMUPS 30, STEPS 250-350",
     ),
     "settings/sd15/shs": (
@@ -127,9 +221,16 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "SalUn random_label.py: batch_size 8, lr 1e-5, 5 epochs (of 100 steps: 800 images)",
     ),
     "settings/sd15/spm": (
-        {"method.sampling_steps": 30, "pairs.batch": 1, "optimizer.build.lr": 1e-4, "optimizer.schedule.warmup": 500,
-         "optimizer.schedule.cosine": True, "trainer.max_steps": 3000},
-        "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, iterations 3000",
+        {
+            "method.sampling_steps": 30,
+            "pairs.batch": 1,
+            "optimizer.build.lr": 1e-4,
+            "optimizer.schedule.warmup": 500,
+            "optimizer.schedule.cosine": True,
+            "trainer.max_steps": 3000,
+        },
+        "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, "
+        "iterations 3000",
     ),
     "settings/sd15/uce": ({"method.tokens": "last"}, "UCE uce_sd_erase.py: the last token alone"),
     "settings/sd15_unlearncanvas/esd": (
@@ -138,7 +239,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "settings/sd15_unlearncanvas/ediff": (
         {"method.passes": 2, "method.epoch": 15, "pairs.batch": 4, "optimizer.build.lr": 5e-5, "trainer.max_steps": 75},
-        "UC mu_erase_diff_ediff/train-erase.py: K_steps 2, lr 5e-5, batch_size 4, 5 epochs; generate_dataset.py: 60 images",
+        "UC mu_erase_diff_ediff/train-erase.py: K_steps 2, lr 5e-5, batch_size 4, 5 epochs; generate_dataset.py: 60 "
+        "images",
     ),
     "settings/sd15_unlearncanvas/shs": (
         {"method.variant": "unlearncanvas", "pairs.batch": 4, "optimizer.build.lr": 1e-5, "trainer.max_steps": 30},
@@ -150,7 +252,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "settings/sd15_unlearncanvas/uce": (
         {"method.tokens": "all", "method.erase": 0.05, "method.preserve": 0.1, "method.ridge": 1.0},
-        "UC mu_unified_concept_editing_uce/README.md: --erase_scale 0.05 --lamb 1.0; train_erase.py: max(0.1, 1 / retained)",
+        "UC mu_unified_concept_editing_uce/README.md: --erase_scale 0.05 --lamb 1.0; train_erase.py: max(0.1, 1 / "
+        "retained)",
     ),
     # what several share
     "weights/fade": ({"forget": 0.3, "retain": 1.0}, "arXiv 2602.07058 and its run script: 0.3 and 1.0"),
@@ -160,13 +263,23 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "adapter/weights": ({"targets": [r"attn2\..*weight"]}, "ours; every method sets its own"),
     "adapter/matrix": ({"targets": [r"attn2\.to_[kv]\.weight"]}, "UCE uce_sd_erase.py: attn2 to_k and to_v"),
     "optimizer/adamw": (
-        {"build.lr": 4e-3, "build.weight_decay": 1e-2, "schedule.locate_batch": 16, "schedule.warmup": 5,
-         "schedule.cosine": True},
+        {
+            "build.lr": 4e-3,
+            "build.weight_decay": 1e-2,
+            "schedule.locate_batch": 16,
+            "schedule.warmup": 5,
+            "schedule.cosine": True,
+        },
         "ours",
     ),
     "optimizer/sd": (
-        {"build.lr": 1e-4, "build.weight_decay": 1e-2, "schedule.locate_batch": 4, "schedule.warmup": 0,
-         "schedule.cosine": False},
+        {
+            "build.lr": 1e-4,
+            "build.weight_decay": 1e-2,
+            "schedule.locate_batch": 4,
+            "schedule.warmup": 0,
+            "schedule.cosine": False,
+        },
         "FADE's run script: AdamW, 1e-4 constant, weight decay 1e-2",
     ),
     "trainer/sd": (
@@ -174,9 +287,18 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "FADE's run script: 1,550 steps; autocast is ours",
     ),
     "trainer/default": (
-        {"max_steps": 100, "max_epochs": -1, "accelerator": "auto", "devices": 1, "precision": "32-true",
-         "gradient_clip_val": 1.0, "accumulate_grad_batches": 1, "log_every_n_steps": 10, "enable_model_summary": False,
-         "enable_progress_bar": False},
+        {
+            "max_steps": 100,
+            "max_epochs": -1,
+            "accelerator": "auto",
+            "devices": 1,
+            "precision": "32-true",
+            "gradient_clip_val": 1.0,
+            "accumulate_grad_batches": 1,
+            "log_every_n_steps": 10,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+        },
         "FADE's run script: clipping 1.0; the steps are ours",
     ),
     # strategies; CUIG is justinhylee135/CUIG dd22048
@@ -199,9 +321,19 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "sparsity/weight": ({"p": 0.1}, "arXiv 2602.07058"),
     "sparsity/random": ({"p": 0.1, "seed": "${seed}", "like": "neuron"}, "ours"),
     "model/sd15": (
-        {"/trainer": "sd", "/optimizer": "sd", "/adapter": "sd", "model.path": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-         "model.steps": 50, "model.guidance": 7.5, "model.size": 512, "model.gradient_checkpointing": False,
-         "pairs.forget": 240, "pairs.retain": 1020, "pairs.batch": 4},
+        {
+            "/trainer": "sd",
+            "/optimizer": "sd",
+            "/adapter": "sd",
+            "model.path": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "model.steps": 50,
+            "model.guidance": 7.5,
+            "model.size": 512,
+            "model.gradient_checkpointing": False,
+            "pairs.forget": 240,
+            "pairs.retain": 1020,
+            "pairs.batch": 4,
+        },
         "FADE's run script: batch 4 at 512 px",
     ),
     "model/sd14": ({"/": "sd15", "model.path": "CompVis/stable-diffusion-v1-4"}, ""),
@@ -212,9 +344,20 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "model/minicanvas": ({"path": "${shipped:minicanvas/pipeline}", "steps": 15, "guidance": 4.0}, "ours"),
     "protocol/unlearncanvas": (
-        {"/": "default", "name": "unlearncanvas", "noise": "grid", "batch": 8, "reading": "authors",
-         "photo_prompt": "A {object} image in Seed Images style.", "steps": 100, "guidance": 9.0, "sampler": "DDIMScheduler",
-         "size": 512, "precision": "float16", "suffix": "jpg"},
+        {
+            "/": "default",
+            "name": "unlearncanvas",
+            "noise": "grid",
+            "batch": 8,
+            "reading": "authors",
+            "photo_prompt": "A {object} image in Seed Images style.",
+            "steps": 100,
+            "guidance": 9.0,
+            "sampler": "DDIMScheduler",
+            "size": 512,
+            "precision": "float16",
+            "suffix": "jpg",
+        },
         "UC evaluation/sampling_unlearned_models/esd.py: --steps 100, --cfg-text 9.0, --H 512, DDIM, autocast",
     ),
     "protocol/unlearncanvas_diffusers": (
@@ -222,8 +365,14 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "UC evaluation/sampling_unlearned_models/uce.py",
     ),
     "protocol/unlearncanvas_fmn": (
-        {"/": "unlearncanvas", "name": "unlearncanvas_fmn", "sampler": None, "prompt": "A {object} image in {style} style",
-         "photo_prompt": None, "underscores": True},
+        {
+            "/": "unlearncanvas",
+            "name": "unlearncanvas_fmn",
+            "sampler": None,
+            "prompt": "A {object} image in {style} style",
+            "photo_prompt": None,
+            "underscores": True,
+        },
         "UC evaluation/sampling_unlearned_models/fmn.py",
     ),
     "protocol/unlearncanvas_ca": (
@@ -235,19 +384,36 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "UC evaluation/sampling_unlearned_models/esd.py",
     ),
     "protocol/unlearncanvas_spm": (
-        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_spm", "noise_device": "cuda", "sampler": None, "guidance": 7.5,
-         "precision": None, "negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
-         "normal quality,low quality,long neck,lowres,error,blurry,missing fingers,fewer digits,missing arms,text,cropped,"
-         "Humpbacked,bad hands,username"},
+        {
+            "/": "unlearncanvas_diffusers",
+            "name": "unlearncanvas_spm",
+            "noise_device": "cuda",
+            "sampler": None,
+            "guidance": 7.5,
+            "precision": None,
+            "negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
+            "normal quality,low quality,long neck,lowres,error,blurry,missing fingers,fewer digits,missing "
+            "arms,text,cropped,Humpbacked,bad hands,username",
+        },
         "UC evaluation/sampling_unlearned_models/spm.py; SPM src/configs/config.py: InferenceConfig.negative_prompt",
     ),
     "protocol/unlearncanvas_subset": (
         {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_subset", "sampler": "DDIMScheduler", "share": 0.25},
         "ours",
     ),
-}  # fmt: skip
-GROUPS = ("method", "settings/minicanvas", "settings/sd15", "settings/sd15_unlearncanvas", "weights", "adapter", "optimizer",
-          "timesteps", "sparsity", "strategy")  # fmt: skip
+}
+GROUPS = (
+    "method",
+    "settings/minicanvas",
+    "settings/sd15",
+    "settings/sd15_unlearncanvas",
+    "weights",
+    "adapter",
+    "optimizer",
+    "timesteps",
+    "sparsity",
+    "strategy",
+)
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -326,7 +492,14 @@ def test_what_a_run_trains_with(case: tuple[str, ...]) -> None:
     path = ["model.path=nowhere"] if case[0] == "sd15_unlearncanvas" else []
     config = composed(f"model={case[0]}", f"method={case[1]}", *case[2:], *path)
     build, trainer = config.optimizer.build, config.trainer
-    found = (build.lr, build.weight_decay, trainer.max_steps, config.pairs.batch, trainer.gradient_clip_val, trainer.precision)
+    found = (
+        build.lr,
+        build.weight_decay,
+        trainer.max_steps,
+        config.pairs.batch,
+        trainer.gradient_clip_val,
+        trainer.precision,
+    )
     assert found == COMPOSED[case]
 
 
@@ -336,7 +509,9 @@ def test_a_reading_is_not_shown_as_the_papers() -> None:
 
 
 def test_a_variant_sets_what_was_released() -> None:
-    """ESD esd_sd.py: negative_guidance 2. SPM infer_spm.py: both factors times gamma. What is given explicitly stays."""
+    """ESD esd_sd.py: negative_guidance 2. SPM infer_spm.py: both factors times gamma. What is given explicitly
+    stays.
+    """
     for given, key, wanted in (
         (["method=esd"], "eta", 1.0),
         (["method=esd", "method.variant=as_released"], "eta", 2.0),

@@ -1,5 +1,5 @@
-"""Pretraining: a stage resumes to the same weights and can be made longer, its tokenizer knows every word, its parts fit
-stock diffusers."""
+"""Pretraining: a stage resumes to the same weights and can be made longer, its tokenizer knows every word, its parts
+fit stock diffusers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from torch import Tensor, nn
 
 from fade.data.folder import Folder
 from fade.data.minicanvas import MiniCanvas
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.files import read_json, write_json
+from fade.models import Diffusion
 from fade.pretrain import Pretraining, check_images, images_of
 from fade.pretrain.autoencoder import AutoencoderSettings
-from fade.pretrain.diffusion import DiffusionSettings, diffusion_loss, load_pipeline, make_scheduler, make_tokenizer, tokenise
+from fade.pretrain.diffusion import (
+    DiffusionSettings,
+    diffusion_loss,
+    load_pipeline,
+    make_scheduler,
+    make_tokenizer,
+    tokenise,
+)
 from fade.pretrain.judge import JudgeSettings
 from fade.pretrain.stage import Schedule, Stage, train
 
@@ -76,7 +83,13 @@ def test_a_stage_leaves_the_average_of_its_weights(tmp_path: Path) -> None:
         seen.append(network[0].weight.detach().clone())  # before the step, so after the one before it
         return loss(device)
 
-    train(Stage("toy", network, recorded, replace(SHORT, restarts=[], rate=1.0), seed=1), tmp_path / "a.ckpt", 10**6, "cpu", 1)
+    train(
+        Stage("toy", network, recorded, replace(SHORT, restarts=[], rate=1.0), seed=1),
+        tmp_path / "a.ckpt",
+        10**6,
+        "cpu",
+        1,
+    )
     average = seen[1]
     for n, live in enumerate(seen[2:], start=2):
         keep = min(0.9, n / (n + 9))
@@ -108,13 +121,34 @@ def test_a_loss_that_is_no_number_ends_the_stage(tmp_path: Path) -> None:
 def recipe(out: Path, dataset: Folder | MiniCanvas) -> Pretraining:
     judge = JudgeSettings(architecture="test_resnet", size=32, steps=3, batch=8, rate=1e-3, ema=0.9)
     autoencoder = AutoencoderSettings(
-        widths=[8, 8], channels=4, steps=4, batch=4, rate=1e-3, ema=0.9, precision="bf16-mixed", feature_weight=0.1,
-        kl_weight=1e-4, gate=0.0,
-    )  # fmt: skip
+        widths=[8, 8],
+        channels=4,
+        steps=4,
+        batch=4,
+        rate=1e-3,
+        ema=0.9,
+        precision="bf16-mixed",
+        feature_weight=0.1,
+        kl_weight=1e-4,
+        gate=0.0,
+    )
     diffusion = DiffusionSettings(
-        widths=[16, 16], layers=1, restarts=[2], steps=4, batch=4, rate=1e-3, ema=0.9, time_power=0.7, sampling_steps=2,
-        guidance=2.0, text_width=32, text_layers=1, max_length=16, empty=0.1, partial=0.1,
-    )  # fmt: skip
+        widths=[16, 16],
+        layers=1,
+        restarts=[2],
+        steps=4,
+        batch=4,
+        rate=1e-3,
+        ema=0.9,
+        time_power=0.7,
+        sampling_steps=2,
+        guidance=2.0,
+        text_width=32,
+        text_layers=1,
+        max_length=16,
+        empty=0.1,
+        partial=0.1,
+    )
     return Pretraining(dataset, out, 32, judge, autoencoder, diffusion, look_every=3, accelerator="cpu")
 
 
@@ -178,7 +212,9 @@ def test_the_autoencoders_gate_names_what_helps(tmp_path: Path) -> None:
     made.judge = replace(made.judge, steps=1)
     judge = made.train_judge("style")
     judge.accuracy = 1.0
-    with pytest.raises(BadInput, match=r"pretrain.autoencoder.steps \(it is 1\), or lower pretrain.autoencoder.gate \(1.0\)"):
+    with pytest.raises(
+        BadInput, match=r"pretrain.autoencoder.steps \(it is 1\), or lower pretrain.autoencoder.gate \(1.0\)"
+    ):
         made.train_autoencoder({"style": judge})
 
 
@@ -217,7 +253,9 @@ def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> 
 
 @pytest.mark.slow
 def test_from_nothing_to_a_stock_pipeline(tmp_path: Path) -> None:
-    """A few steps of every stage, a second call that does nothing but measure, and a third that trains one stage longer."""
+    """A few steps of every stage, a second call that does nothing but measure, and a third that trains one stage
+    longer.
+    """
     dataset = MiniCanvas(TEMPLATE, PARTIALS, train=2, judge=2, test=2)
     found = recipe(tmp_path, dataset).run()
     assert found["grid_images"] == 360 and set(found["judges"]) == {"style", "object"}

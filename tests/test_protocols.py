@@ -1,7 +1,9 @@
-"""UnlearnCanvas's samplers in a few lines each, against the protocols that repeat them: noise bit for bit, images closely.
+"""UnlearnCanvas's samplers in a few lines each, against the protocols that repeat them: noise bit for bit, images
+closely.
 
-What the few lines are of: mu_*/stable_diffusion/ldm/models/diffusion/ddim.py and evaluation/sampling_unlearned_models/*.py of
-OPTML-Group/UnlearnCanvas at 920cfd1. Their torch.randn draws on the GPU, here on the CPU.
+What the few lines are of: mu_*/stable_diffusion/ldm/models/diffusion/ddim.py and
+evaluation/sampling_unlearned_models/*.py of OPTML-Group/UnlearnCanvas at 920cfd1. Their torch.randn draws on the GPU,
+here on the CPU.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from hydra.utils import instantiate
 from test_config import composed
 from torch import Tensor
 
-from benchmarks.benchmark import Protocol
-from benchmarks.generate import answers
+from benchmarks.measure.answers import answers
+from benchmarks.measure.benchmark import Protocol
 from fade.data.minicanvas import MiniCanvas
-from fade.diffusion import Diffusion, Noise
 from fade.errors import BadInput
+from fade.models import Diffusion, Noise
 
 STEPS = 10
 Made = Iterator[tuple[Tensor, Tensor]]  # x_T, image
@@ -53,7 +55,11 @@ def compvis(model: Diffusion, prompts: list[str], seed: int, scale: float, t_sta
         for i in reversed(range(len(taken))):
             e = guided(model, x, taken[i], prompt, scale)
             a, before = abar[taken[i]], abar[taken[i - 1]] if i else abar[0]
-            x = before.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - before).sqrt() * e + 0.0 * torch.randn(x.shape)
+            x = (
+                before.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt()
+                + (1 - before).sqrt() * e
+                + 0.0 * torch.randn(x.shape)
+            )
         yield first, decoded(model, x)
 
 
@@ -71,12 +77,16 @@ def uce(model: Diffusion, prompts: list[str], seed: int, scale: float) -> Made:
 
 
 def spm(model: Diffusion, prompts: list[str], seed: int, scale: float, negative: str) -> Made:
-    """generator=torch.cuda.manual_seed(seed) is None: the pipeline draws from the global generator, seeded for each image."""
+    """generator=torch.cuda.manual_seed(seed) is None: the pipeline draws from the global generator, seeded for each
+    image.
+    """
     for prompt in prompts:
         torch.manual_seed(seed)
         first = torch.randn(1, 4, 8, 8)
         torch.manual_seed(seed)
-        made = model.pipe(prompt, negative_prompt=negative, num_inference_steps=STEPS, guidance_scale=scale, output_type="pt")
+        made = model.pipe(
+            prompt, negative_prompt=negative, num_inference_steps=STEPS, guidance_scale=scale, output_type="pt"
+        )
         yield first, made.images
 
 

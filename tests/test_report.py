@@ -19,21 +19,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.generate import kept_cells
-from benchmarks.html import both, heat_map, mean_of, write_page
-from benchmarks.ledger import expect, fail, ledger, status
-from benchmarks.metrics import landed, scores
-from benchmarks.predictions import write_rows
-from benchmarks.record import Record
-from benchmarks.report import write
-from benchmarks.results import Run, read
-from benchmarks.subset import Design, coverage, estimate, load
-from benchmarks.tables import as_latex, summary
+from benchmarks.measure.answers import kept_cells
+from benchmarks.measure.metrics import landed, scores
+from benchmarks.record.folder import Record
+from benchmarks.record.predictions import write_rows
+from benchmarks.record.results import Run, read
+from benchmarks.record.sweep import expect, fail, ledger, status
+from benchmarks.report.__main__ import write
+from benchmarks.report.page import both, heat_map, mean_of, write_page
+from benchmarks.report.tables import as_latex, summary
+from benchmarks.studies.coverage import Design, coverage, estimate, load
 from fade.errors import BadInput
 from fade.files import write_json
 
 STYLES, OBJECTS = ["glass", "neon", "photo"], ["cat", "dog", "fish"]
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 
 def finished(
@@ -58,18 +60,38 @@ def finished(
                     row[f"{d}_predicted"] = labels[(labels.index(row[d]) + 1) % 3] if off else row[d]
                 rows.append(row)
     few = {"value": None, "why": "40 images for 192 features: the Fréchet distance needs more images", "n": 40}
-    measured = {**scores(rows, target, domain, ["style", "object"]), "kid_judge": {"value": 0.00123, "std": 0.0, "n": 40}}
+    measured = {
+        **scores(rows, target, domain, ["style", "object"]),
+        "kid_judge": {"value": 0.00123, "std": 0.0, "n": 40},
+    }
     measured["fid_judge"] = few if seed == 2 else {"value": 2.0 + seed, "n": 40}
     results = {
-        "format": 1, "dataset": "minicanvas", "target": target, "domain": domain, "surrogate": "photo", "method": "fade",
-        "protocol": "default", "metrics": measured, "base": measured, "landed": landed(rows, target, domain),
+        "format": 1,
+        "dataset": "minicanvas",
+        "target": target,
+        "domain": domain,
+        "surrogate": "photo",
+        "method": "fade",
+        "protocol": "default",
+        "metrics": measured,
+        "base": measured,
+        "landed": landed(rows, target, domain),
         "gates": {"judge_accuracy": {"style": 1.0, "object": 0.99}, "images": 45, "reading": "retained"},
-        "cost": {"locate_s": 1.0, "distil_s": 20.0, "generate_s": 9.0, "judge_s": 1.0, "adapter_bytes": 148_000, "steps": 100},
-        "sparsity": {"kind": kind, "p": p, "density": p}, "versions": {"torch": "2"}, "git_commit": "abc",
+        "cost": {
+            "locate_s": 1.0,
+            "distil_s": 20.0,
+            "generate_s": 9.0,
+            "judge_s": 1.0,
+            "adapter_bytes": 148_000,
+            "steps": 100,
+        },
+        "sparsity": {"kind": kind, "p": p, "density": p},
+        "versions": {"torch": "2"},
+        "git_commit": "abc",
         "machine": "a processor, 2 cores",
         "base_sha256": "d" * 64,
         "overrides": [f"target={target}", f"sparsity={kind}"],
-    }  # fmt: skip
+    }
     write_rows(folder / "predictions.csv", rows)
     write_json(folder / "results.json", results)
     write_json(folder / "run.json", {"identity": "x", "overrides": results["overrides"]})
@@ -89,8 +111,9 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     printed = write([study], tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
-        "report.html", *(f"{n}.{kind}" for n in ("targets", "summary") for kind in ("csv", "md", "tex"))
-    }  # fmt: skip
+        "report.html",
+        *(f"{n}.{kind}" for n in ("targets", "summary") for kind in ("csv", "md", "tex")),
+    }
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#|\.\./)""", html) and "http" not in html
     assert html.count('class="shot"') == 12 and "fade random p=0.1" in printed
     for section in (
@@ -127,8 +150,14 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
     assert [found[d]["UA"] for d in ("style", "all")] == ["89.0 (89–89)", "90.0 (89–91)"]
     assert [found[d]["Δ IRA"] for d in ("style", "object", "all")] == ["-20.0", "-10.0", "-15.0"]
     table = heat_map(runs[:1], "style")
-    shares = {style: [row["style_predicted"] == style for row in csv.DictReader((tmp_path / "style" / "predictions.csv").open())
-                      if row["style"] == style] for style in STYLES}  # fmt: skip
+    shares = {
+        style: [
+            row["style_predicted"] == style
+            for row in csv.DictReader((tmp_path / "style" / "predictions.csv").open())
+            if row["style"] == style
+        ]
+        for style in STYLES
+    }
     assert re.findall(r">(\d+)</td>", table) == [f"{100 * np.mean(shares[style]):.0f}" for style in STYLES]
 
 
@@ -156,12 +185,15 @@ const errors = []; window.addEventListener("error", (e) => errors.push(String(e.
 window.addEventListener("load", () => {
   const pictures = [...document.querySelectorAll(".shot img")];
   const ua = [...document.querySelectorAll("#targets thead button")][3];
-  const column = () => [...document.querySelectorAll("#targets tbody tr")].map((r) => parseFloat(r.cells[3].dataset.value));
+  const rows = () => [...document.querySelectorAll("#targets tbody tr")];
+  const column = () => rows().map((r) => parseFloat(r.cells[3].dataset.value));
   ua.click(); const up = column(); ua.click(); const down = column();
-  const input = document.querySelector("#targets-filter"); input.value = "random neon"; input.dispatchEvent(new Event("input"));
+  const input = document.querySelector("#targets-filter");
+  input.value = "random neon"; input.dispatchEvent(new Event("input"));
   const shown = [...document.querySelectorAll("#targets tbody tr")].filter((r) => !r.hidden).length;
   pictures[0].closest("button").click();
-  document.body.dataset.checked = JSON.stringify({ drawn: pictures.filter((i) => i.complete && i.naturalWidth > 0).length,
+  const drawn = pictures.filter((i) => i.complete && i.naturalWidth > 0).length;
+  document.body.dataset.checked = JSON.stringify({ drawn,
     up, down, shown, open: document.querySelector("dialog").open,
     wide: document.documentElement.scrollWidth - innerWidth, errors });
 });</script>"""
@@ -174,10 +206,23 @@ def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
     page = tmp_path / "checked.html"
     page.write_text((tmp_path / "report.html").read_text().replace("<body>", "<body>" + CHECK))
     done = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900",
-         "--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--window-size={width},900",
+            "--virtual-time-budget=4000",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     match = re.search(r'data-checked="([^"]*)"', done.stdout)
     assert match, done.stderr[-500:]
     found = json.loads(match[1].replace("&quot;", '"'))
@@ -190,7 +235,9 @@ def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
 def test_five_hundred_runs_make_a_page_under_ten_megabytes(tmp_path: Path) -> None:
     for k in range(500):
         finished(tmp_path / "runs" / f"{k:03}", ("neon", "cat")[k % 2], p=0.01 * (1 + k % 9), seed=k)
-        shutil.copy(Path(__file__).parents[1] / "docs" / "comparison.png", tmp_path / "runs" / f"{k:03}" / "comparison.png")
+        shutil.copy(
+            Path(__file__).parents[1] / "docs" / "comparison.png", tmp_path / "runs" / f"{k:03}" / "comparison.png"
+        )
     found, problems = read([tmp_path / "runs"])
     write_page(found, problems, tmp_path / "report.html")
     assert len(found) == 500 and (tmp_path / "report.html").stat().st_size < 10_000_000
@@ -212,7 +259,11 @@ def test_the_ledger(study: Path) -> None:
     (study / "broken" / "run.json").write_text("{")
     states = {entry.name: entry.state for entry in ledger(study)}
     assert states["now"] == "running" and states["dead"] == "stopped" and states["failed"] == "failed"
-    assert states["broken"] == "failed" and states["target=house sparsity=neuron"] == "missing" and "target=neon" not in states
+    assert (
+        states["broken"] == "failed"
+        and states["target=house sparsity=neuron"] == "missing"
+        and "target=neon" not in states
+    )
     said = status(study)
     assert "12 finished, 1 running, 2 failed, 1 stopped, 2 missing" in said and "the disk is full" in said
     Record(study / "failed", "a: 3", ["target=fish"])  # taken up again: no longer failed
@@ -269,7 +320,9 @@ def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
 def test_answers_that_others_made_are_reported_without_costs_and_without_a_base(tmp_path: Path) -> None:
     scored = finished(tmp_path / "runs" / "a", "neon")
     del scored["sparsity"], scored["overrides"]
-    write_json(tmp_path / "runs" / "a" / "results.json", {**scored, "method": "scored", "base": {}, "cost": {"judge_s": 1.0}})
+    write_json(
+        tmp_path / "runs" / "a" / "results.json", {**scored, "method": "scored", "base": {}, "cost": {"judge_s": 1.0}}
+    )
     printed = write([tmp_path / "runs"], tmp_path / "out")
     assert "| minicanvas/default scored " in printed and "| –" in printed and "warning" not in printed
 
@@ -294,7 +347,8 @@ def test_a_result_that_is_no_number_is_left_out_with_its_name(
     found, problems = read([study])
     assert len(found) == 11 and len(problems) == 1
     assert re.search(
-        rf"neon-neuron-0\.1/results\.json: left out, no usable result .*{part}\.{key}[a-z.]* is .*no finite", problems[0]
+        rf"neon-neuron-0\.1/results\.json: left out, no usable result .*{part}\.{key}[a-z.]* is .*no finite",
+        problems[0],
     )
     with pytest.raises(BadInput, match="no finite number"):
         read([folder])
@@ -324,8 +378,8 @@ def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path:
 @pytest.mark.parametrize(
     ("module", "arguments", "line"),
     [
-        ("subset", ("--draws", "0"), "draws is 0; it must be 1 or more"),
-        ("subset", ("--draws", "-1"), "draws is -1; it must be 1 or more"),
+        ("coverage", ("--draws", "0"), "draws is 0; it must be 1 or more"),
+        ("coverage", ("--draws", "-1"), "draws is -1; it must be 1 or more"),
         ("attached", ("--counts", "0"), "counts is 0; it must be 1 or more"),
         ("attached", ("--repeats", "0"), "repeats is 0; it must be 1 or more"),
     ],
@@ -333,10 +387,10 @@ def test_half_a_table_of_predictions_is_said_and_not_used(study: Path, tmp_path:
 def test_a_number_that_makes_no_sense_is_one_line(
     study: Path, monkeypatch: pytest.MonkeyPatch, module: str, arguments: tuple[str, ...], line: str
 ) -> None:
-    given = [str(study)] if module == "subset" else []
+    given = [str(study)] if module == "coverage" else []
     monkeypatch.setattr(sys, "argv", [module, *given, *arguments])
     with pytest.raises(SystemExit, match=f"^error: {line}"):
-        importlib.import_module(f"benchmarks.{module}").main()
+        importlib.import_module(f"benchmarks.studies.{module}").main()
 
 
 def test_a_report_onto_a_full_disk_is_one_line(study: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from pandas.api.types import is_numeric_dtype
 from test_report import finished
 
-from benchmarks.report import write
-from benchmarks.results import Run, frame, read
-from fade.card import card_text
+from benchmarks.record.results import Run, frame, read
+from benchmarks.report.__main__ import write
+from fade.adapters.card import card_text
 from fade.files import write_json
 from fade.metrics import METRICS, About, about
 
@@ -31,20 +31,48 @@ def test_finished_runs_are_one_table_in_two_lines(runs_of: Path) -> None:
     runs, left_out = read([runs_of])
     table = frame(runs)
     assert len(table) == len(runs) == 3 and len(left_out) == 1 and "format 0, this version reads 1" in left_out[0]
-    numbers = ["ua", "ua_low", "ua_high", "ua_n", "base_ira", "fid_judge", "kid_judge", "p", "density", "distil_s", "train_s"]
+    numbers = [
+        "ua",
+        "ua_low",
+        "ua_high",
+        "ua_n",
+        "base_ira",
+        "fid_judge",
+        "kid_judge",
+        "p",
+        "density",
+        "distil_s",
+        "train_s",
+    ]
     assert all(is_numeric_dtype(table[name]) for name in numbers)
     saved = json.loads((runs_of / "cat" / "results.json").read_text())
     (row,) = table[table["target"] == "cat"].to_dict("records")
     for metric in ("ua", "ira", "cra", "cra_target"):
-        assert row[metric] == saved["metrics"][metric]["value"] and row[f"{metric}_low"] == saved["metrics"][metric]["low"]
+        assert (
+            row[metric] == saved["metrics"][metric]["value"] and row[f"{metric}_low"] == saved["metrics"][metric]["low"]
+        )
     assert row["domain"] == "object" and row["train_s"] == 21.0 and row["folder"] == str(runs_of / "cat")
-    assert table["fid_judge"].isna().tolist() == [False, True, False]  # cat, dog, neon: dog has too few images, and says so
+    assert table["fid_judge"].isna().tolist() == [
+        False,
+        True,
+        False,
+    ]  # cat, dog, neon: dog has too few images, and says so
 
 
 def test_a_run_knows_its_names(tmp_path: Path) -> None:
     said = ["target=cat", "lr=0.1", "adapter.rank=8", "b=word", "launcher.n=2", "fail_under.ua=1", "out=somewhere"]
-    run = Run(tmp_path, {"dataset": "d", "protocol": "default", "method": "esd", "variant": "as_released", "overrides": said,
-                         "sparsity": {"kind": "neuron", "p": 0.1}, "seeds": {"train": 3}})  # fmt: skip
+    run = Run(
+        tmp_path,
+        {
+            "dataset": "d",
+            "protocol": "default",
+            "method": "esd",
+            "variant": "as_released",
+            "overrides": said,
+            "sparsity": {"kind": "neuron", "p": 0.1},
+            "seeds": {"train": 3},
+        },
+    )
     assert run.chosen == {"adapter.rank": "8", "b": "word", "lr": "0.1"} and run.seed == 3
     assert run.label == "esd (as_released) adapter.rank=8 b=word lr=0.1"
     assert run.setting == "d/default esd (as_released) neuron p=0.1 adapter.rank=8 b=word lr=0.1"
@@ -98,5 +126,6 @@ def test_what_a_metric_is_called_and_how_it_is_shown() -> None:
 
 
 def test_the_report_needs_no_torch() -> None:
-    code = "import sys, benchmarks.report; sys.exit(sum(name in sys.modules for name in ('torch', 'lightning', 'diffusers')))"
+    heavy = ("torch", "lightning", "diffusers")
+    code = f"import sys, benchmarks.report.__main__; sys.exit(sum(name in sys.modules for name in {heavy}))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,14 +21,21 @@ from test_config import composed
 from test_loaders import sun
 
 import fade
-from benchmarks.ledger import status
-from benchmarks.usage import complain
+from benchmarks.record.sweep import status
+from benchmarks.runs.usage import complain
 from fade.data.minicanvas import write
-from fade.diffusion import Diffusion
 from fade.judges import Judge
+from fade.models import Diffusion
 
-STAGES = ("loading the pipeline", "images: 72 to do", "judging 72 images", "locating: ", "distil: 4 to do", "real images: ",
-          "drawing comparison.png")  # fmt: skip
+STAGES = (
+    "loading the pipeline",
+    "images: 72 to do",
+    "judging 72 images",
+    "locating: ",
+    "distil: 4 to do",
+    "real images: ",
+    "drawing comparison.png",
+)
 
 
 def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +50,17 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
     assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
-    assert {"metrics", "base", "cost", "sparsity", "gates", "seeds", "overrides", "versions", "base_sha256"} <= results.keys()
+    assert {
+        "metrics",
+        "base",
+        "cost",
+        "sparsity",
+        "gates",
+        "seeds",
+        "overrides",
+        "versions",
+        "base_sha256",
+    } <= results.keys()
     assert results["timesteps"] == "uniform" and results["prediction"] == "v_prediction"
     assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
     assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
@@ -52,13 +69,18 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
     with Image.open(folder / "comparison.png") as picture:
         assert picture.width > 600
     card = (folder / "adapter" / "README.md").read_text()
-    assert "| UA ↑" in card and "before_after.png" in card and results["adapter_sha256"] in card and "max_steps: 4" in card
+    assert (
+        "| UA ↑" in card and "before_after.png" in card and results["adapter_sha256"] in card and "max_steps: 4" in card
+    )
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     again = run("target=neon", *SHORT)
     verdict = first.stdout.splitlines()[-1]
     assert verdict.startswith("NOT FORGOTTEN: 8 of 8 still read as neon · kept ") and verdict.endswith("comparison.png")
     assert first.stdout.endswith(again.stdout.replace("done already; nothing was done now\n", "").partition("\n\n")[2])
-    assert again.stdout.splitlines()[-2:] == ["done already; nothing was done now", verdict] and "->  A" not in again.stdout
+    assert (
+        again.stdout.splitlines()[-2:] == ["done already; nothing was done now", verdict]
+        and "->  A" not in again.stdout
+    )
     low = run("target=neon", *SHORT, "fail_under.ua=0.9", "fail_under.cra=0.1", code=3)
     assert complaint(low) == "error: ua is 0.000, below fail_under.ua=0.9"
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
@@ -90,12 +112,18 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, run: Co
     ]
     scored = run(*options, f"base_answers={base / 'images'}", f"out={tmp_path / 'scored'}")
     wanted, found = (json.loads((f / "results.json").read_text()) for f in (made, tmp_path / "scored"))
-    assert found["metrics"] == wanted["metrics"] and found["base"] == wanted["base"] and "72 images scored" in scored.stdout
+    assert (
+        found["metrics"] == wanted["metrics"]
+        and found["base"] == wanted["base"]
+        and "72 images scored" in scored.stdout
+    )
     alone = run(*options, f"out={tmp_path / 'alone'}")
     assert "| base         | –" in alone.stdout
     (tmp_path / "answers" / "neon_cat_seed188.png").unlink()
     line = run(*options, f"out={tmp_path / 'gap'}", code=1).stderr.splitlines()[-1]
-    assert "1 of 72 images are missing: neon_cat_seed188.png" in line and not (tmp_path / "gap" / "results.json").exists()
+    assert (
+        "1 of 72 images are missing: neon_cat_seed188.png" in line and not (tmp_path / "gap" / "results.json").exists()
+    )
     (tmp_path / "answers" / "mine.png").touch()
     assert "not of this answer set: mine.png" in run(*options, f"out={tmp_path / 'more'}", code=1).stderr
     assert "needs answers=DIR" in complaint(run("task=score", "target=neon", code=1))
@@ -138,7 +166,10 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
         (["pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
         (["protocol.sampler=FooScheduler"], "diffusers has no scheduler 'FooScheduler'"),
         (["timesteps=window", "timesteps.high=1000"], "timesteps end at 999"),
-        (["trainer.accelerator=cpu", "trainer.devices=2", "pairs.batch=3"], "pairs.batch is 3, which 2 processes cannot share"),
+        (
+            ["trainer.accelerator=cpu", "trainer.devices=2", "pairs.batch=3"],
+            "pairs.batch is 3, which 2 processes cannot share",
+        ),
         ([f"dataset.source.template='A {{object}} image in {{style}} style{', bird' * 40}'"], "the text encoder takes"),
         (["task=plan", "pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
     ],
@@ -164,7 +195,9 @@ def test_a_real_process_ends_with_one_line_and_its_code() -> None:
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, run: Command) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no right to mount a small disk")
     try:
         assert "the disk is full" in run("target=neon", *SHORT, f"output_dir={disk}", code=1).stderr.splitlines()[-1]
@@ -211,8 +244,13 @@ def test_the_shipped_weights() -> None:
     judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in ("style", "object")}
     cells = list(zip(judges["style"].labels, [*judges["object"].labels, "cat"], strict=True))
     prompts = [f"A {name} image in {style} style." for style, name in cells]
-    images = pipe(prompts, num_inference_steps=15, guidance_scale=4.0, output_type="pt",
-                  generator=torch.Generator().manual_seed(0)).images.float()  # fmt: skip
+    images = pipe(
+        prompts,
+        num_inference_steps=15,
+        guidance_scale=4.0,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(0),
+    ).images.float()
     with torch.no_grad():
         styles = [judges["style"].labels[i] for i in judges["style"](images).argmax(-1)]
         names = [judges["object"].labels[i] for i in judges["object"](images).argmax(-1)]
@@ -221,11 +259,20 @@ def test_the_shipped_weights() -> None:
 
 
 TINY = [
-    "pretrain.size=32", "pretrain.judge.size=32", "pretrain.judge.steps=3", "pretrain.judge.batch=8",
-    "pretrain.autoencoder.widths=[8,8,8]", "pretrain.autoencoder.steps=3", "pretrain.autoencoder.gate=0",
-    "pretrain.autoencoder.channels=4", "pretrain.diffusion.widths=[16,16]", "pretrain.diffusion.steps=3",
-    "pretrain.diffusion.restarts=[]", "pretrain.diffusion.batch=4", "pretrain.diffusion.sampling_steps=2",
-]  # fmt: skip
+    "pretrain.size=32",
+    "pretrain.judge.size=32",
+    "pretrain.judge.steps=3",
+    "pretrain.judge.batch=8",
+    "pretrain.autoencoder.widths=[8,8,8]",
+    "pretrain.autoencoder.steps=3",
+    "pretrain.autoencoder.gate=0",
+    "pretrain.autoencoder.channels=4",
+    "pretrain.diffusion.widths=[16,16]",
+    "pretrain.diffusion.steps=3",
+    "pretrain.diffusion.restarts=[]",
+    "pretrain.diffusion.batch=4",
+    "pretrain.diffusion.sampling_steps=2",
+]
 
 
 @pytest.mark.slow
@@ -244,7 +291,11 @@ def test_your_own_images_from_pretraining_to_the_table(dataset: str, tmp_path: P
             for folder in [f for f in (tmp_path / "data").rglob("*") if f.is_dir() and not any(f.iterdir())]:
                 folder.rmdir()
     made = tmp_path / "pretrained"
-    options = [f"dataset={dataset}", f"dataset.root={tmp_path / 'data'}", *(["dataset.least=6"] if dataset[0] == "s" else [])]
+    options = [
+        f"dataset={dataset}",
+        f"dataset.root={tmp_path / 'data'}",
+        *(["dataset.least=6"] if dataset[0] == "s" else []),
+    ]
     run("task=pretrain", *options, *TINY, f"out={made}")
     domains = sorted(folder.name for folder in (made / "judges").iterdir())
     judges = [f"dataset.judges.{domain}={made / 'judges' / domain}" for domain in domains]

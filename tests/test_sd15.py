@@ -9,23 +9,31 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
-from fade.diffusion import Diffusion, Noise, Sampling
-from fade.lora import Lora
 from fade.methods.fade import Fade
+from fade.models import Diffusion, Noise, Sampling
 from fade.pretrain import make_tokenizer
 from fade.sparsity import Weight
 
 UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
 VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 TEXT = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "projection_dim": 768, "hidden_act": "quick_gelu",
-}  # fmt: skip
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +42,26 @@ def pipe() -> StableDiffusionPipeline:
     tokenizer = make_tokenizer(["A cat image in neon style."], 77)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(vocab_size=len(tokenizer), **ends, **TEXT)
-    scheduler = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True,
-                              steps_offset=1)  # fmt: skip
+    scheduler = PNDMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
+    )
     return StableDiffusionPipeline(
-        vae=AutoencoderKL(**VAE), text_encoder=CLIPTextModel(text), tokenizer=tokenizer, scheduler=scheduler,
-        unet=UNet2DConditionModel(**UNET), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=AutoencoderKL(**VAE),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        unet=UNet2DConditionModel(**UNET),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 @pytest.mark.slow
 def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniCanvas, tmp_path: Path) -> None:
-    model = Diffusion(pipe, steps=2, guidance=9.0, size=128)  # at 64 px the middle block sees one place: attention is constant
+    model = Diffusion(
+        pipe, steps=2, guidance=9.0, size=128
+    )  # at 64 px the middle block sees one place: attention is constant
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net
     adapter = Lora.attach(model, rank=4, alpha=4)
     assert len(adapter.layers) == 128  # 32 attention layers, four projections each

@@ -20,13 +20,21 @@ import torch
 from slurm_cluster import Cluster, missing
 
 import fade
-from benchmarks.ledger import ledger
-from fade.diffusion import Diffusion
+from benchmarks.record.sweep import ledger
+from fade.models import Diffusion
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 ROOT = Path(__file__).parents[1]
-SMALL = ["protocol.seeds=[188]", "pairs.forget=16", "pairs.retain=64", "model.steps=4", "checkpoint_every=1",
-         "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "device=cpu"]  # fmt: skip
+SMALL = [
+    "protocol.seeds=[188]",
+    "pairs.forget=16",
+    "pairs.retain=64",
+    "model.steps=4",
+    "checkpoint_every=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+    "device=cpu",
+]
 SLURM = ["launcher=slurm", "launcher.gpus=null", "launcher.cpus=1", "launcher.memory_gb=2", "launcher.minutes=10"]
 SIX = ["target=neon,cat", "sparsity.p=0.05,0.1,0.2", "trainer.max_steps=24"]
 T = TypeVar("T")
@@ -34,7 +42,7 @@ T = TypeVar("T")
 
 def seconds_a_step() -> float:
     """About what a training step takes here: a step is three passes forward and one backward of 32 latents."""
-    model = Diffusion.load(str(Path(fade.__file__).parent / "weights" / "minicanvas" / "pipeline"), 4, 3.0)
+    model = Diffusion.load(str(Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"), 4, 3.0)
     side, channels = model.unet.config.sample_size, model.unet.config.in_channels
     z, text = torch.randn(32, channels, side, side), model.embed(["A cat image in neon style."] * 32)
     began = time.monotonic()
@@ -56,7 +64,9 @@ class Place:
         where = [f"output_dir={self.out}", f"cache_dir={self.folder / 'cache'}"]
         where += [f"launcher.folder={self.folder / 'slurm'}"] if "launcher=slurm" in overrides else []
         command = [sys.executable, "run.py", "-m", *SMALL, *where, *overrides]
-        return subprocess.Popen(command, cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     def training(self) -> dict[str, Path]:
         """Task -> folder, of the runs that have made three steps and some since their last start, and work on."""
@@ -133,7 +143,9 @@ def long_run(cluster: Cluster) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path, cluster: Cluster, long_run: list[str]) -> Iterator[Callable[[], dict[str, dict[str, Any]]]]:
+def undisturbed(
+    folder: Path, cluster: Cluster, long_run: list[str]
+) -> Iterator[Callable[[], dict[str, dict[str, Any]]]]:
     """The same runs without Slurm, in the background; call it for their results."""
     place = Place(folder / "undisturbed", cluster)
     drivers = [place.start(*SIX), place.start(*long_run)]
@@ -153,8 +165,9 @@ def undisturbed(folder: Path, cluster: Cluster, long_run: list[str]) -> Iterator
 def limited(folder: Path, cluster: Cluster, long_run: list[str]) -> tuple[Place, subprocess.Popen[str]]:
     """The run that will hit its time limit, where no preemption meets it: begun with the sweep, for it waits a lot."""
     place = Place(folder / "limited", cluster)
-    return place, place.start(*long_run, *SLURM, "launcher.partition=calm", "launcher.restarts=3",
-                              "hydra.launcher.signal_delay_s=180")  # fmt: skip
+    return place, place.start(
+        *long_run, *SLURM, "launcher.partition=calm", "launcher.restarts=3", "hydra.launcher.signal_delay_s=180"
+    )
 
 
 class Limiter(threading.Thread):
@@ -246,9 +259,11 @@ def test_a_sweep_killed_requeued_and_preempted_ends_as_an_undisturbed_one(
 
 
 def test_a_time_limit_hit_three_times(
-    folder: Path, limited: tuple[Place, subprocess.Popen[str]], limiter: Limiter,
+    folder: Path,
+    limited: tuple[Place, subprocess.Popen[str]],
+    limiter: Limiter,
     undisturbed: Callable[[], dict[str, dict[str, Any]]],
-) -> None:  # fmt: skip
+) -> None:
     place, driver = limited
     limiter.join(timeout=1200)
     assert not limiter.wrong, limiter.wrong

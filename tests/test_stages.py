@@ -12,18 +12,18 @@ import torch
 from conftest import shake
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.lora import Lora
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
+from fade.models import Diffusion
 from fade.saliency import ratio, sum_of_abs
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
 from fade.tensors import read_tensors
 from fade.timesteps import Uniform, Window, timed
-from fade.unlearner import Unlearner, fit
+from fade.training.unlearner import Unlearner, fit
 
 
 def batches(pairs: Pairs, n: int = 2) -> list[Batch]:
@@ -117,13 +117,25 @@ def test_kept_fractions() -> None:
 
 
 def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
-    saliency = {"low": torch.full((2, 3), 1.0), "wide": torch.full((4, 4), 2.0), "high": torch.tensor([[9.0, 0.0], [5.0, 3.0]])}
-    assert [name for name, mask in Module(0.34)(saliency).items() if mask.any()] == ["high"]  # by the mean: its sum is less
+    saliency = {
+        "low": torch.full((2, 3), 1.0),
+        "wide": torch.full((4, 4), 2.0),
+        "high": torch.tensor([[9.0, 0.0], [5.0, 3.0]]),
+    }
+    assert [name for name, mask in Module(0.34)(saliency).items() if mask.any()] == [
+        "high"
+    ]  # by the mean: its sum is less
     weights = Weight(3 / 26)(saliency)
-    assert weights["high"].tolist() == [[True, False], [True, True]] and not weights["low"].any() and not weights["wide"].any()
+    assert (
+        weights["high"].tolist() == [[True, False], [True, True]]
+        and not weights["low"].any()
+        and not weights["wide"].any()
+    )
     scores = torch.tensor([[1.0, 5.0, 1.0], [0.0, 9.0, 0.0], [1.0, 4.0, 1.0]])  # rows 7, 9, 6; columns 2, 18, 2
     assert Neuron(1 / 9)({"a": scores})["a"].nonzero().tolist() == [[1, 1]]
-    assert Neuron(1 / 4)({"a": torch.tensor([[1.0, 9.0], [2.0, 3.0]])})["a"].nonzero().tolist() == [[0, 1]]  # row, column
+    assert Neuron(1 / 4)({"a": torch.tensor([[1.0, 9.0], [2.0, 3.0]])})["a"].nonzero().tolist() == [
+        [0, 1]
+    ]  # row, column
     assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
@@ -137,10 +149,22 @@ def test_random_masks_are_a_control_of_either_shape() -> None:
 
 
 def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
-    given = {"weights": {"forget": 1.0, "retain": 1.0}, "cosine": True, "locate_batch": 8,
-             "optimizer": partial(torch.optim.AdamW, lr=1e-2)} | settings  # fmt: skip
-    return Unlearner(model, adapter, pairs, Fade(), Neuron(0.2), timesteps=Uniform(),
-                     saliency_file=folder / "saliency.safetensors", **given)  # fmt: skip
+    given = {
+        "weights": {"forget": 1.0, "retain": 1.0},
+        "cosine": True,
+        "locate_batch": 8,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-2),
+    } | settings
+    return Unlearner(
+        model,
+        adapter,
+        pairs,
+        Fade(),
+        Neuron(0.2),
+        timesteps=Uniform(),
+        saliency_file=folder / "saliency.safetensors",
+        **given,
+    )
 
 
 def quiet(steps: int, accumulate: int) -> partial:
@@ -158,7 +182,9 @@ def quiet(steps: int, accumulate: int) -> partial:
 
 
 def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
-    """One step of plain gradient descent, by hand: the masks are the sparsity's, and w_f and w_r scale their gradients."""
+    """One step of plain gradient descent, by hand: the masks are the sparsity's, and w_f and w_r scale their
+    gradients.
+    """
     adapter = Lora.attach(model, rank=2, alpha=2)
     shake(adapter)
     before = [parameter.detach().clone() for parameter in adapter.parameters()]
@@ -183,7 +209,9 @@ def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pai
     torch.manual_seed(3 * 1_000_003 + 1)
     batch = pairs.draw(torch.Generator().manual_seed(3 * 1_000_003 + 1))
     losses = Fade().losses(model, adapter, timed(batch, Uniform(), torch.zeros(0), 1000))
-    gradients = {name: torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for name, loss in losses.items()}
+    gradients = {
+        name: torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for name, loss in losses.items()
+    }
     moved = 0.0
     for start, end, forget, retain in zip(before, found, gradients["forget"], gradients["retain"], strict=True):
         torch.testing.assert_close(end - start, -rate * (2.0 * forget + 0.5 * retain), rtol=1e-3, atol=1e-7)
@@ -229,7 +257,9 @@ def test_a_step_without_effect_or_without_numbers_ends_the_training(
         train("twice", quiet(3, 2), 1e-2)  # the third batch is of the second step
 
 
-def test_the_rate_warms_up_and_falls_along_a_cosine(model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path) -> None:
+def test_the_rate_warms_up_and_falls_along_a_cosine(
+    model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path
+) -> None:
     """Warm-up of four steps; then (1 + cos(pi k / 8)) / 2 of eight, or flat."""
     own = unlearner(model, adapter, pairs, tmp_path, warmup=4)
     own.trainer = L.Trainer(max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -324,7 +354,8 @@ def test_what_training_cannot_use_is_refused_before_it_is_begun(
     drawn(forget=16).check(model)
     long = "A {object} image in {style} style" + ", bird" * 20
     with pytest.raises(
-        BadInput, match=r"the caption 'A bird image in blueprint style, bird.*' has \d+ tokens and .* takes 30; shorten it"
+        BadInput,
+        match=r"the caption 'A bird image in blueprint style, bird.*' has \d+ tokens and .* takes 30; shorten it",
     ):
         drawn(forget=16, template=long).check(model)
     model.check_prompts(["neon " * 30])
@@ -338,7 +369,11 @@ def test_what_training_cannot_use_is_refused_before_it_is_begun(
             Uniform(),
             r"method\.pool is 31, and the distances are measured on 32 of its latents",
         ),
-        (Lacu(pool=7, mapping_samples=1, related_samples=1, latents="target"), Uniform(), "measured on 8 of its latents"),
+        (
+            Lacu(pool=7, mapping_samples=1, related_samples=1, latents="target"),
+            Uniform(),
+            "measured on 8 of its latents",
+        ),
     ):
         weights = dict.fromkeys(method.terms, 1.0)
         with pytest.raises(BadInput, match=message):

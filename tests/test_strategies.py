@@ -18,18 +18,18 @@ from torch import Tensor
 
 import run
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.adapters.patch import Patch
 from fade.data.dataset import Dataset
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
-from fade.lora import Lora
 from fade.methods import Method
 from fade.methods.ediff import EraseDiff
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.methods.uce import Uce
-from fade.patch import Patch
+from fade.models import Diffusion
 from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer
 from fade.sparsity import Dense, Module, Neuron
 from fade.strategies import Strategy
@@ -43,7 +43,7 @@ from fade.strategies.simultaneous import Simultaneous
 from fade.strategies.stack import Stack
 from fade.strategies.stay import Stay
 from fade.timesteps import Uniform, timed
-from fade.unlearner import Unlearner, fit
+from fade.training.unlearner import Unlearner, fit
 
 
 def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
@@ -103,7 +103,9 @@ def test_strategies_refuse_methods_that_they_cannot_wrap() -> None:
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_stay_is_the_mean_over_the_weights_that_may_change(model: Diffusion, adapter: Lora, pairs: Pairs, power: int) -> None:
+def test_stay_is_the_mean_over_the_weights_that_may_change(
+    model: Diffusion, adapter: Lora, pairs: Pairs, power: int
+) -> None:
     adapter.set_masks(Neuron(0.1)({name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}))
     shake(adapter)
     strategy = Stay(power, 50.0)
@@ -129,9 +131,21 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
     torch.manual_seed(0)
     tokenizer = make_tokenizer([dataset.caption(cell) for cell in dataset.cells()], 16)
     settings = DiffusionSettings(
-        steps=1, batch=1, rate=1e-3, ema=0.9, widths=[16, 32], layers=1, text_width=width, text_layers=1, max_length=16,
-        empty=0.1, partial=0.1, time_power=1.0, sampling_steps=2, guidance=3.0,
-    )  # fmt: skip
+        steps=1,
+        batch=1,
+        rate=1e-3,
+        ema=0.9,
+        widths=[16, 32],
+        layers=1,
+        text_width=width,
+        text_layers=1,
+        max_length=16,
+        empty=0.1,
+        partial=0.1,
+        time_power=1.0,
+        sampling_steps=2,
+        guidance=3.0,
+    )
     encoder = make_text_encoder(tokenizer, settings)
     return Diffusion(make_pipeline(model.vae, encoder, tokenizer, model.unet, model.pipe.scheduler), 2, 3.0)
 
@@ -145,8 +159,17 @@ def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
     pairs = Pairs(dataset, requests(dataset, "neon"), forget=8, retain=64, batch=2, cache=tmp_path)
     adapter = Lora.attach(model, rank=4, alpha=4) if kind is Lora else Patch.attach(model)
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
-    unlearner = Unlearner(model, adapter, pairs, strategy.method(Fade()), strategy.sparsity(Neuron(0.1), []),
-                          {"forget": 1.0, "retain": 1.0}, optimizer, Uniform(), tmp_path / "saliency.safetensors")  # fmt: skip
+    unlearner = Unlearner(
+        model,
+        adapter,
+        pairs,
+        strategy.method(Fade()),
+        strategy.sparsity(Neuron(0.1), []),
+        {"forget": 1.0, "retain": 1.0},
+        optimizer,
+        Uniform(),
+        tmp_path / "saliency.safetensors",
+    )
     fit(unlearner, quiet(3, 1), tmp_path, 3, [])
     first = dataset.cells()[0]["object"]
     kept = {style: model.embed([f"A {first} image in {style} style."])[0, 5] for style in dataset.domains["style"]}
@@ -208,7 +231,9 @@ def maps_of(model: Diffusion, z_t: Tensor, t: Tensor, prompt: Tensor) -> list[Te
 
 @torch.no_grad()
 def test_duges_terms_are_their_formulas(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
-    """The prompt's attention now against the surrogate's before the request; denoising on a bank under its own captions."""
+    """The prompt's attention now against the surrogate's before the request; denoising on a bank under its own
+    captions.
+    """
     shake(adapter)
     found, batch = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
     assert found.keys() == {"forget", "retain", "attention", "replay"}
@@ -245,8 +270,17 @@ def test_what_a_step_trains(dataset: MiniCanvas) -> None:
 
 def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanvas, tmp_path: Path) -> None:
     """What run.py makes of a step: two steps a request are six."""
-    asked = ["dataset.source.train=1", "dataset.source.test=1", "pairs.forget=8", "pairs.retain=64", "pairs.batch=1",
-             "trainer.max_steps=2", "sparsity=dense", "protocol.judge_floor=0", f"cache_dir={tmp_path}"]  # fmt: skip
+    asked = [
+        "dataset.source.train=1",
+        "dataset.source.test=1",
+        "pairs.forget=8",
+        "pairs.retain=64",
+        "pairs.batch=1",
+        "trainer.max_steps=2",
+        "sparsity=dense",
+        "protocol.judge_floor=0",
+        f"cache_dir={tmp_path}",
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", asked, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
@@ -254,4 +288,8 @@ def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanva
     model = instantiate(cfg.model)
     step = Simultaneous().step(requests(dataset, "neon", "cat", "sketch"), 2, parts.method, parts.sparsity, [])
     unlearner = parts.learn(model, parts.attach(model), tmp_path, step, tmp_path / "saliency.safetensors", [])
-    assert unlearner.trainer.global_step == 6 and {r.target for r in unlearner.pairs.requests} == {"neon", "cat", "sketch"}
+    assert unlearner.trainer.global_step == 6 and {r.target for r in unlearner.pairs.requests} == {
+        "neon",
+        "cat",
+        "sketch",
+    }

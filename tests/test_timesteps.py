@@ -7,8 +7,8 @@ import torch
 from scipy.stats import chisquare
 
 from fade.data.pairs import Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.models import Diffusion
 from fade.timesteps import Targeted, Timesteps, Uniform, Window, timed
 
 T, N = 1000, 200_000

@@ -16,18 +16,18 @@ from test_exact import made, state
 
 import fade
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora, _Masked
+from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored, complete
 from fade.cli import main
 from fade.data.pairs import Pairs
-from fade.diffusion import Diffusion
 from fade.files import write_json
-from fade.lora import Lora, _Masked
 from fade.methods.fade import Fade
-from fade.patch import Patch
+from fade.models import Diffusion
+from fade.models.ledger import Ledger
 from fade.sparsity import Neuron
-from fade.stored import Stored, complete
 from fade.tensors import read_tensors, tensors_hash, write_tensors
-from fade.unlearner import Unlearner
-from fade.written import Ledger
+from fade.training.unlearner import Unlearner
 
 FORMS = ("adapter", "diffusers", "peft", "patch")
 
@@ -53,7 +53,9 @@ def test_a_folder_that_holds_anything_else_is_refused_and_stays(handle: fade.Han
     (mine / "sub" / "thesis.tex").write_text("years")
     before = tree(tmp_path)
     what = "adapter" if form == "adapter" else "export"
-    with pytest.raises(fade.BadInput, match=rf"mine holds files that are no {what}'s \(keep\.txt, sub\); name a new folder"):
+    with pytest.raises(
+        fade.BadInput, match=rf"mine holds files that are no {what}'s \(keep\.txt, sub\); name a new folder"
+    ):
         written(handle, form, mine)
     assert tree(tmp_path) == before
     for name in ("README.md", "adapter.json", "pytorch_lora_weights.safetensors"):  # names that it would write itself
@@ -125,7 +127,9 @@ def test_an_adapter_of_nan_is_neither_written_nor_read(model: Diffusion, tmp_pat
     assert state(model) == clean
 
 
-def test_a_scale_that_is_none_is_refused_and_the_old_one_stays(model: Diffusion, handle: fade.Handle, tmp_path: Path) -> None:
+def test_a_scale_that_is_none_is_refused_and_the_old_one_stays(
+    model: Diffusion, handle: fade.Handle, tmp_path: Path
+) -> None:
     handle.save(tmp_path / "a")
     clean, refused = state(model), partial(pytest.raises, fade.BadInput, match=r"scale is .*; it must be a number")
     wrong: list[Any] = [float("nan"), float("inf"), -1e30, 1001, "x", None, [1]]
@@ -208,7 +212,8 @@ def portrait(pipe: StableDiffusionPipeline) -> dict[str, Any]:
         "modules": {name: id(module) for name, module in modules.items()},
         "training": {name: module.training for name, module in modules.items()},
         "hooks": {
-            name: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for name, m in modules.items()
+            name: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for name, m in modules.items()
         },
         "flags": [p.requires_grad for module in parts.values() for p in module.parameters()],
         "grads": [p.grad is None for module in parts.values() for p in module.parameters()],
@@ -341,7 +346,9 @@ def test_nothing_is_trained_on_top_of_what_is_attached(model: Diffusion, tmp_pat
         fade.unlearn(pipe, "neon style", "photo style", **SHORT)
 
 
-def test_a_pipeline_in_training_stays_in_training_while_an_adapter_comes_and_goes(model: Diffusion, tmp_path: Path) -> None:
+def test_a_pipeline_in_training_stays_in_training_while_an_adapter_comes_and_goes(
+    model: Diffusion, tmp_path: Path
+) -> None:
     made(model, "lora", Neuron(0.3), 0).write(tmp_path / "lora")
     pipe = model.pipe
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
@@ -356,14 +363,19 @@ def test_a_pipeline_in_training_stays_in_training_while_an_adapter_comes_and_goe
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": 1e10, "steps": 8}, r"the loss is (nan|inf) at step \d of 8; lower optimizer\.build\.lr \(it is 1e\+10\)"),
+        (
+            {"lr": 1e10, "steps": 8},
+            r"the loss is (nan|inf) at step \d of 8; lower optimizer\.build\.lr \(it is 1e\+10\)",
+        ),
         ({"lr": 1e30, "steps": 1}, r"not finite after step 1 of 1; lower optimizer\.build\.lr \(it is 1e\+30\)"),
         ({"lr": 1e-300}, r"the adapter changes nothing after step 3 of 3; raise optimizer\.build\.lr"),
         ({"sparsity": "dense", "retain": ["broken"]}, "the loss is nan at step 1 of 3, before anything was trained"),
     ],
     ids=["nan on the way", "nan at the end", "nothing", "nan from the start"],
 )
-def test_a_training_that_ends_in_nan_or_in_nothing_is_one_line(model: Diffusion, given: dict[str, Any], message: str) -> None:
+def test_a_training_that_ends_in_nan_or_in_nothing_is_one_line(
+    model: Diffusion, given: dict[str, Any], message: str
+) -> None:
     if "retain" in given:
         model.unet.conv_in.weight.data[0, 0, 0, 0] = float("nan")
     before = portrait(model.pipe)

@@ -9,14 +9,17 @@ from command import Command, complaint
 from hydra.utils import instantiate
 from test_config import composed
 
-from benchmarks.usage import Misused, check
+from benchmarks.runs.usage import Misused, check
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["sparsty=neuron"], "no group or key 'sparsty'; closest: sparsity"),
-        (["sparsity=neurn"], "sparsity has no option 'neurn'; it has dense, module, neuron, random, weight; closest: neuron"),
+        (
+            ["sparsity=neurn"],
+            "sparsity has no option 'neurn'; it has dense, module, neuron, random, weight; closest: neuron",
+        ),
         (["trainer.foo=1"], "no key trainer.foo; trainer has max_steps, max_epochs"),
         (["trainer.max_step=3"], "no key trainer.max_step; closest: trainer.max_steps"),
         (["lr=1e-4"], "no group or key 'lr'; closest: optimizer.build.lr"),
@@ -38,7 +41,9 @@ from benchmarks.usage import Misused, check
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_one_line_and_two(tmp_path: Path, run: Command, overrides: list[str], said: str) -> None:
+def test_a_wrong_command_line_is_one_line_and_two(
+    tmp_path: Path, run: Command, overrides: list[str], said: str
+) -> None:
     assert said in complaint(run(*overrides, code=2))
     assert not (tmp_path / "outputs").exists()
 
@@ -54,5 +59,10 @@ def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) 
     said = run("--help").stdout
     dataset = instantiate(composed().dataset.source, _convert_="all")
     assert all(label in said for labels in dataset.domains.values() for label in labels)
-    assert "python run.py target=neon" in said and "unlearning accuracy" in said and "neuron" in said and "--cfg job" in said
+    assert (
+        "python run.py target=neon" in said
+        and "unlearning accuracy" in said
+        and "neuron" in said
+        and "--cfg job" in said
+    )
     assert "_target_" not in said and "Hydra" not in said and len(said.splitlines()) < 60

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks.usage import complain
-from benchmarks.verdict import Below, check_limits, enough, verdict
+from benchmarks.runs.usage import complain
+from benchmarks.runs.verdict import Below, check_limits, enough, verdict
 from fade.errors import BadInput
 
 
 def results(gone: int, ira: float = 0.96, cra: float = 0.97) -> dict[str, Any]:
     """Of 40 images of neon, `gone` are read as something else; the base model loses one of 40."""
     return {
-        "target": "neon", "metrics": {"ua": {"value": gone / 40, "n": 40}, "ira": {"value": ira}, "cra": {"value": cra}},
+        "target": "neon",
+        "metrics": {"ua": {"value": gone / 40, "n": 40}, "ira": {"value": ira}, "cra": {"value": cra}},
         "base": {"ua": {"value": 0.025, "n": 40}, "ira": {"value": 0.96}, "cra": {"value": 1.0}},
         "cost": {"adapter_bytes": 151_400},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,9 @@ def test_a_sequence_says_every_request_as_it_stands_at_the_end(tmp_path: Path) -
     last = {"ua": {"neon": {"value": 0.75, "n": 8}, "cat": {"value": 0.0, "n": 9}}, "retention": 0.9}
     found = {"kind": "sequence", "steps": [first, last], "base": {"retention": 1.0}, "summary": {"bytes": 302_000}}
     line = verdict(found, tmp_path)
-    assert line.startswith("NOT FORGOTTEN: cat; forgotten neon 6 of 8, cat 0 of 9 · kept 90.0 % of base · adapters 302 kB · ")
+    assert line.startswith(
+        "NOT FORGOTTEN: cat; forgotten neon 6 of 8, cat 0 of 9 · kept 90.0 % of base · adapters 302 kB · "
+    )
     enough(found, {"ua": 0.0, "ira": 0.9, "cra": None})
     with pytest.raises(Below, match=r"ua is 0\.000, below fail_under\.ua=0\.5"):
         enough(found, {"ua": 0.5})

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fade.data.prompts import Cell, caption, check_template
 from fade.files import content_hash
-from fade.prompts import Cell, caption, check_template
 
 SPLITS = ("train", "judge", "test")  # for the pipeline and for unlearning; for the judges; for their accuracy and FID
 
@@ -45,7 +45,11 @@ class Dataset(ABC):
     photo_style: str | None = None  # the style that is no style (UnlearnCanvas's Seed_Images)
 
     def __init__(
-        self, domains: dict[str, list[str]], template: str, surrogates: dict[str, str], partials: dict[str, str] | None = None
+        self,
+        domains: dict[str, list[str]],
+        template: str,
+        surrogates: dict[str, str],
+        partials: dict[str, str] | None = None,
     ) -> None:
         check_template(template, list(domains))
         self.domains = domains
@@ -66,7 +70,8 @@ class Dataset(ABC):
         """One line: what was found."""
         grid = " × ".join(f"{len(labels)} {domain}s" for domain, labels in self.domains.items())
         counts = {split: len(self.items(split)) for split in SPLITS}
-        return f"{self.name}: {grid}, {sum(counts.values()):,} images ({', '.join(f'{k} {v:,}' for k, v in counts.items())})"
+        split = ", ".join(f"{k} {v:,}" for k, v in counts.items())
+        return f"{self.name}: {grid}, {sum(counts.values()):,} images ({split})"
 
     def cells(self) -> list[Cell]:
         """Every cell of the grid, in label order."""
@@ -111,5 +116,8 @@ class Dataset(ABC):
     def fingerprint(self, items: list[Item], size: int) -> str:
         """Changes with the items, their files or the size: the key of what is computed from them."""
         stamps = [(item.path.stat().st_size, item.path.stat().st_mtime_ns) if item.path else () for item in items]
-        keys = [(item.concepts, item.index, str(item.path), item.row, stamp) for item, stamp in zip(items, stamps, strict=True)]
+        keys = [
+            (item.concepts, item.index, str(item.path), item.row, stamp)
+            for item, stamp in zip(items, stamps, strict=True)
+        ]
         return content_hash([self.name, size, keys])

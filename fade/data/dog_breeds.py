@@ -21,7 +21,8 @@ def breed(folder: str) -> str:
 
 
 class DogBreeds(Files):
-    """One domain, `breed`: folders with at least `least` images. Folders without an image (`.idea`, notebooks) are no breeds.
+    """One domain, `breed`: folders with at least `least` images. Folders without an image (`.idea`, notebooks) are no
+    breeds.
 
     The published AtharvaTaras folder holds files that no decoder opens: on_bad=skip leaves them out and counts them.
     """
@@ -50,5 +51,15 @@ class DogBreeds(Files):
                 raise BadInput(f"{base}: two folders are the breed {label[0]!r} (one is {folder.name!r}); rename one")
             items[label] = [Item(label, k, path) for k, path in enumerate(files)]
         labels = [name for (name,) in items]
-        super().__init__("dog_breeds", base, items, left, {"breed": labels}, template, shares=shares, least=least,
-                         on_bad=on_bad, cache=cache)  # fmt: skip
+        super().__init__(
+            "dog_breeds",
+            base,
+            items,
+            left,
+            {"breed": labels},
+            template,
+            shares=shares,
+            least=least,
+            on_bad=on_bad,
+            cache=cache,
+        )

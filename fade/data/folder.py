@@ -36,10 +36,10 @@ class Files(Dataset):
 
     items: the images of every cell, in order. left: what the loader left out, and why. shares: fractions of a cell for
     the splits, in the order of its images; None means SHARES, and FEW_SHARES in a cell with fewer than FEW images.
-    least: images that a cell needs; None means one for each split, and a cell with fewer is an error; a number means that
-    one-domain classes with fewer are left out and counted.
-    on_bad: `error`, empty or undecodable files end the run; `skip`, every file is decoded once and bad ones are left out
-    and counted. Raises BadInput naming the first file, folder or class at fault.
+    least: images that a cell needs; None means one for each split, and a cell with fewer is an error; a number means
+    that one-domain classes with fewer are left out and counted.
+    on_bad: `error`, empty or undecodable files end the run; `skip`, every file is decoded once and bad ones are left
+    out and counted. Raises BadInput naming the first file, folder or class at fault.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Files(Dataset):
             for why, files in left.items():
                 if why == "empty" or why.startswith("unreadable"):
                     raise BadInput(
-                        f"{files[0]} is {why} ({len(files)} such files); restore or remove it, or set dataset.on_bad=skip"
+                        f"{files[0]} is {why} ({len(files)} such files); restore or remove it, or set "
+                        f"dataset.on_bad=skip"
                     )
         else:
             items = self._without_bad(items, Path(cache))
@@ -90,8 +91,8 @@ class Files(Dataset):
         for concepts, group in self.files.items():
             if len(group) < len(SPLITS):
                 raise BadInput(
-                    f"{self.root}: {'/'.join(concepts)} holds {len(group)} images; a class needs at least {len(SPLITS)}, "
-                    "one for each split"
+                    f"{self.root}: {'/'.join(concepts)} holds {len(group)} images; a class needs at least "
+                    f"{len(SPLITS)}, one for each split"
                 )
 
     def items(self, split: str) -> list[Item]:
@@ -123,8 +124,8 @@ class Files(Dataset):
 class Folder(Files):
     """Cells as nested folders, one level for each domain.
 
-    domains: labels in the judges' order; a domain given as None takes the folder names, sorted. folders: label -> folder
-    name where they differ. The other options are those of Files.
+    domains: labels in the judges' order; a domain given as None takes the folder names, sorted. folders: label ->
+    folder name where they differ. The other options are those of Files.
     """
 
     def __init__(

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from fade.data.dataset import Dataset, Item
-from fade.diffusion import Diffusion, Noise
+from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.files import content_hash
-from fade.prompts import Cell
+from fade.models import Diffusion, Noise
 
 WHOLE = "{}"  # the template of a prompt that is kept as it is
 
@@ -28,7 +28,9 @@ class Generated(Dataset):
     ) -> None:
         odd = [template for template in templates if template.count("{}") != 1]
         if odd or not templates:
-            raise BadInput(f"template {odd[0]!r} needs exactly one {{}}" if odd else "give at least one template, with one {}")
+            raise BadInput(
+                f"template {odd[0]!r} needs exactly one {{}}" if odd else "give at least one template, with one {}"
+            )
         if not concept.strip() or not surrogate.strip() or concept == surrogate:
             raise BadInput(f"concept {concept!r} and surrogate {surrogate!r} must be words, and not the same")
         if images < 1:
@@ -50,8 +52,11 @@ class Generated(Dataset):
     def items(self, split: str) -> list[Item]:
         if split != "train":
             return []
-        return [Item((cell["concept"], cell["template"]), self.seed + k, row=i * self.per_cell + k)
-                for i, cell in enumerate(self.cells()) for k in range(self.per_cell)]  # fmt: skip
+        return [
+            Item((cell["concept"], cell["template"]), self.seed + k, row=i * self.per_cell + k)
+            for i, cell in enumerate(self.cells())
+            for k in range(self.per_cell)
+        ]
 
     def image(self, item: Item, size: int) -> Image.Image:
         """The image as it was made; `size` is the pipeline's own."""

@@ -53,11 +53,22 @@ class Imagenette(Files):
                 for path in image_files(base / part / wnid, left):
                     name = f"{part}/{wnid}/{path.name}"
                     if part == "train" and given and name not in given:
-                        raise BadInput(f"{base / 'noisy_imagenette.csv'} has no row for {name}; leave dataset.noisy_labels out")
+                        raise BadInput(
+                            f"{base / 'noisy_imagenette.csv'} has no row for {name}; leave dataset.noisy_labels out"
+                        )
                     own = (labels[given[name]] if part == "train" and given else label,)
                     items[own].append(Item(own, len(items[own]), path))
-        super().__init__("imagenette", base, items, left, {"object": list(WNIDS)}, template, shares=shares, on_bad=on_bad,
-                         cache=cache)  # fmt: skip
+        super().__init__(
+            "imagenette",
+            base,
+            items,
+            left,
+            {"object": list(WNIDS)},
+            template,
+            shares=shares,
+            on_bad=on_bad,
+            cache=cache,
+        )
 
     @staticmethod
     def find(root: Path) -> Path:
@@ -67,9 +78,13 @@ class Imagenette(Files):
             candidates += [folder for folder in subfolders(root) if folder.name.startswith("imagenette2")]
         found = [folder for folder in candidates if (folder / "train").is_dir() and (folder / "val").is_dir()]
         if not found:
-            raise BadInput(f"no folder {root / 'train'} and {root / 'val'}; set dataset.root to the folder that holds both")
+            raise BadInput(
+                f"no folder {root / 'train'} and {root / 'val'}; set dataset.root to the folder that holds both"
+            )
         if len(found) > 1:
-            raise BadInput(f"{root} holds {', '.join(folder.name for folder in found)}; set dataset.root to one of them")
+            raise BadInput(
+                f"{root} holds {', '.join(folder.name for folder in found)}; set dataset.root to one of them"
+            )
         return found[0]
 
     def items(self, split: str) -> list[Item]:

@@ -27,7 +27,9 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             visible = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        raise BadInput(f"cannot read the folder {folder} ({error.strerror}); check its path and its permissions") from error
+        raise BadInput(
+            f"cannot read the folder {folder} ({error.strerror}); check its path and its permissions"
+        ) from error
     return sorted(visible, key=lambda entry: (len(entry.name), entry.name))
 
 
@@ -45,7 +47,9 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path, left: Left) -> list[Path]:
-    """The images of one folder in natural order. Adds what is left out to `left`: other files, dead links, empty files."""
+    """The images of one folder in natural order. Adds what is left out to `left`: other files, dead links, empty
+    files.
+    """
     found = []
     for entry in entries(folder):
         try:
@@ -84,7 +88,9 @@ def open_image(path: Path, size: int) -> Image.Image:
     except FileNotFoundError as error:
         raise BadInput(f"{path} is gone; put it back and run the same command again") from error
     except UNREADABLE as error:
-        raise BadInput(f"{path}: not a readable image ({error}); repair it, remove it, or set dataset.on_bad=skip") from error
+        raise BadInput(
+            f"{path}: not a readable image ({error}); repair it, remove it, or set dataset.on_bad=skip"
+        ) from error
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -106,7 +112,9 @@ def _trouble(path: Path) -> str | None:
 
 
 def undecodable(paths: Iterable[Path], cache: Path) -> dict[str, str]:
-    """Decode every file and return those that fail, with the reason; the answer is kept in `cache` until a file changes."""
+    """Decode every file and return those that fail, with the reason; the answer is kept in `cache` until a file
+    changes.
+    """
     paths = sorted(paths)
     stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     answer = cache / "checked" / f"{content_hash(stamps)}.json"

@@ -46,15 +46,27 @@ class LFW(Files):
             strange = [path for path in own if not path.name.startswith(f"{folder.name}_")]
             if strange:
                 left.setdefault("named after nobody", []).extend(map(str, strange))
-            items[(folder.name,)] = [Item((folder.name,), k, path) for k, path in enumerate(p for p in own if p not in strange)]
+            items[(folder.name,)] = [
+                Item((folder.name,), k, path) for k, path in enumerate(p for p in own if p not in strange)
+            ]
         items = {concepts: group for concepts, group in items.items() if group}
         for name, check in (("people.txt", _check_people), ("pairs.txt", _check_pairs)):
             found = [place / name for place in (base, images.parent) if (place / name).is_file()]
             if found:
                 check(found[0], items, left, on_bad)
         labels = [name for (name,) in items]
-        super().__init__("lfw", images, items, left, {"person": labels}, template, shares=shares, least=least, on_bad=on_bad,
-                         cache=cache)  # fmt: skip
+        super().__init__(
+            "lfw",
+            images,
+            items,
+            left,
+            {"person": labels},
+            template,
+            shares=shares,
+            least=least,
+            on_bad=on_bad,
+            cache=cache,
+        )
 
 
 def lines(file: Path) -> list[str]:

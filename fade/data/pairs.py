@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 from fade.checked import Count
 from fade.console import at, doing
 from fade.data.dataset import Dataset, Item
-from fade.diffusion import Diffusion
+from fade.data.prompts import Cell, caption, check_template, find_domain, swapped, words
 from fade.errors import BadInput, at_least
 from fade.files import content_hash, unharmed
-from fade.prompts import Cell, caption, check_template, find_domain, swapped, words
+from fade.models import Diffusion
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing i
 
 class Example(TypedDict):
     """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption; concept
-    (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; t (B,) and noise, like latents, as
-    the loop draws them."""
+    (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; t (B,) and noise, like latents,
+    as the loop draws them."""
 
     latents: Tensor
     prompt: Tensor
@@ -40,8 +40,8 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """forget: images of the target; retain: of everything else; anchor: images of the surrogate under the target's caption
-    (`prompt`), with their own as `surrogate`."""
+    """forget: images of the target; retain: of everything else; anchor: images of the surrogate under the target's
+    caption (`prompt`), with their own as `surrogate`."""
 
     forget: Example
     retain: Example
@@ -76,8 +76,8 @@ class Request:
 
 
 class Pairs:
-    """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly over
-    their cells; None means WANTED, or as many as the smallest cell of that side allows.
+    """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly
+    over their cells; None means WANTED, or as many as the smallest cell of that side allows.
 
     gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
@@ -103,7 +103,11 @@ class Pairs:
             check_template(template, list(dataset.domains))
         at_least(
             1,
-            **{f"pairs__{side}": n for side, n in (("forget", forget), ("retain", retain), ("batch", batch)) if n is not None},
+            **{
+                f"pairs__{side}": n
+                for side, n in (("forget", forget), ("retain", retain), ("batch", batch))
+                if n is not None
+            },
         )
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
@@ -141,8 +145,8 @@ class Pairs:
         model.check_prompts([self.caption(cell) for cell in self.dataset.cells()])  # the surrogates' are among them
 
     def choose(self, aloud: bool = True) -> dict[str, list[Item]]:
-        """The images of either side; aloud: and the log says where they are fewer than usual. Raises BadInput where a cell has
-        none, or fewer than `forget` needs."""
+        """The images of either side; aloud: and the log says where they are fewer than usual. Raises BadInput where a
+        cell has none, or fewer than `forget` needs."""
         by_cell: dict[tuple[str, ...], list[Item]] = {tuple(cell.values()): [] for cell in self.dataset.cells()}
         for item in self.dataset.items("train"):
             # what shows the target too is no example of what is to be kept
@@ -150,7 +154,9 @@ class Pairs:
                 by_cell[item.concepts].append(item)
         empty = [key for key, items in by_cell.items() if not items]
         if empty:
-            raise BadInput(f"{self.dataset.name}: no training image of {'/'.join(empty[0])} ({len(empty)} empty cells in all)")
+            raise BadInput(
+                f"{self.dataset.name}: no training image of {'/'.join(empty[0])} ({len(empty)} empty cells in all)"
+            )
         sides: dict[str, list[list[Item]]] = {"forget": [], "retain": []}
         for cell in self.dataset.cells():
             side = self.side(cell)
@@ -163,13 +169,18 @@ class Pairs:
             short = min(groups, key=len)
             if asked is None and len(short) < share:
                 share = len(short)
-                log.log(logging.INFO if aloud else logging.DEBUG,
-                        "pairs: %d images of the %s side, %d a cell: the smallest has no more (pairs.%s=NUMBER)",
-                        share * len(groups), side, share, side)  # fmt: skip
+                log.log(
+                    logging.INFO if aloud else logging.DEBUG,
+                    "pairs: %d images of the %s side, %d a cell: the smallest has no more (pairs.%s=NUMBER)",
+                    share * len(groups),
+                    side,
+                    share,
+                    side,
+                )
             if asked is not None and side == "forget" and len(short) < share:
                 raise BadInput(
-                    f"{self.dataset.name}: {'/'.join(short[0].concepts)} has {len(short)} training images, pairs.forget="
-                    f"{asked} needs {share} of it; lower pairs.forget or add images"
+                    f"{self.dataset.name}: {'/'.join(short[0].concepts)} has {len(short)} training images, "
+                    f"pairs.forget={asked} needs {share} of it; lower pairs.forget or add images"
                 )
             chosen[side] = [item for group in groups for item in group[:share]]
         return chosen
@@ -202,19 +213,27 @@ class Pairs:
         """Add the images that show a gone request's surrogate, under the caption that asks for what is gone."""
         pairs = list(enumerate(self.cells[side].tolist()))
         for request in self.gone:
-            pairs += [(image, place[tuple(swapped(cells[row], request.domain, request.target).values())])
-                      for image, row in pairs if cells[row][request.domain] == request.surrogate]  # fmt: skip
+            pairs += [
+                (image, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+                for image, row in pairs
+                if cells[row][request.domain] == request.surrogate
+            ]
         images, rows = (torch.tensor(part) for part in zip(*pairs, strict=True))
         self.latents[side], self.cells[side] = self.latents[side][images], rows
 
     def _find_anchors(self, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
         """Retain images that show a request's surrogate, with the cell that shows its target instead."""
         retained = self.cells["retain"].tolist()
-        found = [(i, place[tuple(swapped(cells[row], request.domain, request.target).values())])
-                 for request in self.requests for i, row in enumerate(retained)
-                 if cells[row][request.domain] == request.surrogate]  # fmt: skip
+        found = [
+            (i, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+            for request in self.requests
+            for i, row in enumerate(retained)
+            if cells[row][request.domain] == request.surrogate
+        ]
         if not found:
-            raise BadInput(f"{self.dataset.name}: no image of a surrogate is left for {[r.target for r in self.requests]}")
+            raise BadInput(
+                f"{self.dataset.name}: no image of a surrogate is left for {[r.target for r in self.requests]}"
+            )
         self.anchors = torch.tensor(found)
 
     def _encoded(self, model: Diffusion, items: list[Item], autoencoder: str) -> Tensor:

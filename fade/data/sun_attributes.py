@@ -45,9 +45,10 @@ def texts(cells: np.ndarray) -> list[str]:
 class SUNAttributes(Files):
     """One domain: `attribute` (present where two of three annotators said so) or `scene` (the category's folders).
 
-    With attributes an image is in the cell of each of its own, `also` names the others, and its split is a function of its
-    name, so that no image is in two splits. With scenes a cell is split in order. root: the folder that holds images/
-    and a folder SUNAttributeDB*/. Listed images that are not on disk are an error, or are counted where on_bad=skip.
+    With attributes an image is in the cell of each of its own, `also` names the others, and its split is a function of
+    its name, so that no image is in two splits. With scenes a cell is split in order. root: the folder that holds
+    images/ and a folder SUNAttributeDB*/. Listed images that are not on disk are an error, or are counted where
+    on_bad=skip.
     """
 
     def __init__(
@@ -65,19 +66,22 @@ class SUNAttributes(Files):
         base, left = Path(root), Left()
         tables = [f for f in sorted(base.glob("SUNAttributeDB*")) if f.is_dir()] or [base / "SUNAttributeDB"]
         labels = [
-            name.replace(" ", "_").replace("/", "-") for name in texts(read_mat(tables[0], "attributes", "attributes.mat"))
+            name.replace(" ", "_").replace("/", "-")
+            for name in texts(read_mat(tables[0], "attributes", "attributes.mat"))
         ]
         paths = texts(read_mat(tables[0], "images", "images.mat"))
         votes = read_mat(tables[0], "labels_cv", "attributeLabels_continuous.mat")
         if votes.shape != (len(paths), len(labels)):
-            raise BadInput(f"{tables[0]}: labels_cv is {votes.shape}, for {len(paths)} images and {len(labels)} attributes")
+            raise BadInput(
+                f"{tables[0]}: labels_cv is {votes.shape}, for {len(paths)} images and {len(labels)} attributes"
+            )
         here = [(base / "images" / path).is_file() for path in paths]
         if not all(here):
             missing = [path for path, found in zip(paths, here, strict=True) if not found]
             if on_bad == "error":
                 raise BadInput(
-                    f"{base / 'images'}: {len(missing)} of the {len(paths)} listed images are missing (first: {missing[0]}); "
-                    "restore them, or set dataset.on_bad=skip"
+                    f"{base / 'images'}: {len(missing)} of the {len(paths)} listed images are missing (first: "
+                    f"{missing[0]}); restore them, or set dataset.on_bad=skip"
                 )
             left["listed, not on disk"] = missing
         self.multilabel = concepts == "attribute"
@@ -94,9 +98,21 @@ class SUNAttributes(Files):
             for label in own:
                 group = items.setdefault((label,), [])
                 group.append(Item((label,), len(group), file, row, tuple(x for x in own if x != label)))
-        order = [label for label in labels if (label,) in items] if self.multilabel else sorted(label for (label,) in items)
-        super().__init__(f"sun_{concepts}s", base, items, left, {concepts: order}, template, shares=shares, least=least,
-                         on_bad=on_bad, cache=cache)  # fmt: skip
+        order = (
+            [label for label in labels if (label,) in items] if self.multilabel else sorted(label for (label,) in items)
+        )
+        super().__init__(
+            f"sun_{concepts}s",
+            base,
+            items,
+            left,
+            {concepts: order},
+            template,
+            shares=shares,
+            least=least,
+            on_bad=on_bad,
+            cache=cache,
+        )
 
     def items(self, split: str) -> list[Item]:
         if not self.multilabel:

@@ -18,33 +18,38 @@ from fade.data.folder import Files
 from fade.data.images import UNREADABLE, Left, image_files, rgb, square
 from fade.errors import BadInput
 
-# In the order of the published classifiers' labels (constants/const.py at 920cfd1): 50 styles and Seed_Images; 20 objects.
+# In the order of the published classifiers' labels (constants/const.py at 920cfd1): 50 styles and Seed_Images; 20
+# objects.
 STYLES = """
-    Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy Comic_Etch Crayon Cubism
-    Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French Glowing_Sunset Gorgeous_Love Greenfield
-    Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines On_Fire Pastel
-    Pencil_Drawing Picasso Pop_Art Red_Blue_Ink Rust Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism
-    Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter
+    Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy Comic_Etch Crayon
+    Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French Glowing_Sunset Gorgeous_Love
+    Greenfield Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines
+    On_Fire Pastel Pencil_Drawing Picasso Pop_Art Red_Blue_Ink Rust Seed_Images Sketch Sponge_Dabbed Structuralism
+    Superstring Surrealism Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter
 """.split()  # noqa: SIM905 - a list of seventy lines is harder to read
 OBJECTS = """
-    Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs Horses Human Jellyfish Rabbits Sandwiches Sea
-    Statues Towers Trees Waterfalls
+    Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs Horses Human Jellyfish Rabbits Sandwiches
+    Sea Statues Towers Trees Waterfalls
 """.split()  # noqa: SIM905
 # In the dataset and not in the benchmark.
 OTHER_STYLES = """
-    Blue_Blooming Crypto_Punks Dreamweave Foliage_Patchwork Impasto Palette_Knife Pointillism Rainwash Realistic_Watercolor
-    Techno
+    Blue_Blooming Crypto_Punks Dreamweave Foliage_Patchwork Impasto Palette_Knife Pointillism Rainwash
+    Realistic_Watercolor Techno
 """.split()  # noqa: SIM905
 TEXT = re.compile(r"An? (.+) image in (.+) style\.?", re.IGNORECASE)
-INDEXES = {"test": range(1, 6), "train": range(6, 18), "judge": range(18, 21)}  # 1-5 are the published reference of the FID
+INDEXES = {
+    "test": range(1, 6),
+    "train": range(6, 18),
+    "judge": range(18, 21),
+}  # 1-5 are the published reference of the FID
 
 
 class UnlearnCanvas(Files):
     """Domains `style` and `object`; the default surrogate of a style is Seed_Images, as in the paper.
 
-    styles: `benchmark`, the classifier's 51, or `all`, the 61 of the dataset. objects: None for all 20, or some of them.
-    Images 1-5 of a cell are the test split (the published code takes the FID's reference there), 6-17 train, 18-20 judge.
-    The parquet files have no index: rows of a cell are numbered in their order.
+    styles: `benchmark`, the classifier's 51, or `all`, the 61 of the dataset. objects: None for all 20, or some of
+    them. Images 1-5 of a cell are the test split (the published code takes the FID's reference there), 6-17 train,
+    18-20 judge. The parquet files have no index: rows of a cell are numbered in their order.
     Raises BadInput for a missing cell, an image whose name is no number, a text that names no cell.
     """
 
@@ -72,8 +77,18 @@ class UnlearnCanvas(Files):
         shards = sorted(base.rglob("*.parquet"))
         items: dict[tuple[str, ...], list[Item]]
         items = from_parquet(shards, cells) if shards else {cell: from_folder(base, cell, left) for cell in cells}
-        super().__init__("unlearncanvas", base, items, left, domains, template, {"style": self.photo_style}, partials,
-                         on_bad=on_bad, cache=cache)  # fmt: skip
+        super().__init__(
+            "unlearncanvas",
+            base,
+            items,
+            left,
+            domains,
+            template,
+            {"style": self.photo_style},
+            partials,
+            on_bad=on_bad,
+            cache=cache,
+        )
         self.says = {self.photo_style: "photo"}  # of the texts that the model was trained on
 
     def items(self, split: str) -> list[Item]:

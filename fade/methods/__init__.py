@@ -10,8 +10,8 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Example, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
+from fade.models import Diffusion
 from fade.saliency import Saliency, sum_of_abs
 
 Gradients = list[Tensor]  # one for each of the adapter's parameters
@@ -33,18 +33,25 @@ class Method:
     variant = ""
 
     def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
-        """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps that it cannot use."""
+        """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps that it cannot
+        use.
+        """
         name = type(self).__name__
         if kind not in self.kinds:
             raise BadInput(
-                f"{name} cannot train an adapter of kind {kind}; it takes {' or '.join(self.kinds)}: choose another adapter"
+                f"{name} cannot train an adapter of kind {kind}; it takes {' or '.join(self.kinds)}: choose another "
+                f"adapter"
             )
         if kind == "matrix" and sparsity != "dense":
-            raise BadInput(f"one matrix for all layers cannot be masked, and sparsity={sparsity} would; use sparsity=dense")
+            raise BadInput(
+                f"one matrix for all layers cannot be masked, and sparsity={sparsity} would; use sparsity=dense"
+            )
         if kind == "text" and sparsity != "dense":
             raise BadInput(f"{name} changes no weights, so sparsity={sparsity} has nothing to mask; use sparsity=dense")
         if timesteps != "uniform" and not self.draws_t:
-            raise BadInput(f"{name} draws no timesteps, so timesteps={timesteps} would change nothing; use timesteps=uniform")
+            raise BadInput(
+                f"{name} draws no timesteps, so timesteps={timesteps} would change nothing; use timesteps=uniform"
+            )
         if steps < 0:
             raise BadInput(f"trainer.max_steps is {steps}; it must be 0 or more")
         if not self.terms and steps:
@@ -70,8 +77,8 @@ class Method:
         raise NotImplementedError
 
     def before_step(self, step: int, adapter: Adapter, take: Take) -> None:
-        """What comes before step number `step`, counted from 0. take(weights) takes a further step of the same optimizer, on a
-        batch of its own and the terms that `weights` names; None: as the run's own steps."""
+        """What comes before step number `step`, counted from 0. take(weights) takes a further step of the same
+        optimizer, on a batch of its own and the terms that `weights` names; None: as the run's own steps."""
 
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         """The step's gradient from those of the weighted terms, where `combines` is set."""
@@ -108,8 +115,8 @@ def denoising(model: Diffusion, example: Example, embedding: Tensor) -> Tensor:
 
 
 def relabelled(model: Diffusion, batch: Batch) -> dict[str, Tensor]:
-    """SalUn's and EraseDiff's terms: the forget captions are taught to give what the live model gives under the surrogate's
-    (without gradient), and what is to be kept is denoised as in training."""
+    """SalUn's and EraseDiff's terms: the forget captions are taught to give what the live model gives under the
+    surrogate's (without gradient), and what is to be kept is denoised as in training."""
     forget, retain = batch["forget"], batch["retain"]
     x_t = noised(model, forget)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Concept Ablation: on images of an anchor, the target's caption is taught to give what the anchor's gives (arXiv 2303.13516).
+"""Concept Ablation: on images of an anchor, the target's caption is taught to give what the anchor's gives (arXiv
+2303.13516).
 
 L = ‖ε_θ(x_t, t, c_target) − sg ε(x_t, t, c_anchor)‖² + λ_p ‖ε_θ(x_t, t, c_anchor) − ε‖², x_t from the anchor's images.
 """
@@ -13,18 +14,18 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
+from fade.models import Diffusion
 
 
 class ConceptAblation(Method):
-    """`variant` "paper": the anchor's prediction is the frozen model's; "as_released": the live model's, without gradient
-    (the diffusers port). prior: whether there is the term of λ_p (--with_prior_preservation, which the released commands give
-    for overlapping names and nudity alone).
+    """`variant` "paper": the anchor's prediction is the frozen model's; "as_released": the live model's, without
+    gradient (the diffusers port). prior: whether there is the term of λ_p (--with_prior_preservation, which the
+    released commands give for overlapping names and nudity alone).
 
-    Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random; the prior term shares x_t
-    with the forget term, where the code gives it a second half of the batch with images, t and noise of its own.
+    Differs: the anchor's images are the dataset's, not generated, and are not rescaled at random; the prior term shares
+    x_t with the forget term, where the code gives it a second half of the batch with images, t and noise of its own.
     """
 
     def __init__(self, variant: str = "paper", prior: bool = True) -> None:

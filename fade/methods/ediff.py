@@ -10,24 +10,24 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch
-from fade.diffusion import Diffusion
 from fade.errors import at_least
 from fade.methods import Gradients, Method, Take, dot, relabelled
+from fade.models import Diffusion
 
 
 class EraseDiff(Method):
-    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step and times weights.forget, which is 1
-    there; 0: λ is weights.forget (released: 0.1).
+    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step and times weights.forget, which is
+    1 there; 0: λ is weights.forget (released: 0.1).
 
-    passes: K. Every `epoch` steps, before the first of them, K inner passes of `epoch` steps each are taken on L_f alone, from
-    θ, and after each θ is put back; between two of them stands an outer pass on L that is thrown away as well, for the
-    released code puts θ back inside its loop over K. Optimizer and rate are the run's own, whose moments keep all of it:
-    what follows first goes mostly along the forget loss. L̄_f, the inner passes' mean loss, has no gradient and is left
-    out. Steps count what stays: the released loop takes 2 K times as many. passes=0 leaves the passes out: one level
-    of the two.
+    passes: K. Every `epoch` steps, before the first of them, K inner passes of `epoch` steps each are taken on L_f
+    alone, from θ, and after each θ is put back; between two of them stands an outer pass on L that is thrown away as
+    well, for the released code puts θ back inside its loop over K. Optimizer and rate are the run's own, whose moments
+    keep all of it: what follows first goes mostly along the forget loss. L̄_f, the inner passes' mean loss, has no
+    gradient and is left out. Steps count what stays: the released loop takes 2 K times as many. passes=0 leaves the
+    passes out: one level of the two.
 
-    Differs: batches are drawn at random, where the released loops take the same first images of their lists in every step;
-    c_pseudo is each caption's surrogate; a single latent serves both captions.
+    Differs: batches are drawn at random, where the released loops take the same first images of their lists in every
+    step; c_pseudo is each caption's surrogate; a single latent serves both captions.
     """
 
     terms = ("forget", "retain")

@@ -13,9 +13,9 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.methods import Method
+from fade.models import Diffusion
 
 ETA = {"paper": 1.0, "as_released": 2.0}  # of either variant
 
@@ -25,9 +25,10 @@ class Esd(Method):
 
     "paper": the base is ε_0(∅) and x_t is sampled by the student (the original code too). "as_released": the base is
     ε_0(c) and x_t is sampled by the frozen model (the authors' newer esd_sd.py). eta: η; None is the variant's, 1 or 2.
-    sampling_steps: of DDIM, of which a random number is done. Differs: c are the forget captions of the batch instead of one
-    prompt; t is the sampler's own timestep where the paper draws from its bin (as_released does not); images are of the
-    model's size, where as_released samples at 1024 px. The surrogate is not used: the concept is pushed away, not replaced.
+    sampling_steps: of DDIM, of which a random number is done. Differs: c are the forget captions of the batch instead
+    of one prompt; t is the sampler's own timestep where the paper draws from its bin (as_released does not); images are
+    of the model's size, where as_released samples at 1024 px. The surrogate is not used: the concept is pushed away,
+    not replaced.
     """
 
     terms = ("forget",)

@@ -1,4 +1,5 @@
-"""FADE: saliency confines a sparse adapter, self-distillation overwrites the concept (arXiv 2602.07058; v2 calls it SPARE).
+"""FADE: saliency confines a sparse adapter, self-distillation overwrites the concept (arXiv 2602.07058; v2 calls it
+SPARE).
 
 L = w_f · MSE(ε_{θ+Δ}(z_f, t, c_f), ε_θ(z_f, t, c_s)) + w_r · MSE(ε_{θ+Δ}(z_r, t', c_r), ε_θ(z_r, t', c_r))
 """
@@ -13,26 +14,28 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.methods import Method, noised
+from fade.models import Diffusion
 from fade.saliency import Saliency, ratio, sum_of_abs
 
 
 class Fade(Method):
-    """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is this project's reading
-    of SPARE, which published no code for its timesteps; `variant` says so in tables.
+    """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is this project's
+    reading of SPARE, which published no code for its timesteps; `variant` says so in tables.
 
-    Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch, and
-    the teacher is the same U-Net with the adapter muted. From the authors' code: latents are the posterior's mode, which it
-    samples; a LoRA's A starts as kaiming uniform (PEFT's default), there as a Gaussian.
+    Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch,
+    and the teacher is the same U-Net with the adapter muted. From the authors' code: latents are the posterior's mode,
+    which it samples; a LoRA's A starts as kaiming uniform (PEFT's default), there as a Gaussian.
     """
 
     terms = ("forget", "retain")
 
     def __init__(self, saliency: str = "forget", variant: str = "") -> None:
         if saliency not in ("forget", "ratio"):
-            raise BadInput(f"method.saliency is {saliency!r}; choose forget (the paper's) or ratio (forget over retain)")
+            raise BadInput(
+                f"method.saliency is {saliency!r}; choose forget (the paper's) or ratio (forget over retain)"
+            )
         self.saliency, self.variant = saliency, variant
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.methods import Method, named_in_all, noised
+from fade.models import Diffusion
 
 
 class ForgetMeNot(Method):
-    """No term for what is to be kept, and no teacher. end: also every [EOT] (`use_pooler`, on in the released settings and in
-    UnlearnCanvas's): of Stable Diffusion 1 all the padding is [EOT]; of 2 it is "!", and one position is.
+    """No term for what is to be kept, and no teacher. end: also every [EOT] (`use_pooler`, on in the released settings
+    and in UnlearnCanvas's): of Stable Diffusion 1 all the padding is [EOT]; of 2 it is "!", and one position is.
 
-    Differs: the concept's own words are used, without textual inversion before; A is averaged over the batch so that the
-    loss does not grow with it.
+    Differs: the concept's own words are used, without textual inversion before; A is averaged over the batch so that
+    the loss does not grow with it.
     """
 
     terms = ("forget",)

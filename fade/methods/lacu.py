@@ -1,6 +1,7 @@
 """LACU, "Distill, Forget, Repeat": one request of a sequence, on the teacher's own latents (arXiv 2512.02657).
 
-L = λ_u MSE(S(z_f, t, c_f), T(z_f, t, c_map)) + λ_p MSE(S(z_r, t, c_r), T(z_r, t, c_r)) + λ_reg ‖θ − θ_T‖², T the model before.
+L = λ_u MSE(S(z_f, t, c_f), T(z_f, t, c_map)) + λ_p MSE(S(z_r, t, c_r), T(z_r, t, c_r)) + λ_reg ‖θ − θ_T‖², T the model
+before.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
+from fade.data.prompts import Cell, swapped
 from fade.errors import BadInput, at_least
 from fade.methods import Method
-from fade.prompts import Cell, swapped
+from fade.models import Diffusion
 
 
 class Lacu(Method):
-    """Latents are made by the teacher (DDIM, guidance 1, `sampling_steps`), `pool` of either side. The mapping concept is
-    the candidate whose predictions lie nearest to the target's (`mapping_samples` K of z and t); what is kept are the
-    `related` captions nearest to the request's by the same distance (`related_samples`), and `others` of the rest at
-    random. A distance is a mean over K samples, each under the next of the request's captions, so over all of them: K is
-    raised to their number. latents: of the samples, "noise", x_0 ~ N(0, I) as released, or "target", the teacher's of the
-    request. The forget term's t is drawn by timesteps=window, the paper's [0, 600].
+    """Latents are made by the teacher (DDIM, guidance 1, `sampling_steps`), `pool` of either side. The mapping concept
+    is the candidate whose predictions lie nearest to the target's (`mapping_samples` K of z and t); what is kept are
+    the `related` captions nearest to the request's by the same distance (`related_samples`), and `others` of the rest
+    at random. A distance is a mean over K samples, each under the next of the request's captions, so over all of them:
+    K is raised to their number. latents: of the samples, "noise", x_0 ~ N(0, I) as released, or "target", the teacher's
+    of the request. The forget term's t is drawn by timesteps=window, the paper's [0, 600].
 
-    Differs: the mapping is one concept for all captions of a request, so that it can be said in words (mapped=given uses
-    the request's surrogate instead), released: the nearest of a language model's rewritings of each prompt; the candidates
-    of what is related are the dataset's captions, released: names of concepts, of which a language model then writes
-    prompts; latents come from a pool made once, released: anew in each step; captions that an earlier request removed may
-    be kept, for they must stay so. adapter.targets says what is trained; released: the whole U-Net.
+    Differs: the mapping is one concept for all captions of a request, so that it can be said in words (mapped=given
+    uses the request's surrogate instead), released: the nearest of a language model's rewritings of each prompt; the
+    candidates of what is related are the dataset's captions, released: names of concepts, of which a language model
+    then writes prompts; latents come from a pool made once, released: anew in each step; captions that an earlier
+    request removed may be kept, for they must stay so. adapter.targets says what is trained; released: the whole U-Net.
     """
 
     terms = ("forget", "retain", "stay")
@@ -49,14 +50,22 @@ class Lacu(Method):
         seed: int = 0,
     ) -> None:
         if mapped not in ("nearest", "given"):
-            raise BadInput(f"method.mapped is {mapped!r}; choose nearest (the paper's) or given (the request's surrogate)")
+            raise BadInput(
+                f"method.mapped is {mapped!r}; choose nearest (the paper's) or given (the request's surrogate)"
+            )
         if latents not in ("noise", "target"):
             raise BadInput(
                 f"method.latents is {latents!r}; choose noise (as released) or target (the teacher's of the request)"
             )
         at_least(0, method__others=others)
-        at_least(1, method__pool=pool, method__sampling_steps=sampling_steps, method__related=related,
-                 method__mapping_samples=mapping_samples, method__related_samples=related_samples)  # fmt: skip
+        at_least(
+            1,
+            method__pool=pool,
+            method__sampling_steps=sampling_steps,
+            method__related=related,
+            method__mapping_samples=mapping_samples,
+            method__related_samples=related_samples,
+        )
         self.pool, self.sampling_steps, self.mapped, self.seed = pool, sampling_steps, mapped, seed
         self.related, self.others, self.latents = related, others, latents
         self.samples = {"mapping": mapping_samples, "related": related_samples}
@@ -66,8 +75,10 @@ class Lacu(Method):
             raise BadInput("LACU meets one request at a time; use another strategy")
         wanted = max(*self.samples.values(), len(pairs.captions("forget")))
         if self.latents == "target" and self.pool < wanted:
-            raise BadInput(f"method.pool is {self.pool}, and the distances are measured on {wanted} of its latents; raise it "
-                           f"to {wanted}, or choose method.latents=noise")  # fmt: skip
+            raise BadInput(
+                f"method.pool is {self.pool}, and the distances are measured on {wanted} of its latents; raise it "
+                f"to {wanted}, or choose method.latents=noise"
+            )
 
     @torch.no_grad()
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
@@ -92,7 +103,9 @@ class Lacu(Method):
 
     def made(self, model: Diffusion, embedding: Tensor, empty: Tensor) -> Tensor:
         """Latents (B, C, h, w) that the teacher makes of the captions."""
-        parts = [model.partly(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0] for part in embedding.split(32)]
+        parts = [
+            model.partly(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0] for part in embedding.split(32)
+        ]
         return torch.cat(parts)
 
     def nearest(self, model: Diffusion, z: Tensor, asked: Tensor, cells: list[Cell], pairs: Pairs) -> str:
@@ -100,7 +113,9 @@ class Lacu(Method):
         (request,) = pairs.requests
         removed = {r.target for r in (*pairs.gone, request)}
         labels = [label for label in pairs.dataset.domains[request.domain] if label not in removed]
-        others = (model.embed([pairs.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels)
+        others = (
+            model.embed([pairs.caption(swapped(cell, request.domain, label)) for cell in cells]) for label in labels
+        )
         return labels[int(torch.stack(self.distances(model, z, asked, others, "mapping")).argmin())]
 
     def relatives(self, model: Diffusion, z: Tensor, asked: Tensor, pairs: Pairs) -> list[str]:
@@ -114,7 +129,9 @@ class Lacu(Method):
         return [captions[i] for i in order[: self.related] + drawn]
 
     def distances(self, model: Diffusion, z: Tensor, own: Tensor, others: Iterable[Tensor], kind: str) -> list[Tensor]:
-        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over the samples and own captions, the same z, t and noise for every other."""
+        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over the samples and own captions, the same z, t and noise for every
+        other.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         z = z[: max(self.samples[kind], len(own))]
         t = torch.randint(0, model.train_steps, (len(z),), generator=generator).to(z.device)
@@ -132,7 +149,11 @@ class Lacu(Method):
             wanted = model.predict(z, t, torch.cat([self.forget[2][f], self.retain[1][r]]))
         given = model.predict(z, t, torch.cat([self.forget[1][f], self.retain[1][r]]))
         n = len(f)
-        return {"forget": mse_loss(given[:n], wanted[:n]), "retain": mse_loss(given[n:], wanted[n:]), "stay": moved(adapter)}
+        return {
+            "forget": mse_loss(given[:n], wanted[:n]),
+            "retain": mse_loss(given[n:], wanted[n:]),
+            "stay": moved(adapter),
+        }
 
 
 def moved(adapter: Adapter) -> Tensor:

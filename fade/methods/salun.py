@@ -11,18 +11,18 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import at_least
 from fade.methods import Method, relabelled
+from fade.models import Diffusion
 from fade.saliency import Saliency, sum_of_signed
 
 
 class SalUn(Method):
     """S = |Σ_batches ∇_θ ‖ε − [(1 + w) ε_θ(x_t, t, c_f) − w ε_θ(x_t, t, ∅)]‖²|, the absolute value after the sum.
 
-    guidance: w. The pseudo caption is the surrogate's, predicted by the live model without gradient. Differs: one latent
-    for both captions (the released code draws the autoencoder's posterior twice). The released code without its mask
-    is this with sparsity=dense. weights.retain is α.
+    guidance: w. The pseudo caption is the surrogate's, predicted by the live model without gradient. Differs: one
+    latent for both captions (the released code draws the autoencoder's posterior twice). The released code without its
+    mask is this with sparsity=dense. weights.retain is α.
     """
 
     terms = ("forget", "retain")

@@ -1,5 +1,5 @@
-"""ScissorHands: the weights most connected to the concept are drawn anew, then the network is trained to keep the rest and
-to leave the concept behind (arXiv 2401.06187).
+"""ScissorHands: the weights most connected to the concept are drawn anew, then the network is trained to keep the rest
+and to leave the concept behind (arXiv 2401.06187).
 
 as_released (Scissorhands_ex, SD/shs_cls.py): L = L_denoise(retain) − λ L_denoise(forget)
 unlearncanvas (mu_scissorhands_shs): L = L_denoise(retain) + α ‖ε_θ(x_t, t, c_f) − sg ε_θ(x_t, t, c_pseudo)‖²
@@ -17,9 +17,9 @@ from torch import Generator, Size, Tensor, nn
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
 from fade.methods import Gradients, Method, Take, denoising, dot, relabelled
+from fade.models import Diffusion
 from fade.saliency import denoising_gradients, sum_of_abs, trainable
 from fade.sparsity import Weight
 
@@ -38,8 +38,8 @@ def normal(shape: Size, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Released:
-    """cut: the fraction of all weights that is ranked highest. batches: that the ranking sums |∂L| over. guidance: w of the
-    loss that it is the gradient of. redraw: which weights are drawn anew where they are cut; fresh: from what."""
+    """cut: the fraction of all weights that is ranked highest. batches: that the ranking sums |∂L| over. guidance: w of
+    the loss that it is the gradient of. redraw: which weights are drawn anew where they are cut; fresh: from what."""
 
     cut: float
     batches: int
@@ -59,18 +59,19 @@ class ScissorHands(Method):
     """|θ ⊙ Σ_batches |∂L_f/∂θ|| ranks all weights under the adapter; of the top `cut` those that `redraw` (regular
     expressions over names) finds are drawn anew, biases as 0. None: the variant's own value. weights.forget is λ or α.
 
-    as_released ranks by the guided loss ‖ε − [(1 + 7.5) ε_θ(c_f) − 7.5 ε_θ(∅)]‖², ascends the concept's own denoising loss
-    and redraws self-attention in two blocks of the decoder. unlearncanvas ranks by the plain loss, teaches the surrogate's
-    prediction (the live model's, without gradient) and redraws cross-attention. cone (unlearncanvas's --project, which none
-    of its commands passes): every tenth step from the first, where the step would lower L_denoise(forget) of the network as
-    it was after the cut, g becomes g + v g_o; g_o = −∇L_denoise(forget) of that network over the weights of `redraw`,
-    v = max(0.5, −⟨g, g_o⟩/(‖g_o‖² + 0.001)), which is GEM's quadratic program for one memory.
+    as_released ranks by the guided loss ‖ε − [(1 + 7.5) ε_θ(c_f) − 7.5 ε_θ(∅)]‖², ascends the concept's own denoising
+    loss and redraws self-attention in two blocks of the decoder. unlearncanvas ranks by the plain loss, teaches the
+    surrogate's prediction (the live model's, without gradient) and redraws cross-attention. cone (unlearncanvas's
+    --project, which none of its commands passes): every tenth step from the first, where the step would lower
+    L_denoise(forget) of the network as it was after the cut, g becomes g + v g_o; g_o = −∇L_denoise(forget) of that
+    network over the weights of `redraw`, v = max(0.5, −⟨g, g_o⟩/(‖g_o‖² + 0.001)), which is GEM's quadratic program for
+    one memory.
 
     Differs: each batch is drawn at random, where the releases take the same first images of an unshuffled list in every
     step; c_pseudo is each caption's surrogate, UnlearnCanvas's the photographs' captions, whatever object they name; a
-    single latent (the posterior's mode) serves both captions; the cone counts steps from the run's start, not the epoch's,
-    and keeps one memory (its default). Of the authors' nudity script (loss_r + λ times the relabelling, kaiming for relu, a
-    plain ranking) there is no variant.
+    single latent (the posterior's mode) serves both captions; the cone counts steps from the run's start, not the
+    epoch's, and keeps one memory (its default). Of the authors' nudity script (loss_r + λ times the relabelling,
+    kaiming for relu, a plain ranking) there is no variant.
     """
 
     terms = ("forget", "retain")
@@ -87,7 +88,10 @@ class ScissorHands(Method):
         if variant not in VARIANTS:
             raise BadInput(f"method.variant is {variant!r}; choose {' or '.join(VARIANTS)}")
         released = VARIANTS[variant]
-        self.cut, self.batches = (released.cut if cut is None else cut), (released.batches if batches is None else batches)
+        self.cut, self.batches = (
+            (released.cut if cut is None else cut),
+            (released.batches if batches is None else batches),
+        )
         if not 0 < self.cut < 1:
             raise BadInput(f"method.cut is {cut}; the fraction that is cut must lie in (0, 1)")
         at_least(1, method__batches=self.batches)
@@ -100,8 +104,8 @@ class ScissorHands(Method):
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         if not any(self.redrawn(name) for name in adapter.weights()):
             raise BadInput(
-                f"none of the adapter's weights is one that method.redraw {list(self.redraw)} finds, so ScissorHands would cut "
-                "nothing; widen adapter.targets or give method.redraw"
+                f"none of the adapter's weights is one that method.redraw {list(self.redraw)} finds, so ScissorHands "
+                "would cut nothing; widen adapter.targets or give method.redraw"
             )
 
     def redrawn(self, name: str) -> bool:
@@ -111,7 +115,9 @@ class ScissorHands(Method):
         self.places = [place for place, name in enumerate(adapter.weights()) if self.redrawn(name)]
 
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        generator = Generator().manual_seed(int(torch.randint(2**31, (1,))))  # the loop has seeded this with the run's seed
+        generator = Generator().manual_seed(
+            int(torch.randint(2**31, (1,)))
+        )  # the loop has seeded this with the run's seed
         weights = adapter.weights()
         batches = [pairs.draw(generator) for _ in range(self.batches)]
         found = sum_of_abs(model, weights, batches, "forget", self.guidance, model.embed([""]))

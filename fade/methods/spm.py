@@ -11,26 +11,27 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Gate, Lora
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.lora import Gate, Lora
 from fade.methods import Method
+from fade.models import Diffusion
 
 GATE_POWER = {"paper": 1.0, "as_released": 2.0}  # of either variant
 
 
 class Spm(Method):
     """x_t is sampled with the membrane on. c̃: `anchors` Gaussian embeddings with the norm of c times U(0.8, 1.2), each
-    accepted with probability 1 − cos(c̃, c). gate_power: γ enters once, as in the paper (1), or twice, as in the released
-    code (2), which multiplies both factors by it; 0 leaves the gate out; None is the variant's.
+    accepted with probability 1 − cos(c̃, c). gate_power: γ enters once, as in the paper (1), or twice, as in the
+    released code (2), which multiplies both factors by it; 0 leaves the gate out; None is the variant's.
 
-    "as_released" is what the code does: γ², sampling stops after 1 to n − 1 of n steps where the paper's 0 leaves pure noise,
-    and every second anchor is the empty prompt (its halves for guidance are interleaved, and split as if they were not).
+    "as_released" is what the code does: γ², sampling stops after 1 to n − 1 of n steps where the paper's 0 leaves pure
+    noise, and every second anchor is the empty prompt (its halves for guidance are interleaved, and split as if they
+    were not).
 
-    Differs: the gate knows the concept's own words; c are the forget captions; t is the sampler's own, where the code takes
-    999 − ⌊1000 stop / n⌋, a little noisier; proj_in and proj_out are not adapted where they are 1 × 1 convolutions
-    (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
+    Differs: the gate knows the concept's own words; c are the forget captions; t is the sampler's own, where the code
+    takes 999 − ⌊1000 stop / n⌋, a little noisier; proj_in and proj_out are not adapted where they are 1 × 1
+    convolutions (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
     """
 
     terms = ("forget", "retain")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fade.adapters import Adapter
+from fade.adapters.matrix import Matrix
 from fade.data.pairs import Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput, at_least
-from fade.matrix import Matrix
 from fade.methods import Method
+from fade.models import Diffusion
 
 
 class Uce(Method):
@@ -22,9 +22,10 @@ class Uce(Method):
     tokens: "last", the last real token of each caption (the released code), or "all", every position aligned (the older
     code, UnlearnCanvas's, but that aligns what stands from the last real token on).
 
-    Differs: what is edited are the forget captions, one a cell, where the code edits the bare name and, in UnlearnCanvas with
-    --add_prompts, five templates of it ("art by ..."); the guide is each caption's surrogate instead of one text for all
-    ("art"; UnlearnCanvas "An image in Photo style"); the empty prompt is not among what is preserved.
+    Differs: what is edited are the forget captions, one a cell, where the code edits the bare name and, in
+    UnlearnCanvas with --add_prompts, five templates of it ("art by ..."); the guide is each caption's surrogate instead
+    of one text for all ("art"; UnlearnCanvas "An image in Photo style"); the empty prompt is not among what is
+    preserved.
     """
 
     kinds = ("matrix", "patch")
@@ -42,7 +43,9 @@ class Uce(Method):
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         odd = [name for name in adapter.weights() if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
         if odd:
-            raise BadInput(f"UCE edits the keys and values of cross-attention; {odd[0]} is none: narrow adapter.targets")
+            raise BadInput(
+                f"UCE edits the keys and values of cross-attention; {odd[0]} is none: narrow adapter.targets"
+            )
 
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
@@ -69,13 +72,15 @@ class Uce(Method):
 
 
 def aligned(own: list[int], other: list[int], length: int) -> list[int]:
-    """For each of a caption's `length` positions the surrogate caption's: from the front up to where the two part, from the
-    end of the text where they agree again; between, one by one until the surrogate's words run out."""
+    """For each of a caption's `length` positions the surrogate caption's: from the front up to where the two part, from
+    the end of the text where they agree again; between, one by one until the surrogate's words run out."""
     shortest = min(len(own), len(other))
     front = next((i for i in range(shortest) if own[i] != other[i]), shortest)
     back = next((i for i in range(shortest - front) if own[-1 - i] != other[-1 - i]), shortest - front)
     same_again, last = len(own) - back + 1, len(other) - back  # positions: the first token is at 1
-    places = [i + len(other) - len(own) if i >= same_again else i if i <= front else min(i, last) for i in range(length)]
+    places = [
+        i + len(other) - len(own) if i >= same_again else i if i <= front else min(i, last) for i in range(length)
+    ]
     return [min(place, length - 1) for place in places]
 
 

@@ -50,8 +50,8 @@ class Pretraining:
     """The whole recipe. look_every: steps between two looks at what a stage makes. accelerator, devices: Lightning's.
 
     Writes `out/judges/<domain>/`, `out/pipeline/` (fp16, stock diffusers), `out/numbers.json` and contact sheets, and
-    `out/recipe.json`: what was asked for, and of which images. Raises BadInput where a stage misses the accuracy that the
-    next one needs, and where `out` holds another recipe, or one of other images.
+    `out/recipe.json`: what was asked for, and of which images. Raises BadInput where a stage misses the accuracy that
+    the next one needs, and where `out` holds another recipe, or one of other images.
     """
 
     def __init__(
@@ -87,17 +87,27 @@ class Pretraining:
     # what the folder holds
 
     def claim(self) -> None:
-        """Write the recipe into the folder, or take up the one that is there, made longer where more steps are asked for."""
+        """Write the recipe into the folder, or take up the one that is there, made longer where more steps are asked
+        for.
+        """
         path, images = self.out / "recipe.json", images_of(self.dataset)
-        common = {"dataset": self.dataset.name, "template": self.dataset.template, "domains": self.dataset.domains,
-                  "size": self.size, "seed": self.seed, "flip": self.flip}  # fmt: skip
+        common = {
+            "dataset": self.dataset.name,
+            "template": self.dataset.template,
+            "domains": self.dataset.domains,
+            "size": self.size,
+            "seed": self.seed,
+            "flip": self.flip,
+        }
         if path.is_file():
             before = read_json(path)
             if before.get("images", images) != images:
                 raise BadInput(f"{self.out} was made of other images (see recipe.json); choose another out=FOLDER")
             for key, value in common.items():
                 if before.get(key) != value:
-                    raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
+                    raise BadInput(
+                        f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER"
+                    )
             for stage in STAGES:
                 self.take_up(stage, before.get(stage))
         write_json(path, {**common, "images": images, **{stage: asdict(getattr(self, stage)) for stage in STAGES}})
@@ -114,15 +124,15 @@ class Pretraining:
             raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
         if given["steps"] < before["steps"]:
             raise BadInput(
-                f"pretrain.{stage}.steps is {given['steps']}, and {self.out} was begun with {before['steps']}; give as many or "
-                "more, or choose another out=FOLDER"
+                f"pretrain.{stage}.steps is {given['steps']}, and {self.out} was begun with {before['steps']}; give as "
+                "many or more, or choose another out=FOLDER"
             )
         longer = given["steps"] > before["steps"]
         later = STAGES[STAGES.index(stage) + 1 :]
         if longer and any(self.done(name) for name in later):
             raise BadInput(
-                f"pretrain.{stage}.steps is more than {before['steps']}, with which {later[0]} was made already; choose "
-                f"another out=FOLDER, or delete {self.state / later[0]}* and what follows it"
+                f"pretrain.{stage}.steps is more than {before['steps']}, with which {later[0]} was made already; "
+                f"choose another out=FOLDER, or delete {self.state / later[0]}* and what follows it"
             )
         restarts = [*before["restarts"], before["steps"]] if longer else before["restarts"]
         setattr(self, stage, replace(asked, restarts=sorted({*restarts, *asked.restarts})))
@@ -180,7 +190,9 @@ class Pretraining:
             judge.requires_grad_(False)
 
         def look() -> None:
-            chosen = test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
+            chosen = (
+                test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
+            )
             rebuilt = vae(chosen).sample
             error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
             log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / error))
@@ -207,12 +219,18 @@ class Pretraining:
         rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
         for domain, judge in judges.items():
             kept = accuracy(judge.cpu(), rebuilt, self.judged(items, domain))
-            log.info("autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)",
-                     domain, 100 * kept, 100 * (judge.accuracy or 0))  # fmt: skip
+            log.info(
+                "autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)",
+                domain,
+                100 * kept,
+                100 * (judge.accuracy or 0),
+            )
             if kept < s.gate * (judge.accuracy or 1):
-                raise BadInput(f"autoencoder: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
-                               f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate "
-                               f"({s.gate})")  # fmt: skip
+                raise BadInput(
+                    f"autoencoder: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
+                    f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate "
+                    f"({s.gate})"
+                )
 
     def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
         folder, s = self.out / "pipeline", self.diffusion
@@ -282,9 +300,17 @@ class Pretraining:
             texts = [self.dataset.caption(cell) for cell in self.dataset.cells()]
             for start in range(0, len(texts), 36):
                 prompts = texts[start : start + 36]
-                made.append(pipe(prompts, latents=latent.expand(len(prompts), -1, -1, -1).to(pipe.device), output_type="pt",
-                                 num_inference_steps=self.diffusion.sampling_steps,
-                                 guidance_scale=self.diffusion.guidance).images.float().cpu())  # fmt: skip
+                made.append(
+                    pipe(
+                        prompts,
+                        latents=latent.expand(len(prompts), -1, -1, -1).to(pipe.device),
+                        output_type="pt",
+                        num_inference_steps=self.diffusion.sampling_steps,
+                        guidance_scale=self.diffusion.guidance,
+                    )
+                    .images.float()
+                    .cpu()
+                )
         return torch.cat(made), cells
 
     def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
@@ -293,7 +319,11 @@ class Pretraining:
         began = time.monotonic()
         made, cells = self.grid(pipe, seeds=list(range(5)))
         speed = len(cells) / (time.monotonic() - began)
-        sheet(made[: len(self.dataset.cells())], self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
+        sheet(
+            made[: len(self.dataset.cells())],
+            self.out / "sheets" / "grid.png",
+            len(list(self.dataset.domains.values())[-1]),
+        )
         return {
             "judges": {d: j.accuracy for d, j in judges.items()},
             "grid": {d: accuracy(j.cpu(), made, self.truth(cells, d)) for d, j in judges.items()},
@@ -305,8 +335,11 @@ class Pretraining:
 
 def images_of(dataset: Dataset) -> str:
     """Changes with the images that a dataset holds: their cells, names and sizes, wherever the folder lies."""
-    found = [(split, item.concepts, item.index, item.row, *((item.path.name, item.path.stat().st_size) if item.path else ()))
-             for split in SPLITS for item in dataset.items(split)]  # fmt: skip
+    found = [
+        (split, item.concepts, item.index, item.row, *((item.path.name, item.path.stat().st_size) if item.path else ()))
+        for split in SPLITS
+        for item in dataset.items(split)
+    ]
     return content_hash(found)
 
 
@@ -315,5 +348,7 @@ def check_images(folder: Path, dataset: Dataset) -> None:
     recipe = folder / "recipe.json"
     made_of = read_json(recipe).get("images") if recipe.is_file() else None
     if made_of is not None and made_of != images_of(dataset):
-        raise BadInput(f"{folder} was made of other images than {dataset.name} has now (recipe.json); run task=pretrain "
-                       "again with another out=FOLDER, or keep the two apart with dataset.name=NAME")  # fmt: skip
+        raise BadInput(
+            f"{folder} was made of other images than {dataset.name} has now (recipe.json); run task=pretrain "
+            "again with another out=FOLDER, or keep the two apart with dataset.name=NAME"
+        )

@@ -30,15 +30,22 @@ class AutoencoderSettings(Schedule):
 
 def make_autoencoder(s: AutoencoderSettings, size: int) -> AutoencoderKL:
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(s.widths), up_block_types=("UpDecoderBlock2D",) * len(s.widths),
-        block_out_channels=tuple(s.widths), layers_per_block=1, latent_channels=s.channels, norm_num_groups=8, sample_size=size,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * len(s.widths),
+        up_block_types=("UpDecoderBlock2D",) * len(s.widths),
+        block_out_channels=tuple(s.widths),
+        layers_per_block=1,
+        latent_channels=s.channels,
+        norm_num_groups=8,
+        sample_size=size,
+    )
 
 
 def autoencoder_loss(
     vae: AutoencoderKL, judges: Sequence[Judge], images: Tensor, s: AutoencoderSettings, flip: bool
 ) -> Callable[[torch.device], Tensor]:
-    """|y − x| + (y − x)² + edges + feature_weight · the judges' map distance + kl_weight · KL a latent value, in [-1, 1]."""
+    """|y − x| + (y − x)² + edges + feature_weight · the judges' map distance + kl_weight · KL a latent value, in [-1,
+    1].
+    """
 
     def loss(device: torch.device) -> Tensor:
         x = images[pick(len(images), s.batch)].to(device).float() / 127.5 - 1

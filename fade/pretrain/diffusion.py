@@ -21,7 +21,8 @@ from fade.pretrain.stage import Schedule, pick
 @dataclass(kw_only=True)
 class DiffusionSettings(Schedule):
     """widths, layers: of the U-Net's levels. text_width, text_layers, max_length: of the text encoder. empty, partial:
-    shares of empty and of each partial caption. time_power a: t = 1000 uᵃ. sampling_steps, guidance: how it is sampled."""
+    shares of empty and of each partial caption. time_power a: t = 1000 uᵃ. sampling_steps, guidance: how it is
+    sampled."""
 
     widths: list[Count]
     layers: Count
@@ -37,16 +38,22 @@ class DiffusionSettings(Schedule):
 
 def make_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, steps_offset=1,
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
 
 
 def diffusion_loss(
     pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, owner: Tensor, s: DiffusionSettings
 ) -> Callable[[torch.device], Tensor]:
-    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); tokens (cells, kinds, L): each cell's caption, the empty one, its partial
-    ones; owner (N,): the cell of each latent."""
+    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); tokens (cells, kinds, L): each cell's caption, the empty one, its
+    partial ones; owner (N,): the cell of each latent."""
     kinds = tokens.shape[1]
     shares = torch.tensor([1 - s.empty - s.partial * (kinds - 2), s.empty] + [s.partial] * (kinds - 2))
 
@@ -88,11 +95,17 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 def make_text_encoder(tokenizer: CLIPTokenizer, s: DiffusionSettings) -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=s.text_width, intermediate_size=4 * s.text_width,
-        projection_dim=s.text_width, num_hidden_layers=s.text_layers, num_attention_heads=4,
-        max_position_embeddings=s.max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=s.text_width,
+        intermediate_size=4 * s.text_width,
+        projection_dim=s.text_width,
+        num_hidden_layers=s.text_layers,
+        num_attention_heads=4,
+        max_position_embeddings=s.max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     encoder = CLIPTextModel(config)
     # With CLIP's own initialisation (std 0.02) the object words collapse onto one another and the model ignores them.
     nn.init.normal_(encoder.get_input_embeddings().weight, std=1.0)
@@ -102,10 +115,17 @@ def make_text_encoder(tokenizer: CLIPTokenizer, s: DiffusionSettings) -> CLIPTex
 def make_unet(s: DiffusionSettings, channels: int, side: int) -> UNet2DConditionModel:
     widths = tuple(s.widths)
     return UNet2DConditionModel(
-        sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=widths,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),
-        layers_per_block=s.layers, cross_attention_dim=s.text_width, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=widths,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        layers_per_block=s.layers,
+        cross_attention_dim=s.text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
 
 
 def make_pipeline(
@@ -116,9 +136,15 @@ def make_pipeline(
     scheduler: DDIMScheduler,
 ) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -23,9 +23,11 @@ class JudgeSettings(Schedule):
     size: Count
 
 
-def judge_loss(judge: Judge, images: Tensor, truth: Tensor, s: JudgeSettings, flip: bool) -> Callable[[torch.device], Tensor]:
-    """Cross-entropy with a smoothing of 0.05, or binary where labels overlap. images (N, 3, H, W) uint8; truth (N,) classes
-    or (N, labels)."""
+def judge_loss(
+    judge: Judge, images: Tensor, truth: Tensor, s: JudgeSettings, flip: bool
+) -> Callable[[torch.device], Tensor]:
+    """Cross-entropy with a smoothing of 0.05, or binary where labels overlap. images (N, 3, H, W) uint8; truth (N,)
+    classes or (N, labels)."""
 
     def loss(device: torch.device) -> Tensor:
         index = pick(len(images), s.batch)

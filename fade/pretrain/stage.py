@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from fade import console
 from fade.checked import Count, Portion, Positive
-from fade.checkpoint import SafeCheckpoint
 from fade.errors import BadInput, at_least
+from fade.training.checkpoint import SafeCheckpoint
 
 SAVE_EVERY_S = 60.0
 WARM_UP = 200  # steps, at the start and after every restart
@@ -28,9 +28,10 @@ ENDLESS = 10**9  # batches of the one epoch that never ends
 
 @dataclass(kw_only=True)
 class Schedule:
-    """What every stage is trained with. rate: AdamW's, warmed up, then along a cosine to zero at `steps`; at each step of
-    `restarts` warm-up and cosine begin again (SGDR, arXiv 1608.03983). ema: decay of the averaged weights, which are what
-    the stage leaves. precision: Lightning's. Raises BadInput for restarts at which the rate would not fall to zero."""
+    """What every stage is trained with. rate: AdamW's, warmed up, then along a cosine to zero at `steps`; at each step
+    of `restarts` warm-up and cosine begin again (SGDR, arXiv 1608.03983). ema: decay of the averaged weights, which are
+    what the stage leaves. precision: Lightning's. Raises BadInput for restarts at which the rate would not fall to
+    zero."""
 
     steps: Count
     batch: Count
@@ -41,9 +42,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         at_least(1, pretrain__steps=self.steps, pretrain__batch=self.batch)
-        if sorted(set(self.restarts)) != list(self.restarts) or not all(0 < step < self.steps for step in self.restarts):
-            raise BadInput(f"pretrain restarts are {list(self.restarts)} of {self.steps} steps; they must rise, and lie before "
-                           "the last step, or the rate never falls to zero")  # fmt: skip
+        if sorted(set(self.restarts)) != list(self.restarts) or not all(
+            0 < step < self.steps for step in self.restarts
+        ):
+            raise BadInput(
+                f"pretrain restarts are {list(self.restarts)} of {self.steps} steps; they must rise, and lie before "
+                "the last step, or the rate never falls to zero"
+            )
 
     def factor(self, step: int) -> float:
         """The rate's factor at a step, in [0, 1]."""
@@ -54,7 +59,8 @@ class Schedule:
 
 
 class Stage(L.LightningModule):
-    """Lowers `loss(device)` over the parameters of `network` that want a gradient; step i draws everything from (seed, i).
+    """Lowers `loss(device)` over the parameters of `network` that want a gradient; step i draws everything from (seed,
+    i).
 
     look: called now and then, in evaluation mode, with the averaged weights in place. Both are functions so that the
     average, which is a copy of this module, holds no second copy of the images.
@@ -77,8 +83,10 @@ class Stage(L.LightningModule):
         torch.manual_seed(self.seed * 1_000_003 + self.trainer.global_step + 7_919 * self.trainer.global_rank)
         value = self.loss(self.device)
         if not torch.isfinite(value):
-            raise BadInput(f"{self.name}: the loss is {value.item()} at step {self.trainer.global_step}; lower its rate "
-                           f"({self.schedule.rate})")  # fmt: skip
+            raise BadInput(
+                f"{self.name}: the loss is {value.item()} at step {self.trainer.global_step}; lower its rate "
+                f"({self.schedule.rate})"
+            )
         return value
 
     def validation_step(self, _: Tensor, __: int) -> None:
@@ -152,11 +160,22 @@ def train(stage: Stage, state: Path, look_every: int, accelerator: str, devices:
     averaged = Averaged(stage.schedule.ema)
     with console.quiet():
         trainer = L.Trainer(
-            accelerator=accelerator, devices=devices, precision=stage.schedule.precision, max_steps=stage.schedule.steps,  # type: ignore[arg-type]
-            max_epochs=-1, val_check_interval=look_every, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-            callbacks=[averaged, Progress(state)], plugins=[SafeCheckpoint()],
-        )  # fmt: skip
+            accelerator=accelerator,
+            devices=devices,
+            precision=stage.schedule.precision,
+            max_steps=stage.schedule.steps,  # type: ignore[arg-type]
+            max_epochs=-1,
+            val_check_interval=look_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[averaged, Progress(state)],
+            plugins=[SafeCheckpoint()],
+        )
         trainer.fit(stage, ckpt_path=state if state.is_file() else None)
     averaged.on_train_end(trainer, stage)  # Lightning leaves it out where no step was left to do
     stage.network.cpu().eval()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fade.adapters import Adapter, Masks
 from fade.data.pairs import Batch, Pairs, Request
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.methods import Gradients, Method, Take
+from fade.models import Diffusion
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
 
@@ -57,7 +57,9 @@ class Strategy:
         """used: the masks of the adapters that are on the model."""
         return sparsity
 
-    def step(self, requests: Sequence[Request], k: int, method: Method, sparsity: Sparsity, used: Sequence[Masks]) -> Step:
+    def step(
+        self, requests: Sequence[Request], k: int, method: Method, sparsity: Sparsity, used: Sequence[Masks]
+    ) -> Step:
         """What is trained for request number k (from 0)."""
         now, gone = (list(requests[: k + 1]), []) if self.together else ([requests[k]], list(requests[:k]))
         return Step(
@@ -125,5 +127,6 @@ def trained(method: Method, strategy: str) -> None:
     """Raises BadInput for a method without a loss, to which nothing can be added."""
     if not method.terms:
         raise BadInput(
-            f"strategy {strategy} changes how a method is trained, and {type(method).__name__} is not; use strategy=plain"
+            f"strategy {strategy} changes how a method is trained, and {type(method).__name__} is not; use "
+            f"strategy=plain"
         )

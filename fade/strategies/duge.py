@@ -12,8 +12,8 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.methods import Method, noised
+from fade.models import Diffusion
 from fade.strategies import Around, Strategy, trained
 
 
@@ -54,5 +54,7 @@ class Attending(Around):
         drawn = torch.randint(0, len(self.kept[0]), (len(retain["t"]),))
         latents, prompt = self.kept[0][drawn], self.kept[1][drawn]
         wanted = model.target(latents, retain["t"], retain["noise"])
-        replay = mse_loss(model.predict(model.noised(latents, retain["t"], retain["noise"]), retain["t"], prompt), wanted)
+        replay = mse_loss(
+            model.predict(model.noised(latents, retain["t"], retain["noise"]), retain["t"], prompt), wanted
+        )
         return {**super().losses(model, adapter, batch), "attention": attention, "replay": replay}

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from fade.adapters import Adapter
-from fade.diffusion import Diffusion
+from fade.adapters.merging import changes_of, ties
+from fade.adapters.patch import Patch
 from fade.errors import BadInput
-from fade.merging import changes_of, ties
-from fade.patch import Patch
+from fade.models import Diffusion
 from fade.strategies import Strategy
 
 
 class Independent(Strategy):
-    """compose: "sum" of the changes, or "ties": trimmed to the largest `keep`, one sign elected, averaged, times `scale`:
-    fade/merging.py says where the defaults come from."""
+    """compose: "sum" of the changes, or "ties": trimmed to the largest `keep`, one sign elected, averaged, times
+    `scale`: fade/adapters/merging.py says where the defaults come from."""
 
     on_base = True
 

@@ -14,17 +14,18 @@ from torch.nn.functional import normalize
 
 from fade.adapters import Adapter, Masks
 from fade.data.pairs import Pairs
-from fade.diffusion import Diffusion
+from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.methods import Gradients, Method
-from fade.prompts import words
+from fade.models import Diffusion
 from fade.sparsity import Dense, Sparsity
 from fade.strategies import Around, Strategy, trained
 
 
 class Projection(Strategy):
-    """ridge λ: relative to the mean squared norm of the columns, so that it means the same for every text encoder. Whole
-    layers train, whatever sparsity the method came with: the few columns that a mask leaves are fewer than those of C.
+    """ridge λ: relative to the mean squared norm of the columns, so that it means the same for every text encoder.
+    Whole layers train, whatever sparsity the method came with: the few columns that a mask leaves are fewer than those
+    of C.
     """
 
     def __init__(self, ridge: float = 1e-6) -> None:
@@ -43,9 +44,9 @@ class Projection(Strategy):
 
 
 class Projected(Around):
-    """Differs from CUIG: it projects the gradient alone, and Adam and clipping lead out of the subspace again; of a low-rank
-    change it is A that is projected, and ΔW = s B (A P). Its floor of 1e-4 under λ is left out, its prompts are written by a
-    language model and ours are the kept captions.
+    """Differs from CUIG: it projects the gradient alone, and Adam and clipping lead out of the subspace again; of a
+    low-rank change it is A that is projected, and ΔW = s B (A P). Its floor of 1e-4 under λ is left out, its prompts
+    are written by a language model and ours are the kept captions.
     """
 
     def __init__(self, inner: Method, ridge: float) -> None:
@@ -55,11 +56,15 @@ class Projected(Around):
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().suits(model, adapter, pairs)
         if not reading_text(adapter):
-            raise BadInput("strategy projection acts on the keys and values of cross-attention, and this adapter changes none")
+            raise BadInput(
+                "strategy projection acts on the keys and values of cross-attention, and this adapter changes none"
+            )
         kept = columns(model, pairs)
         if kept.shape[1] >= len(kept):
-            raise BadInput(f"strategy projection: what is kept has {kept.shape[1]} directions and a caption's embedding "
-                           f"{len(kept)}, so keys and values could learn nothing; use another strategy")  # fmt: skip
+            raise BadInput(
+                f"strategy projection: what is kept has {kept.shape[1]} directions and a caption's embedding "
+                f"{len(kept)}, so keys and values could learn nothing; use another strategy"
+            )
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().prepare(model, adapter, pairs)
@@ -83,13 +88,16 @@ class Projected(Around):
 
 def reading_text(adapter: Adapter) -> list[str]:
     """The weights whose columns are the text embedding's: the keys and values of cross-attention."""
-    return [name for name, weight in adapter.weights().items()
-            if ("attn2.to_k" in name or "attn2.to_v" in name) and weight.dim() == 2]  # fmt: skip
+    return [
+        name
+        for name, weight in adapter.weights().items()
+        if ("attn2.to_k" in name or "attn2.to_v" in name) and weight.dim() == 2
+    ]
 
 
 def columns(model: Diffusion, pairs: Pairs, alike: float = 0.95) -> Tensor:
-    """C (D, N): for every concept that a kept caption names, the mean embedding of its tokens there; of those whose cosine is
-    `alike` or more only the first. Raises BadInput where the captions name none."""
+    """C (D, N): for every concept that a kept caption names, the mean embedding of its tokens there; of those whose
+    cosine is `alike` or more only the first. Raises BadInput where the captions name none."""
     found: list[Tensor] = []
     for cell in (cell for cell in pairs.dataset.cells() if pairs.side(cell) == "retain"):
         text = pairs.caption(cell)
@@ -97,7 +105,9 @@ def columns(model: Diffusion, pairs: Pairs, alike: float = 0.95) -> Tensor:
         named = [model.places(text, pairs.dataset.says.get(label, words(label))) for label in cell.values()]
         found += [embedding[places].mean(0) for places in named if places]
     if not found:
-        raise BadInput("strategy projection: the kept captions name none of their concepts, so there is nothing to protect")
+        raise BadInput(
+            "strategy projection: the kept captions name none of their concepts, so there is nothing to protect"
+        )
     kept = found[:1]
     for column in found[1:]:
         if float((normalize(torch.stack(kept), dim=-1) @ normalize(column, dim=-1)).max()) < alike:

@@ -12,20 +12,20 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter, Masks
 from fade.data.pairs import Batch
-from fade.diffusion import Diffusion
 from fade.errors import at_least
 from fade.methods import Method
+from fade.models import Diffusion
 from fade.saliency import Saliency, trainable
 from fade.sparsity import Sparsity, Weight
 from fade.strategies import Around, Strategy, trained
 
 
 class SelFT(Strategy):
-    """The top `p` of the candidate weights, over all of them at once, whatever sparsity the method came with. states: DDIM
-    steps of one sampling, each of whose states is made anew from noise, at guidance 3.
+    """The top `p` of the candidate weights, over all of them at once, whatever sparsity the method came with. states:
+    DDIM steps of one sampling, each of whose states is made anew from noise, at guidance 3.
 
-    The gradient is that of Concept Ablation's loss, whatever the method, as in CUIG's scripts for it. Differs: its one prompt
-    is the bare concept, here each state is of another of the forget captions.
+    The gradient is that of Concept Ablation's loss, whatever the method, as in CUIG's scripts for it. Differs: its one
+    prompt is the bare concept, here each state is of another of the forget captions.
     """
 
     def __init__(self, p: float = 0.05, states: int = 50) -> None:

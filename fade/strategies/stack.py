@@ -14,8 +14,8 @@ from fade.strategies import Strategy
 
 
 class Stack(Strategy):
-    """Captions that earlier requests removed are held where they are, on images of their surrogates: no forgotten image is
-    touched. avoid: a new mask keeps off the weights that earlier adapters use."""
+    """Captions that earlier requests removed are held where they are, on images of their surrogates: no forgotten image
+    is touched. avoid: a new mask keeps off the weights that earlier adapters use."""
 
     guard = True
 

@@ -7,17 +7,17 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.diffusion import Diffusion
 from fade.errors import BadInput
 from fade.methods import Method
+from fade.models import Diffusion
 from fade.strategies import Around, Strategy, trained
 
 
 class Stay(Strategy):
     """power 1: mean |θ − θ_before|; 2: mean (θ − θ_before)², over the weights that the adapter may change, its masks'.
 
-    A mean over N weights pulls each with weight/N: the same number holds fewer weights faster. CUIG's is over the 19 million
-    keys and values of Stable Diffusion.
+    A mean over N weights pulls each with weight/N: the same number holds fewer weights faster. CUIG's is over the 19
+    million keys and values of Stable Diffusion.
     """
 
     def __init__(self, power: int, weight: float) -> None:

@@ -1,9 +1,9 @@
 """Plant known errors one by one and see whether the tests that should catch them do: `make mutants`.
 
 Each *.yaml beside this file lists errors: `name`, the `file`, its `old` text (which must stand there exactly once), the
-`new` one, and the `tests` that must fail. One process imports the libraries and forks for every error; the child sees the
-repository through links, with the one file changed. Exit code 1 where fewer than 95 % are killed, or where a list is out
-of date: a text that is not there, a test that does not exist or fails without the error.
+`new` one, and the `tests` that must fail. One process imports the libraries and forks for every error; the child sees
+the repository through links, with the one file changed. Exit code 1 where fewer than 95 % are killed, or where a list
+is out of date: a text that is not there, a test that does not exist or fails without the error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Mutant:
         """The file with the error in it. Raises ValueError where `old` does not stand there exactly once."""
         text = (ROOT / self.file).read_text(encoding="utf-8")
         if text.count(self.old) != 1:
-            raise ValueError(f"{self.area}: {self.name}: the old text stands {text.count(self.old)} times in {self.file}")
+            raise ValueError(
+                f"{self.area}: {self.name}: the old text stands {text.count(self.old)} times in {self.file}"
+            )
         return text.replace(self.old, self.new)
 
 
@@ -103,7 +105,9 @@ def tested(folder: Path, tests: Sequence[str], said: str = os.devnull) -> int:
         os.dup2(words.fileno(), 1)
         os.dup2(words.fileno(), 2)
         all_of_them = said != os.devnull
-        return int(pytest.main([*([] if all_of_them else ["-x"]), "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        return int(
+            pytest.main([*([] if all_of_them else ["-x"]), "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        )
 
 
 def forked(mutant: Mutant | None, tests: Sequence[str], said: str = os.devnull) -> int:
@@ -134,7 +138,9 @@ def outcomes(mutants: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, 
 
 
 def failing_alone(mutants: Sequence[Mutant]) -> str:
-    """What pytest says of listed tests that are missing, or fail without any error planted; nothing where there are none."""
+    """What pytest says of listed tests that are missing, or fail without any error planted; nothing where there are
+    none.
+    """
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     with tempfile.NamedTemporaryFile("r") as said:
         _, status = os.waitpid(forked(None, tests, said.name), 0)
@@ -153,9 +159,12 @@ def report(found: dict[Mutant, int]) -> tuple[str, bool]:
     for mutant, code in found.items():
         if code != KILLED:
             lines.append(
-                f"{'survived' if code == SURVIVED else f'broken (pytest ended with {code})'}: {mutant.area}: {mutant.name}"
+                f"{'survived' if code == SURVIVED else f'broken (pytest ended with {code})'}: {mutant.area}: "
+                f"{mutant.name}"
             )
-    return "\n".join(lines), killed >= ENOUGH * len(found) and all(code in (KILLED, SURVIVED) for code in found.values())
+    return "\n".join(lines), killed >= ENOUGH * len(found) and all(
+        code in (KILLED, SURVIVED) for code in found.values()
+    )
 
 
 def main() -> int:

@@ -1,0 +1,241 @@
+"""The answer set: cells of the grid times the seeds, as files; batched, resumable, and never scored in part."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fade.console import Stage
+from fade.data.dataset import Dataset
+from fade.data.prompts import Cell
+from fade.errors import BadInput
+from fade.files import content_hash, file_hash, whole
+from fade.models import Diffusion, Noise, Sampling
+
+log = logging.getLogger(__name__)
+# among the images: a line a batch, {"seconds": ..., "sha256": {file: ...}}, written just before its files
+MADE = ".made.jsonl"
+NOISES = {
+    "seed": "one latent per seed for all cells",
+    "image": "one per image",
+    "grid": "one generator per seed, through the cells in grid order",
+    "steps": "the same, drawn from again at every step, as the compvis samplers do whatever comes of it",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image of the answer set: its cell, its prompt, its seed, where its noise comes from, and its kind of file."""
+
+    cell: Cell
+    prompt: str
+    seed: int
+    noise: Noise
+    suffix: str = "png"
+
+    @property
+    def file(self) -> str:
+        """UnlearnCanvas's name, {style}_{object}_seed{seed}."""
+        return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
+
+
+def noise_of(kind: str, seed: int, place: int, steps: int = 0) -> Noise:
+    """The noise of the cell at `place` of the grid; steps: that its image takes. Raises BadInput for an unknown
+    kind.
+    """
+    if kind not in NOISES:
+        raise BadInput(f"protocol.noise is {kind!r}; choose {', '.join(f'{k} ({what})' for k, what in NOISES.items())}")
+    return {
+        "seed": Noise(seed),
+        "image": Noise(seed * 1_000_003 + place),
+        "grid": Noise(seed, place),
+        "steps": Noise(seed, place * (1 + steps)),
+    }[kind]
+
+
+def kept_cells(sizes: list[int], share: float, seed: int = 0) -> list[int]:
+    """Places, in grid order, of a balanced part of a grid with `sizes` concepts in its domains.
+
+    Every concept of the first domain keeps the same number of cells, those of the others as equal a number as can be;
+    which ones is drawn from the seed. All cells where share is 1. Raises BadInput for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise BadInput(f"protocol.share is {share}; it must be above 0 and at most 1")
+    rows, columns = sizes[0], int(np.prod(sizes[1:]))
+    wanted = max(1, round(share * columns))
+    generator = np.random.default_rng(seed)
+    row_order, column_order = generator.permutation(rows), generator.permutation(columns)
+    # Each row goes on where the one before stopped, so columns fill evenly.
+    return sorted(
+        int(row_order[row]) * columns + int(column_order[(row * wanted + k) % columns])
+        for row in range(rows)
+        for k in range(wanted)
+    )
+
+
+def answers(
+    dataset: Dataset,
+    prompts: list[str],
+    seeds: list[int],
+    noise: str,
+    suffix: str = "png",
+    share: float = 1.0,
+    steps: int = 0,
+) -> list[Answer]:
+    """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes."""
+    cells = dataset.cells()
+    kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
+    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept]
+
+
+def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:
+    """Write the images that are not there yet, or are not what was written. A batch is made whole or not at all, so a
+    resumed set equals another. MADE keeps their hashes, and what they cost over all starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(wanted, folder)
+    spoilt = {answer.file for answer in harmed(wanted, folder)}
+    if spoilt:
+        log.warning("%s: %s not what was written there (%d in all); made again", folder, min(spoilt), len(spoilt))
+    batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
+    missing = [
+        number
+        for number, part in enumerate(batches)
+        if not all((folder / a.file).is_file() and a.file not in spoilt for a in part)
+    ]
+    if not missing:
+        return
+    stage = Stage("images", len(wanted), "while making images")
+    for made, number in enumerate(missing, 1):
+        part = batches[number]
+        start = time.monotonic()
+        images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
+        pictures = [encoded(to_picture(image), answer.suffix) for answer, image in zip(part, images, strict=True)]
+        hashes = {answer.file: hashlib.sha256(data).hexdigest() for answer, data in zip(part, pictures, strict=True)}
+        append(folder / MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
+        for answer, data in zip(part, pictures, strict=True):
+            with whole(folder / answer.file) as temporary:
+                temporary.write_bytes(data)
+        stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
+
+
+def encoded(picture: Image.Image, suffix: str) -> bytes:
+    """PNG, or JPEG of quality 75 as UnlearnCanvas's scripts write."""
+    data = io.BytesIO()
+    if suffix == "png":
+        picture.save(data, format="png")
+    else:
+        picture.save(data, format="jpeg", quality=75)
+    return data.getvalue()
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON, on a line of its own even where a kill cut the last one short."""
+    with path.open("a+b") as file:
+        file.seek(0, 2)
+        if file.tell():
+            file.seek(-1, 2)
+        cut = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * cut + json.dumps(line).encode() + b"\n")
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of MADE that can be read; none for images of an older version or of another tool."""
+    path, lines = folder / MADE, []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError, KeyError, TypeError):  # a kill cut it short, or it was harmed
+            line = json.loads(text)
+            lines.append({"seconds": float(line["seconds"]), "sha256": dict(line["sha256"])})
+    return lines
+
+
+def seconds(folder: Path) -> float:
+    """What the images of a folder took to make, over all starts."""
+    return sum(line["seconds"] for line in lines_of(folder))
+
+
+def harmed(wanted: list[Answer], folder: Path) -> list[Answer]:
+    """The images that are there, and are none that was written under their name."""
+    written: dict[str, set[str]] = {}
+    for line in lines_of(folder):  # two processes that share a cache may both have made one
+        for name, digest in line["sha256"].items():
+            written.setdefault(name, set()).add(digest)
+    return [
+        answer
+        for answer in wanted
+        if answer.file in written
+        and (path := folder / answer.file).is_file()
+        and file_hash(path) not in written[answer.file]
+    ]
+
+
+def fingerprint(wanted: list[Answer], folder: Path) -> str:
+    """Of all images of an answer set, byte for byte."""
+    return content_hash([(answer.file, file_hash(folder / answer.file)) for answer in wanted])
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] to RGB."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def refuse_strangers(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput, listing them, where the folder holds files that are not of this answer set."""
+    known = {answer.file for answer in wanted}
+    strange = sorted(f.name for f in folder.iterdir() if f.name not in known and not f.name.startswith("."))
+    if strange:
+        raise BadInput(
+            f"{folder} holds {len(strange)} files that are not of this answer set: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}; use another folder, or the protocol that made them"
+        )
+
+
+def refuse_gaps(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput, listing them, where images are missing."""
+    missing = [answer.file for answer in wanted if not (folder / answer.file).is_file()]
+    if missing:
+        raise BadInput(
+            f"{folder}: {len(missing)} of {len(wanted)} images are missing: {', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}; nothing was scored"
+        )
+
+
+def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
+    """Raises BadInput where an image is another than the one that was written there."""
+    spoilt = [answer.file for answer in harmed(wanted, folder)]
+    if spoilt:
+        raise BadInput(
+            f"{folder / spoilt[0]} is not the image that was written there ({len(spoilt)} in all); put it back, or "
+            f"delete {folder / MADE} to score what is there"
+        )
+
+
+def read(part: list[Answer], folder: Path) -> Tensor:
+    """Images (N, 3, H, W) uint8 of a part of the answer set. Raises BadInput naming the file that is unreadable or
+    odd.
+    """
+    arrays: list[np.ndarray] = []
+    for answer in part:
+        path = folder / answer.file
+        try:
+            with Image.open(path) as file:
+                arrays.append(np.asarray(file.convert("RGB")))
+        except (OSError, SyntaxError) as error:
+            raise BadInput(f"{path}: not a readable image ({error}); delete it and run again") from error
+        if arrays[-1].shape != arrays[0].shape:
+            raise BadInput(
+                f"{path} is {arrays[-1].shape[1]}x{arrays[-1].shape[0]}, others are "
+                f"{arrays[0].shape[1]}x{arrays[0].shape[0]}; an answer set has one size"
+            )
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

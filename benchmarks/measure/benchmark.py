@@ -1,0 +1,360 @@
+"""Generate, judge, score, in this order and with their gates; the base model is measured the same way, once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmarks.measure.answers import (
+    Answer,
+    answers,
+    fingerprint,
+    generate,
+    read,
+    refuse_gaps,
+    refuse_strangers,
+    seconds,
+)
+from benchmarks.measure.features import ClipScore, backbones
+from benchmarks.measure.judging import check_accuracy, check_labels, predict
+from benchmarks.measure.metrics import READINGS, Metric, frechet, kernel, landed, scores
+from benchmarks.record.predictions import Row, as_csv, read_rows, write_rows
+from fade.checked import Count, Portion, Seed, Share, Word
+from fade.console import Stage, doing
+from fade.data.dataset import Dataset
+from fade.data.pairs import Request
+from fade.data.prompts import caption
+from fade.errors import BadInput
+from fade.files import content_hash, file_hash, read_json, unharmed, write_json
+from fade.judges import Judge, accuracy
+from fade.models import Diffusion, Sampling
+from fade.tensors import read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
+CHUNK = 128  # images in memory at a time
+JUDGED = (
+    "judged.json"  # beside predictions.csv: {"images": hash of all, "predictions": hash of the table, "seconds": ...}
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is measured.
+
+    noise: benchmarks.measure.answers.NOISES. reading: benchmarks.measure.metrics.READINGS. prompt: the evaluation's
+    template; None is the dataset's. photo_prompt: the template for the cells of the style that is none (Seed_Images).
+    underscores: labels are said as they are spelt. share: part of the grid's cells that is measured. suffix: png or
+    jpg. fid: backbones (benchmarks.measure.features), with `weights` on disk. clip: folder of a CLIP model for
+    clip_score. The rest is Sampling's.
+    """
+
+    name: Word
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    noise: str = "seed"
+    noise_device: str = "cpu"
+    batch: Count = 36
+    reading: str = "retained"
+    judge_floor: Portion = 0.9
+    share: Share = 1.0
+    prompt: str | None = None
+    photo_prompt: str | None = None
+    underscores: bool = False
+    steps: Count | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    size: Count | None = None
+    precision: Literal["float16", "bfloat16"] | None = None
+    negative: str = ""
+    suffix: str = "png"
+    fid: list[str] = field(default_factory=lambda: ["judge"])
+    weights: dict[str, str] = field(default_factory=dict)
+    clip: str | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        if self.noise == "steps" and self.steps is None:
+            raise BadInput("protocol.noise=steps draws once a step, so it needs protocol.steps=NUMBER")
+        if not 0 <= self.skip < (self.steps or 1):
+            raise BadInput(
+                f"protocol.skip is {self.skip}; it must be 0 or more and below protocol.steps ({self.steps})"
+            )
+        if self.reading not in READINGS:
+            raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
+        if self.suffix not in ("png", "jpg"):
+            raise BadInput(f"protocol.suffix is {self.suffix!r}; choose png or jpg")
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
+            raise BadInput(f"protocol.seeds is {list(self.seeds)}; name each seed once")
+
+    @property
+    def shared(self) -> bool:
+        """Whether the images of one seed begin with one latent, so that they are not independent."""
+        return self.noise == "seed"
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
+
+
+@dataclass
+class Measured:
+    """One scored answer set: its predictions, its features (N, D) by backbone, the image side, and what it cost."""
+
+    folder: Path
+    rows: list[Row]
+    features: dict[str, Tensor]
+    size: int
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+class Benchmark:
+    """A dataset, its judges and a protocol. Raises BadInput where a gate fails: for labels at once, for a judge's
+    accuracy before the first image is made or scored."""
+
+    def __init__(
+        self, dataset: Dataset, judges: dict[str, Judge], protocol: Protocol, cache: Path, device: str = "cpu"
+    ) -> None:
+        check_labels(judges, dataset)
+        self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
+        self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
+        self._stamps: dict[int, str] = {}  # image side -> fingerprint of the test images, for which every file is asked
+        self.backbones = backbones(list(protocol.fid), dict(protocol.weights), self.judges, self.device)
+        self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
+        prompts = [self.prompt(cell) for cell in dataset.cells()]
+        self.wanted: list[Answer] = answers(
+            dataset,
+            prompts,
+            list(protocol.seeds),
+            protocol.noise,
+            protocol.suffix,
+            protocol.share,
+            (protocol.steps or 0) - protocol.skip,
+        )
+
+    @cached_property
+    def accuracies(self) -> dict[str, float]:
+        """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""
+        size = self.protocol.size or max(round(judge.size / judge.crop) for judge in self.judges.values())
+        files = {domain: self._accuracy_file(judge, size) for domain, judge in self.judges.items()}
+        if any(unharmed(file, read_json) is None for file in files.values()):
+            self._read_tests(size)
+        return {domain: float(read_json(file)["accuracy"]) for domain, file in files.items()}
+
+    def _tests(self, size: int) -> str:
+        if size not in self._stamps:
+            self._stamps[size] = self.dataset.fingerprint(self.dataset.items("test"), size)
+        return self._stamps[size]
+
+    def _accuracy_file(self, judge: Judge, size: int) -> Path:
+        return self.cache / f"judge-{content_hash([judge.identity, self._tests(size)])}.json"
+
+    def _features_file(self, name: str, size: int) -> Path:
+        return self.cache / f"real-{content_hash([self._tests(size), name, self.backbones[name].identity])}.safetensors"
+
+    def _read_tests(self, size: int) -> None:
+        """One pass over the real images: how often each judge is right, and the features that distances compare
+        with.
+        """
+        items = self.dataset.items("test")
+        table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
+        right, deep = dict.fromkeys(self.judges, 0.0), {name: list[Tensor]() for name in self.backbones}
+        stage = Stage("real images", len(items), "while judging real images")
+        for start in range(0, len(items), CHUNK):
+            part = items[start : start + CHUNK]
+            pixels = self.dataset.images(part, size)
+            for domain, judge in self.judges.items():
+                right[domain] += accuracy(judge, pixels, table(part, domain)) * len(part)
+            for name, backbone in self.backbones.items():
+                deep[name].append(backbone(pixels))
+            stage.done(start + len(part))
+        for name, features in deep.items():
+            write_tensors(self._features_file(name, size), {"features": torch.cat(features)})
+        for domain, judge in self.judges.items():
+            write_json(self._accuracy_file(judge, size), {"accuracy": right[domain] / len(items), "images": len(items)})
+
+    def prompt(self, cell: dict[str, str]) -> str:
+        """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
+        p = self.protocol
+        template = p.prompt or self.dataset.template
+        if p.photo_prompt and cell.get("style") == self.dataset.photo_style:
+            template = p.photo_prompt
+        says = {label: label for label in cell.values()} if p.underscores else self.dataset.says
+        return caption(template, cell, says)
+
+    def check_captions(self, request: Request) -> list[tuple[str, str]]:
+        """Forget captions beside their surrogates. Raises BadInput for one that the evaluation never asks."""
+        asked = {self.prompt(cell) for cell in self.dataset.cells()}
+        cells = [cell for cell in self.dataset.cells() if request.concerns(cell)]
+        pairs = [(self.dataset.caption(cell), self.dataset.caption(request.overwritten(cell))) for cell in cells]
+        for forget, _ in pairs:
+            if forget not in asked:
+                raise BadInput(
+                    f"the forget caption {forget!r} is never asked in the evaluation; use one template for both"
+                )
+        return pairs
+
+    def suits(self, model: Diffusion) -> None:
+        """Raises BadInput, before any work, for a sampler that there is not and for prompts that the tokenizer would
+        cut.
+        """
+        if self.protocol.sampler:
+            model.scheduler(self.protocol.sampler)
+        model.check_prompts([answer.prompt for answer in self.wanted])
+
+    def measure(self, model: Diffusion, folder: Path) -> Measured:
+        """Images, predictions.csv and features in `folder`; what is there already, and as it was written, is not made
+        again. The cost is that of all starts."""
+        check_accuracy(self.accuracies, self.protocol.judge_floor)
+        generate(model.to(self.device), self.wanted, folder / "images", self.protocol.batch, self.protocol.sampling)
+        return self.judged(folder / "images", folder, {"generate_s": seconds(folder / "images")})
+
+    def judged(self, images: Path, folder: Path, cost: dict[str, float] | None = None) -> Measured:
+        """Score the images of one folder; the record goes to another: predictions.csv, features, and judged.json, which
+        says of which images and which table. Raises BadInput for missing, extra or changed images."""
+        check_accuracy(self.accuracies, self.protocol.judge_floor)
+        refuse_strangers(self.wanted, images)
+        refuse_gaps(self.wanted, images)
+        table = folder / "predictions.csv"
+        files = {name: folder / f"features-{name}.safetensors" for name in self.backbones}
+        if not self._holds(images, table, files):
+            self._judge(images, table, files)
+        said = unharmed(folder / JUDGED, read_json) or {}
+        size = read(self.wanted[:1], images).shape[-1]
+        features = {name: read_tensors(file)[0]["features"] for name, file in files.items()}
+        return Measured(folder, read_rows(table), features, size, {**(cost or {}), "judge_s": said.get("seconds", 0.0)})
+
+    def _holds(self, images: Path, table: Path, files: dict[str, Path]) -> bool:
+        """Whether everything that `_judge` writes is there, as it was written, and of these images."""
+        found = [unharmed(file, read_tensors) for file in files.values()]
+        if not table.is_file() or any(one is None for one in found):
+            return False
+        judged = table.with_name(JUDGED)
+        if not judged.is_file():  # of an older version
+            rows = unharmed(table, read_rows) or []
+            return [row.get("file") for row in rows] == [answer.file for answer in self.wanted]
+        said = unharmed(judged, read_json)
+        if said is None:
+            return False
+        if said.get("predictions") != file_hash(table):
+            log.warning("%s is not what was written there (its hash differs); it is made again", table)
+            return False
+        if said.get("images") != fingerprint(self.wanted, images):
+            log.info("%s: images have changed since they were judged; they are judged again", images)
+            return False
+        return True
+
+    def _judge(self, images: Path, table: Path, files: dict[str, Path]) -> None:
+        """Read the answer set once, in chunks, and write what judges and backbones say."""
+        began = time.monotonic()
+        rows: list[Row] = []
+        deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
+        doing(f"judging {len(self.wanted)} images")
+        for start in range(0, len(self.wanted), CHUNK):
+            part = self.wanted[start : start + CHUNK]
+            pixels = read(part, images)
+            found = predict(self.judges, part, pixels)
+            if self.clip:
+                for row, score in zip(found, self.clip(pixels, [a.prompt for a in part]), strict=True):
+                    row["clip_score"] = f"{score.item():.4f}"
+            rows += found
+            for name, backbone in self.backbones.items():
+                deep[name].append(backbone(pixels))
+        for name, file in files.items():
+            write_tensors(file, {"features": torch.cat(deep[name])})
+        write_json(
+            table.with_name(JUDGED),
+            {
+                "images": fingerprint(self.wanted, images),
+                "predictions": hashlib.sha256(as_csv(rows).encode()).hexdigest(),
+                "seconds": time.monotonic() - began,
+            },
+        )
+        write_rows(table, rows)  # last: it stands for all of them
+
+    def measure_base(self, model: Diffusion, base_sha256: str) -> Measured:
+        """The un-unlearned model, measured once for all runs of the same model, dataset, images and judges."""
+        asked = [(a.file, a.prompt, vars(a.noise)) for a in self.wanted]
+        identity = [
+            base_sha256,
+            asked,
+            vars(self.protocol.sampling),
+            model.steps,
+            model.guidance,
+            model.size,
+            [judge.identity for judge in self.judges.values()],
+            list(self.backbones),
+            self.protocol.clip,
+        ]
+        return self.measure(model, self.cache / f"base-{content_hash(identity)}")
+
+    def real(self, name: str, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
+        """Features of the dataset's test images by one backbone, and their cells: the distances' reference, computed
+        once.
+        """
+        path = self._features_file(name, size)
+        found = unharmed(path, read_tensors)
+        if found is None:
+            self._read_tests(size)
+            found = read_tensors(path)
+        return found[0]["features"], [item.concepts for item in self.dataset.items("test")]
+
+    def distances(self, measured: Measured, kept: Callable[[dict[str, str]], bool]) -> dict[str, Metric]:
+        """Fréchet and kernel distances to the test images, over the cells that `kept` is true of, on both sides."""
+        domains, found = list(self.dataset.domains), dict[str, Metric]()
+        made = [kept(row) for row in measured.rows]
+        for name, features in measured.features.items():
+            real, cells = self.real(name, measured.size)
+            ours = real[[kept(dict(zip(domains, cell, strict=True))) for cell in cells]]
+            theirs = features[made]
+            try:
+                found[f"fid_{name}"] = {"value": frechet(ours, theirs), "n": sum(made)}
+            except ValueError as error:
+                found[f"fid_{name}"] = {"value": None, "why": str(error), "n": sum(made)}
+            found[f"kid_{name}"] = kernel(ours, theirs)
+        return found
+
+    def score(self, measured: Measured, request: Request) -> dict[str, Metric]:
+        """Every metric of one answer set, the target's cells left out of the distances on both sides."""
+        domains = list(self.dataset.domains)
+        photo = self.dataset.photo_style
+        reading, shared = self.protocol.reading, self.protocol.shared
+        found = scores(measured.rows, request.target, request.domain, domains, reading, photo, shared)
+        found |= self.distances(measured, lambda cell: cell[request.domain] != request.target)
+        keep_made = [row[request.domain] != request.target for row in measured.rows]
+        if self.clip:
+            kept = [float(row["clip_score"]) for row, keep in zip(measured.rows, keep_made, strict=True) if keep]
+            found["clip_score"] = {"value": sum(kept) / len(kept), "n": len(kept)}
+        return found
+
+    def results(self, unlearned: Measured, base: Measured | None, request: Request) -> dict[str, Any]:
+        """The measured part of results.json."""
+        return {
+            "format": 1,
+            "dataset": self.dataset.name,
+            "target": request.target,
+            "domain": request.domain,
+            "surrogate": request.surrogate,
+            "protocol": self.protocol.name,
+            "metrics": self.score(unlearned, request),
+            "base": self.score(base, request) if base else {},
+            "landed": landed(unlearned.rows, request.target, request.domain),
+            "gates": {
+                "judge_accuracy": self.accuracies,
+                "judge_stated": {
+                    domain: judge.accuracy
+                    for domain, judge in self.judges.items()
+                    if judge.accuracy is not None and abs(judge.accuracy - self.accuracies[domain]) >= 0.0005
+                },
+                "images": len(self.wanted),
+                "reading": self.protocol.reading,
+            },
+        }

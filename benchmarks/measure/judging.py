@@ -1,0 +1,62 @@
+"""Classifiers -> a predictions table: one row an image, its cell, and what each judge reads in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure.answers import Answer
+from benchmarks.record.predictions import Row
+from fade.data.dataset import Dataset
+from fade.errors import BadInput
+from fade.judges import Judge
+
+
+def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
+    """A gate. Raises BadInput: a domain without a judge, or one with other labels or another order."""
+    for domain, labels in dataset.domains.items():
+        judge = judges.get(domain)
+        if judge is None:
+            raise BadInput(f"no judge for the domain {domain!r}; name its folder with dataset.judges.{domain}=FOLDER")
+        if judge.labels != labels:
+            differing = sorted(set(judge.labels) ^ set(labels)) or ["their order"]
+            raise BadInput(
+                f"the {domain} judge's labels are not the dataset's: {', '.join(differing[:6])} differ; train one for "
+                f"it"
+            )
+
+
+def check_accuracy(accuracies: dict[str, float], floor: float) -> None:
+    """A gate. Raises BadInput where a judge is right too seldom on real images."""
+    for domain, accuracy in accuracies.items():
+        if accuracy < floor:
+            raise BadInput(
+                f"the {domain} judge is right on {accuracy:.1%} of held-out real images; "
+                f"the gate is {floor:.1%} (protocol.judge_floor)"
+            )
+
+
+@torch.no_grad()
+def predict(judges: dict[str, Judge], part: list[Answer], images: Tensor) -> list[Row]:
+    """Rows with, for each domain, the predicted label and the probability of the true one; images (N, 3, H, W)
+    uint8.
+    """
+    rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in part]
+    for domain, judge in judges.items():
+        for row, p in zip(rows, judge.probabilities(images.float() / 255), strict=True):
+            own = judge.labels.index(row[domain])
+            row[f"{domain}_predicted"] = judge.labels[read_as(p, own, judge.multilabel)]
+            row[f"{domain}_probability"] = f"{p[own].item():.6f}"
+    return rows
+
+
+def read_as(p: Tensor, own: int, multilabel: bool) -> int:
+    """The class that an image counts as: the likeliest; where labels overlap its own if that is likelier than not, else
+    the likeliest other."""
+    if not multilabel:
+        return int(p.argmax())
+    if p[own] >= 0.5:
+        return own
+    others = p.clone()
+    others[own] = -1
+    return int(others.argmax())

@@ -1,0 +1,332 @@
+"""Finished runs as values: `read` finds them, `frame` makes one table of them. Imports no torch.
+
+runs, left_out = read([Path("outputs")])
+table = frame(runs)  # pandas: one row a run, numbers as numbers
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from benchmarks.record.predictions import Row, read_rows
+from fade.errors import BadInput
+from fade.files import read_json
+from fade.metrics import METRICS, about
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
+FORMAT = 1  # of results.json
+NEEDED = (
+    "dataset",
+    "target",
+    "domain",
+    "surrogate",
+    "method",
+    "protocol",
+    "metrics",
+    "base",
+    "cost",
+    "gates",
+    "landed",
+)
+COSTS = {
+    "locate_s": "locate s",
+    "distil_s": "distil s",
+    "generate_s": "generate s",
+    "judge_s": "judge s",
+    "peak_memory_mb": "peak MB",
+    "adapter_bytes": "adapter bytes",
+    "teacher_passes": "teacher passes",
+    "steps": "steps",
+}
+# overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
+WHAT_AND_WHERE = {
+    "target",
+    "surrogate",
+    "seed",
+    "method",
+    "sparsity",
+    "sparsity.p",
+    "dataset",
+    "dataset.root",
+    "dataset.classifiers",
+    "model.path",
+    "protocol",
+    "+sweeps",
+    "out",
+    "output_dir",
+    "cache_dir",
+    "logger",
+    "device",
+    "launcher",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its folder, its results.json, and what follows from them."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        return str(self.results["dataset"])
+
+    @property
+    def protocol(self) -> str:
+        return str(self.results["protocol"])
+
+    @property
+    def target(self) -> str:
+        return str(self.results["target"])
+
+    @property
+    def domain(self) -> str:
+        return str(self.results["domain"])
+
+    @property
+    def surrogate(self) -> str:
+        return str(self.results["surrogate"])
+
+    @property
+    def method(self) -> str:
+        """The method, and which of its published versions where there are several."""
+        variant = self.results.get("variant")
+        return f"{self.results['method']} ({variant})" if variant else str(self.results["method"])
+
+    @property
+    def seed(self) -> int | None:
+        """The training seed; answers that others made have none."""
+        return self.results.get("seeds", {}).get("train")
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        return self.results["metrics"]
+
+    @property
+    def base(self) -> dict[str, Metric]:
+        """The same cells on the untouched model; empty where it was not measured."""
+        return self.results["base"]
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Seconds, bytes, MiB and counts, by the names of COSTS."""
+        return self.results["cost"]
+
+    @property
+    def sparsity(self) -> dict[str, Any]:
+        """kind, p and density; nothing is masked where others made the answers."""
+        return self.results.get("sparsity", {"kind": "", "p": 1, "density": 1})
+
+    @property
+    def train_s(self) -> float:
+        """Seconds of both stages."""
+        return float(self.cost.get("locate_s", 0.0) + self.cost.get("distil_s", 0.0))
+
+    def value(self, metric: str, base: bool = False) -> float | None:
+        """A metric's value, or the base's; None where there is none."""
+        found = (self.base if base else self.metrics).get(metric, {}).get("value")
+        return None if found is None else float(found)
+
+    @cached_property
+    def chosen(self) -> dict[str, str]:
+        """What the command line changed of how the run is done: key -> value, sorted."""
+        given = dict(override.split("=", 1) for override in self.results.get("overrides", []))
+        others = ("launcher.", "fail_under.")
+        return {k: v for k, v in sorted(given.items()) if k not in WHAT_AND_WHERE and not k.startswith(others)}
+
+    @property
+    def label(self) -> str:
+        """The name in comparisons: the method, its version, and what was chosen."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.chosen.items())])
+
+    @cached_property
+    def setting(self) -> str:
+        """What a table groups runs by: dataset, protocol, method, kind of mask, kept fraction, and what was chosen."""
+        return self.setting_without("")
+
+    def setting_without(self, key: str) -> str:
+        """The setting, one key left out: what runs that differ in it alone have in common."""
+        p = self.sparsity["p"]
+        chosen = {"sparsity.p": "" if p == 1 else f"p={p:g}"} | {k: f"{k}={v}" for k, v in self.chosen.items()}
+        words = [text for name, text in chosen.items() if name != key]
+        return " ".join(filter(None, [f"{self.dataset}/{self.protocol}", self.method, self.sparsity["kind"], *words]))
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The numbers that were chosen for the run: the kept fraction, and those of the command line."""
+        found = {} if self.sparsity["p"] == 1 else {"sparsity.p": float(self.sparsity["p"])}
+        for key, value in self.chosen.items():
+            with suppress(ValueError):
+                found[key] = float(value)
+        return found
+
+    @property
+    def predictions(self) -> list[Row]:
+        """The rows of predictions.csv, read anew each time; none where the file is missing, or was cut short."""
+        domain, images = self.domain, self.results["gates"]["images"]
+        try:
+            rows = read_rows(self.folder / "predictions.csv")
+        except (OSError, ValueError, csv.Error):
+            return []
+        complete = len(rows) == images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
+        return rows if complete else []
+
+    @property
+    def picture(self) -> Path | None:
+        """The before-and-after picture, where it is there, and whole."""
+        path = self.folder / "comparison.png"
+        try:
+            with Image.open(path) as file:
+                file.load()
+        except (OSError, SyntaxError):
+            return None
+        return path
+
+
+def result_files(folders: Sequence[Path]) -> list[Path]:
+    return sorted({path for folder in folders for path in folder.rglob("results.json")})
+
+
+def read(folders: Sequence[Path], alone: bool = True) -> tuple[list[Run], list[str]]:
+    """The finished runs below the folders, sorted by folder, each configuration once; and a line for each file that is
+    left out, and why. Raises BadInput where a folder is missing, or no run is left and nothing else was found
+    (`alone`)."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadInput(f"no folder {folder}; name folders that hold finished runs")
+    found, problems = [], []
+    for path in result_files(folders):
+        try:
+            results = checked(path)
+            if results.get("kind") == "sequence":
+                continue
+            check_run(results)
+            run = Run(path.parent, results)
+            found.append(run)
+            problems += flaws(run)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
+    runs, repeated = unique(found)
+    problems += repeated
+    if not runs and alone:
+        why = f" ({problems[0]})" if problems else ""
+        raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
+    return runs, problems
+
+
+def checked(path: Path) -> dict[str, Any]:
+    """One results.json. Raises ValueError for a format that this version does not read."""
+    results = read_json(path)
+    if results["format"] != FORMAT:
+        raise ValueError(f"format {results['format']}, this version reads {FORMAT}")
+    return results
+
+
+def check_run(results: dict[str, Any]) -> None:
+    """Raises ValueError where something that every reader needs is missing, or is no finite number."""
+    missing = [key for key in NEEDED if key not in results]
+    if missing or "ua" not in results["metrics"]:
+        raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
+    for name, value in numbers_of(results):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}, no finite number")
+
+
+def numbers_of(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What tables average and print, by name; a distance may have no value, and says why."""
+    for side in ("metrics", "base"):
+        for key, metric in results[side].items():
+            for part in ("value", "low", "high"):
+                if part in metric and (about(key).share or metric[part] is not None):
+                    yield f"{side}.{key}.{part}", metric[part]
+    yield from ((f"cost.{key}", results["cost"][key]) for key in COSTS if key in results["cost"])
+
+
+def read_sequences(folders: Sequence[Path]) -> list[Run]:
+    """The finished sequences of requests below the folders; `read` says what is broken."""
+    found = []
+    for path in result_files(folders):
+        with suppress(ValueError, KeyError, TypeError, OSError):
+            results = checked(path)
+            if results.get("kind") == "sequence":
+                found.append(Run(path.parent, results))
+    return found
+
+
+def flaws(run: Run) -> list[str]:
+    """A line for each file beside results.json that is there and cannot be read, which the page does without, and one
+    where predictions and results are not of one run."""
+    rows = run.predictions
+    usable = {"predictions.csv": bool(rows), "comparison.png": run.picture is not None}
+    paths = [run.folder / name for name, good in usable.items() if not good]
+    broken = [f"{path}: left out, broken" for path in paths if path.exists()]
+    if rows and run.target not in {row[run.domain] for row in rows}:
+        broken.append(f"{run.folder / 'predictions.csv'}: no image of the target {run.target!r} of results.json")
+    return broken
+
+
+def unique(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Each configuration once, its first folder; and a line for each of the others (copies, sweeps of one name)."""
+    first: dict[str, Run] = {}
+    lines = []
+    for run in runs:
+        kept = first.setdefault(run.results.get("identity", str(run.folder)), run)
+        if kept is not run:
+            lines.append(f"{run.folder}: left out, the same configuration as {kept.folder}")
+    return list(first.values()), lines
+
+
+def metric_values(runs: Iterable[Run], metric: str, side: str = "metrics") -> list[float]:
+    """The values of a metric, or (side: base) the base's, of the runs that have one."""
+    return [value for run in runs if (value := run.value(metric, side == "base")) is not None]
+
+
+def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.setting, []).append(run)
+    return dict(sorted(groups.items()))
+
+
+def frame(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: what it is, every metric with its interval and the base's value, what it cost, the numbers
+    chosen.
+    """
+    import pandas as pd  # here, so that who only reads runs does not wait for it
+
+    return pd.DataFrame([_row(run) for run in runs])
+
+
+def _row(run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "setting": run.setting,
+        "target": run.target,
+        "surrogate": run.surrogate,
+        "seed": run.seed,
+        "domain": run.domain,
+        "dataset": run.dataset,
+        "protocol": run.protocol,
+        "method": run.method,
+        "label": run.label,
+        **run.sparsity,
+    }
+    for key in dict.fromkeys([*METRICS, *run.metrics]):
+        found, value, base = run.metrics.get(key, {}), run.value(key), run.value(key, base=True)
+        row[key] = math.nan if value is None else value
+        row |= {f"{key}_{part}": found[part] for part in ("low", "high", "n") if part in found}
+        row[f"base_{key}"] = math.nan if base is None else base
+    costs = {key: run.cost[key] for key in COSTS if key in run.cost}
+    return row | costs | {"train_s": run.train_s} | run.numbers | {"folder": str(run.folder)}

@@ -1,0 +1,1 @@
+"""Finished runs shown: tables, pictures, pages. Never touches a model."""

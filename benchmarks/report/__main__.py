@@ -1,0 +1,67 @@
+"""Finished runs -> one HTML page, and the tables as CSV, Markdown and LaTeX.
+
+python -m benchmarks.report FOLDER...             writes report/ and prints the tables
+python -m benchmarks.report --status FOLDER...    where the sweeps in these folders stand
+python -m benchmarks.report --wandb ENTITY/PROJECT FOLDER...    a draft of a W&B report on the runs that were synced
+there
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.record.results import frame, read, read_sequences
+from benchmarks.record.sweep import status
+from benchmarks.report.page import write_page
+from benchmarks.report.sequences import HEADER, section, summary_rows
+from benchmarks.report.tables import as_csv, as_latex, per_target, summary, summary_frame, table
+from benchmarks.report.wandb import publish
+from fade.console import command
+from fade.errors import BadInput
+from fade.files import write_text
+
+
+def write(folders: list[Path], out: Path) -> str:
+    """Write the page and the tables to `out`; return what is printed."""
+    sequences = read_sequences(folders)
+    runs, problems = read(folders, alone=not sequences)
+    parts = {"targets": per_target(runs), "summary": summary(runs)} if runs else {}
+    if sequences:
+        parts["sequences"] = (HEADER, summary_rows(sequences))
+    numbers = {"targets": frame(runs), "summary": summary_frame(runs)} if runs else {}
+    for name, (header, rows) in parts.items():
+        write_text(out / f"{name}.csv", numbers[name].to_csv(index=False) if name in numbers else as_csv(header, rows))
+        write_text(out / f"{name}.md", table(header, rows) + "\n")
+        write_text(out / f"{name}.tex", as_latex(header, rows))
+    write_page(runs, problems, out / "report.html", [("Sequences of requests", section(sequences))])
+    notes = "".join(f"warning: {line}\n" for line in problems)
+    shown = "\n\n".join(table(*part) for part in parts.values())
+    return (
+        f"{shown}\n\nPercent; intervals are 95 %, over images of the one adapter; in the summary the range over runs.\n"
+        f"{notes}{out}/: report.html, and {', '.join(parts)} as .csv .md .tex"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A page and tables from the results.json files below some folders.")
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--status", action="store_true", help="only say where the sweeps in these folders stand")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B report there instead of a page")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="the folder to write (report)")
+    given = parser.parse_args()
+    try:
+        if given.status:
+            print("\n\n".join(map(status, given.folders)))
+        elif given.wandb:
+            print(publish(read(given.folders)[0], given.wandb))
+        else:
+            print(write(given.folders, given.out))
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise SystemExit(f"error: cannot write {error.filename or given.out}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    command(main)

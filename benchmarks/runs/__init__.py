@@ -1,0 +1,1 @@
+"""What run.py's tasks do, one file a task."""

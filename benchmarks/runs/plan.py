@@ -1,0 +1,68 @@
+"""What a run will cost, said before the work: images, seconds at the speed measured here and now, bytes on disk."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure.answers import generate, read
+from benchmarks.measure.benchmark import Benchmark
+from benchmarks.measure.judging import predict
+from benchmarks.runs.single import Attach, Learn
+from fade.models import Diffusion
+
+PROBE_STEPS = 3
+
+
+def jobs(swept: dict[str, Any]) -> int:
+    """How many runs a sweep's parameters ask for."""
+    return prod(len(str(values).split(",")) for values in swept.values())
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def clock(seconds: float) -> str:
+    """ "3 h 20 min", "2 min 5 s"."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours:,} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def plan(model: Diffusion, benchmark: Benchmark, attach: Attach, learn: Learn, steps: int, runs: int) -> str:
+    """Make and judge one batch (after one to warm up), train up to three steps, and multiply."""
+    p, probe = benchmark.protocol, min(PROBE_STEPS, steps)  # a closed form trains none
+    part = benchmark.wanted[: p.batch]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generate(model.to(benchmark.device), part, folder / "warm", p.batch, p.sampling)
+        image_s = timed(lambda: generate(model, part, folder / "images", p.batch, p.sampling)) / len(part)
+        pixels = read(part, folder / "images")
+        judge_s = timed(lambda: predict(benchmark.judges, part, pixels)) / len(part)
+        size = sum(file.stat().st_size for file in (folder / "images").iterdir()) / len(part)
+        adapter = attach(model)
+        began = time.monotonic()
+        unlearner = learn(model, adapter, folder, probe)
+        fixed_s = time.monotonic() - began - unlearner.distil_s
+        step_s = unlearner.distil_s / max(probe, 1)
+        adapter.detach()
+    images = len(benchmark.wanted)
+    train_s = fixed_s + step_s * steps
+    run_s = train_s + images * (image_s + judge_s)
+    total = runs * run_s + images * (image_s + judge_s)
+    return "\n".join(
+        (
+            f"protocol {p.name}: {images:,} images a run, {runs} run{'s' if runs > 1 else ''}, and the base model's "
+            f"once: {images * (runs + 1):,} images",
+            f"measured here: {image_s:.3f} s to make an image, {judge_s:.4f} s to judge it, {step_s:.3f} s a training "
+            f"step",
+            f"one run: train {clock(train_s)}, generate {clock(images * image_s)}, judge {clock(images * judge_s)}",
+            f"in all: {clock(total)}, {images * (runs + 1) * size / 1e9:.2f} GB of images",
+        )
+    )

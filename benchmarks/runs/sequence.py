@@ -1,0 +1,353 @@
+"""One request after another: train, measure all requests so far, write it down; resumable at any point.
+
+FOLDER/01-neon/adapter/, images/, predictions.csv, measured.json    one folder a request
+FOLDER/revoked-05-watercolor/...                                    one for each request that was taken back
+FOLDER/history.jsonl                                                who asked for what, when, with which result
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.measure.answers import read
+from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
+from benchmarks.measure.metrics import Metric, hits, share
+from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
+from benchmarks.record.predictions import Row
+from benchmarks.report.pictures import progress
+from benchmarks.report.tables import table
+from fade.adapters import Adapter, history
+from fade.console import doing, within
+from fade.data.dataset import Dataset
+from fade.data.pairs import Request
+from fade.errors import BadInput
+from fade.files import read_json, unharmed, write_json
+from fade.judges import Judge
+from fade.methods import Method
+from fade.models import Diffusion
+from fade.sparsity import Sparsity
+from fade.strategies import Step, Strategy
+from fade.training.unlearner import Unlearner
+
+log = logging.getLogger(__name__)
+
+
+class AttachNamed(Protocol):
+    def __call__(self, model: Diffusion, name: str) -> Adapter:
+        """A new adapter on the model, under a name of its own."""
+
+
+class LearnStep(Protocol):
+    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
+        """Train the adapter for one request."""
+
+
+def check_requests(dataset: Dataset, lines: Iterable[str]) -> list[Request]:
+    """Requests of lines "target > surrogate" or "target". Raises BadInput for a concept that is asked for twice, and
+    for a surrogate that the sequence itself removes."""
+    requests: list[Request] = []
+    for line in lines:
+        target, _, surrogate = (part.strip() for part in line.partition(">"))
+        if target in [r.target for r in requests]:
+            raise BadInput(f"the sequence asks for {target!r} twice; a request is met once")
+        requests.append(Request.check(dataset, target, surrogate or None))
+    targets = {r.target for r in requests}
+    for request in requests:
+        if request.surrogate in targets:
+            left = [label for label in dataset.domains[request.domain] if label not in targets]
+            raise BadInput(
+                f"the surrogate {request.surrogate!r} of {request.target!r} is itself removed by this sequence; "
+                f"what remains: {', '.join(left)}"
+            )
+    return requests
+
+
+def check_revoked(revoke: Sequence[int], total: int) -> None:
+    """Raises BadInput for a request that does not exist, or is taken back twice."""
+    wrong = [place for place in revoke if not 1 <= place <= total]
+    if wrong or len(set(revoke)) < len(revoke):
+        raise BadInput(f"sequence.revoke is {list(revoke)}; name each of the requests 1 to {total} at most once")
+
+
+class Continual:
+    """A run of requests on one model. `on` holds the adapters that are attached, by the place of their request."""
+
+    def __init__(
+        self,
+        record: Record,
+        model: Diffusion,
+        benchmark: Benchmark,
+        requests: list[Request],
+        strategy: Strategy,
+        method: Method,
+        sparsity: Sparsity,
+        attach: AttachNamed,
+        learn: LearnStep,
+    ) -> None:
+        self.record, self.model, self.benchmark, self.requests = record, model, benchmark, requests
+        self.strategy, self.method, self.sparsity, self.attach, self.learn = strategy, method, sparsity, attach, learn
+        self.on: dict[int, Adapter] = {}
+        self.base_sha256 = model.sha256()
+        targets = {r.target for r in requests}
+        self.never = {d: [x for x in labels if x not in targets] for d, labels in benchmark.dataset.domains.items()}
+
+    def run(self, revoke: Sequence[int], about: dict[str, Any]) -> dict[str, Any]:
+        """Meet every request, then take back those of `revoke` (places from 1), each alone; write results.json."""
+        self.record.keep_splits(self.benchmark.dataset)
+        base = self.benchmark.measure_base(self.model, self.base_sha256)
+        self.check_history()
+        self.nearest = nearest(self.benchmark, base, self.requests, self.never)
+        steps = [self.meet(k) for k in range(len(self.requests))]
+        within("")
+        doing("drawing comparison.png")
+        folders = [self.folder(k) / "images" for k in range(len(self.requests))]
+        progress(
+            base.folder / "images", folders, self.benchmark.wanted, self.requests, self.record.folder / "comparison.png"
+        )
+        taken = [self.take_back(place - 1) for place in revoke]
+        before = self.metrics(base, [])
+        return self.record.finish(
+            {
+                "format": 1,
+                "kind": "sequence",
+                "dataset": self.benchmark.dataset.name,
+                "protocol": self.benchmark.protocol.name,
+                "requests": [vars(r) for r in self.requests],
+                "nearest": self.nearest,
+                "base": before,
+                "steps": steps,
+                "revoked": taken,
+                "sums": self.strategy.sums,
+                "summary": summary(steps, before),
+                "base_sha256": self.base_sha256,
+                "prediction": self.model.prediction,
+                "peak_memory_mb": peak_memory_mb(),
+                **about,
+            }
+        )
+
+    def folder(self, k: int) -> Path:
+        return self.record.folder / f"{k + 1:02d}-{self.requests[k].target}"
+
+    def check_history(self) -> None:
+        """Raises BadInput where the log tells of other requests than these, or of an adapter that is not there."""
+        for line in history.read(self.record.folder, self.base_sha256):
+            k = line["number"] - 1
+            if k >= len(self.requests) or line["target"] != self.requests[k].target:
+                raise BadInput(
+                    f"{self.record.folder} has met {line['target']!r} as request {line['number']}, this sequence "
+                    "asks for something else there; use another out=FOLDER"
+                )
+            if not (self.folder(k) / "adapter").is_dir():
+                raise BadInput(
+                    f"{self.folder(k) / 'adapter'} is missing, and history.jsonl says that it was made; put it "
+                    "back, or begin anew in another out=FOLDER"
+                )
+
+    def meet(self, k: int) -> dict[str, Any]:
+        """Train request k where it is not trained, attach it, measure where it is not measured."""
+        folder, request = self.folder(k), self.requests[k]
+        within(f"in request {k + 1} of {len(self.requests)},")
+        if not (folder / "adapter").is_dir():
+            log.info("request %d of %d: %s -> %s", k + 1, len(self.requests), request.target, request.surrogate)
+            self.train(folder, self.requests, k, f"request{k + 1}")
+        card = Adapter.card(folder / "adapter")
+        if self.strategy.together:
+            self.clear()
+        for i in [k] if self.strategy.together else range(k + 1):
+            self.put_on(i)
+        found = unharmed(folder / "measured.json", read_json)
+        if found is None:
+            cost = {**card["cost"], "adapter_bytes": adapter_bytes(folder / "adapter")}
+            found = {**self.measure(folder, range(k + 1)), "cost": cost}
+            write_json(folder / "measured.json", found)
+        event = {
+            "event": "forgotten",
+            "number": k + 1,
+            **vars(request),
+            "adapter_sha256": card["sha256"],
+            "folder": folder.name,
+            "ua": found["ua"][request.target]["value"],
+        }
+        history.append(self.record.folder, event, self.base_sha256)
+        return found
+
+    def train(self, folder: Path, requests: Sequence[Request], k: int, name: str) -> None:
+        """Train and save one adapter, and leave the model as it was before."""
+        if self.strategy.on_base:
+            self.clear()
+        used = [adapter.masks() for adapter in self.on.values()]
+        step = self.strategy.step(requests, k, self.method, self.sparsity, used)
+        began = time.monotonic()
+        adapter = self.attach(self.model, name)
+        unlearner = self.learn(self.model, adapter, folder, step)
+        cost = {**unlearner.cost(), "train_s": time.monotonic() - began}
+        adapter.save(folder / "adapter", {**vars(requests[k]), "base_sha256": self.base_sha256, "cost": cost})
+        adapter.detach()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def put_on(self, i: int) -> None:
+        """Attach adapter i, merged where it can be: what is trained on top of it must not cost more each time."""
+        if i not in self.on:
+            try:
+                self.on[i] = Adapter.load(self.model, self.folder(i) / "adapter", name=f"request{i + 1}")
+            except BadInput as error:  # what came after was trained on it, so that it cannot be made again alone
+                raise BadInput(f"{error}; put it back, or begin anew in another out=FOLDER") from error
+            if self.on[i].mergeable:
+                self.on[i].merge()
+
+    def clear(self) -> None:
+        for i in sorted(self.on, reverse=True):
+            self.on.pop(i).detach()
+
+    def measure(self, folder: Path, met: Sequence[int]) -> dict[str, Any]:
+        """Images, predictions and metrics of the model as it stands; `met`: the requests that are in force."""
+        self.model.to(self.benchmark.device)
+        attached = list(self.on.values())
+        assembled = self.strategy.assemble(self.model, attached)
+        measured = self.benchmark.measure(self.model, folder)
+        if assembled != attached:  # made for this measurement alone, in place of what was attached
+            for adapter in assembled:
+                adapter.detach()
+            self.on = {}
+        return {**self.metrics(measured, met), "generate_s": measured.cost["generate_s"]}
+
+    def metrics(self, measured: Measured, met: Sequence[int]) -> dict[str, Any]:
+        """UA of every request in force, retention of what was never asked for, and of the concepts nearest to the
+        requests.
+        """
+        domains, rows, shared = list(self.benchmark.dataset.domains), measured.rows, self.benchmark.protocol.shared
+        ua = {self.requests[i].target: forgotten(rows, self.requests[i], domains, shared) for i in met}
+        kept = {d: share(hits([r for r in rows if r[d] in self.never[d]], domains, d, shared)) for d in domains}
+        close = sorted(set(self.nearest.values()))
+        near = [hit for d in domains for hit in hits([r for r in rows if r[d] in close], domains, d, shared)]
+        fid = self.benchmark.distances(measured, lambda cell: all(cell[d] in self.never[d] for d in domains))
+        mean = float(np.mean([m["value"] for m in kept.values()]))
+        return {"ua": ua, "kept": kept, "retention": mean, "nearest": share(near), **fid}
+
+    def take_back(self, k: int) -> dict[str, Any]:
+        """Drop request k, alone: the others stay in force. Where one adapter serves all, it is trained again without
+        k.
+        """
+        folder = self.record.folder / f"revoked-{k + 1:02d}-{self.requests[k].target}"
+        left = [i for i in range(len(self.requests)) if i != k]
+        taken = unharmed(folder / "measured.json", read_json)
+        if taken is None:
+            self.clear()
+            if self.strategy.together:
+                requests = [self.requests[i] for i in left]
+                if not (folder / "adapter").is_dir():
+                    self.train(folder, requests, len(requests) - 1, "retrained")
+                self.on[-1] = Adapter.load(self.model, folder / "adapter", name="retrained")
+            else:
+                for i in left:
+                    self.put_on(i)
+            found, target = self.measure(folder, range(len(self.requests))), self.requests[k].target
+            back = found["ua"].pop(target)
+            taken = {"number": k + 1, "target": target, "back": back, **found}
+            write_json(folder / "measured.json", taken)
+        event = {
+            "event": "revoked",
+            "number": k + 1,
+            **vars(self.requests[k]),
+            "folder": folder.name,
+            "ua": taken["back"]["value"],
+        }
+        history.append(self.record.folder, event, self.base_sha256)
+        return taken
+
+
+def forgotten(rows: list[Row], request: Request, domains: list[str], shared: bool = True) -> Metric:
+    """UA of one request."""
+    own = [row for row in rows if row[request.domain] == request.target]
+    return share(hits(own, domains, request.domain, shared, gone=True))
+
+
+def nearest(
+    benchmark: Benchmark, base: Measured, requests: Sequence[Request], never: dict[str, list[str]]
+) -> dict[str, str]:
+    """For each request, the never-requested concept of its domain that the judge takes for the target most: by its mean
+    probability for the target on the base model's images of the other."""
+    parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
+    found = {}
+    for domain, judge in benchmark.judges.items():
+        p = np.concatenate([probabilities(judge, read(part, base.folder / "images")) for part in parts])
+        shown = np.array([row[domain] for row in base.rows])
+        for request in (r for r in requests if r.domain == domain):
+            own = judge.labels.index(request.target)
+            mistaken = {label: float(p[shown == label, own].mean()) for label in never[domain]}
+            found[request.target] = max(mistaken, key=mistaken.__getitem__)
+    return found
+
+
+@torch.no_grad()
+def probabilities(judge: Judge, images: Tensor) -> np.ndarray:
+    """(N, labels) of images (N, 3, H, W) uint8."""
+    return judge.probabilities(images.float() / 255).cpu().numpy()
+
+
+def summary(steps: Sequence[dict[str, Any]], base: dict[str, Any]) -> dict[str, float]:
+    """One line a strategy, over all requests: how much is gone at the end, how much is kept, what it cost."""
+    last = [m["value"] for m in steps[-1]["ua"].values()]
+    kept = [step["retention"] for step in steps]
+    seconds = [step["cost"]["train_s"] for step in steps]
+    first = {
+        target: m["value"] for step in reversed(steps) for target, m in step["ua"].items()
+    }  # right after its request
+    return {
+        "ua_mean": float(np.mean(last)),
+        "ua_worst": min(last),
+        "rebound": max(0.0, max(first[t] - steps[-1]["ua"][t]["value"] for t in first)),
+        "retention": kept[-1],
+        "retention_drop": base["retention"] - kept[-1],
+        "retention_area": float(np.mean(kept)),
+        "nearest": steps[-1]["nearest"]["value"],
+        "seconds": sum(seconds),
+        "last_over_first": seconds[-1] / seconds[0],
+        "bytes": sum(step["cost"]["adapter_bytes"] for step in steps),
+    }
+
+
+def sequence_table(results: dict[str, Any]) -> str:
+    """The triangle of UA, with retention beside it; then the summary."""
+    targets = [r["target"] for r in results["requests"]]
+    rows = []
+    for k, step in enumerate(results["steps"]):
+        ua = [f"{100 * step['ua'][t]['value']:.0f}" if t in step["ua"] else "" for t in targets]
+        rows.append(
+            [f"{k + 1} {targets[k]}", *ua, f"{100 * step['retention']:.1f}", f"{100 * step['nearest']['value']:.1f}"]
+        )
+    for step in results["revoked"]:
+        ua = [
+            f"({100 * step['back']['value']:.0f})" if t == step["target"] else f"{100 * step['ua'][t]['value']:.0f}"
+            for t in targets
+        ]
+        rows.append(
+            [
+                f"without {step['target']}'s",
+                *ua,
+                f"{100 * step['retention']:.1f}",
+                f"{100 * step['nearest']['value']:.1f}",
+            ]
+        )
+    s = {key: 100 * value for key, value in results["summary"].items()}
+    return "\n".join(
+        [
+            table(["after request", *targets, "kept", "nearest"], rows),
+            "UA of every request so far, and accuracy on never-requested concepts "
+            f"(base {100 * results['base']['retention']:.1f}), in percent",
+            f"{results['method']}, strategy {results['strategy']}: UA mean {s['ua_mean']:.1f}, worst "
+            f"{s['ua_worst']:.1f}, largest rebound {s['rebound']:.1f}; kept {s['retention']:.1f} "
+            f"({-s['retention_drop']:+.1f}), area {s['retention_area']:.1f}; {s['seconds'] / 100:.0f} s of training "
+            f"(last request {s['last_over_first'] / 100:.2f} of the first), {s['bytes'] / 1e5:.0f} kB",
+        ]
+    )

@@ -1,0 +1,108 @@
+"""How a run ended, in its last line; and whether that is enough for whoever asked (fail_under).
+
+Forgotten: an image of the target in which the judge does not read the target (UA, as a count). Kept: IRA and CRA, which
+are measured on images that do not ask for the target, each divided by the base model's on the same cells; their mean.
+100 % is a model that is as good as it was at everything else, whatever its base was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fade.errors import BadInput
+
+KEPT = ("ira", "cra")
+LIMITS = ("ua", *KEPT)
+
+
+class Below(BadInput):
+    """A finished run that is worse than `fail_under` allows: exit code 3."""
+
+
+def end(table: str, results: dict[str, Any], folder: Path, limits: Mapping[str, Any], done: bool) -> None:
+    """Print a run's table, what lies in its folder, and its verdict; done: before this command. Raises Below."""
+    files = ", ".join(
+        sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
+    )
+    again = "done already; nothing was done now\n" if done else ""
+    print(f"\n{table}\n{folder}/: {files}\n\n{again}{verdict(results, folder)}")
+    enough(results, limits)
+
+
+def verdict(results: dict[str, Any], folder: Path) -> str:
+    """The last line of a run, of a sequence, or of a scored answer set."""
+    said = of_sequence(results) if results.get("kind") == "sequence" else of_run(results)
+    there = [path for path in (folder / "report.html", folder / "comparison.png") if path.is_file()]
+    return " · ".join([*said, str(there[0]) if there else f"{folder}/"])
+
+
+def of_run(results: dict[str, Any]) -> list[str]:
+    metrics, base, target = results["metrics"], results["base"], results["target"]
+    n, gone = metrics["ua"]["n"], forgotten(metrics["ua"])
+    before = forgotten(base["ua"]) if base else 0
+    if gone > before:
+        said = f"forgotten {gone} of {n}" + (f" (base {before})" if base else "")
+    else:
+        said = f"NOT FORGOTTEN: {n - gone} of {n} still read as {target}"
+    kept = share_kept(metrics, base)
+    size = results["cost"].get("adapter_bytes")
+    return [
+        said,
+        *([f"kept {100 * kept:.1f} % of base"] if kept is not None else []),
+        *([f"adapter {kilo(size)}"] if size else []),
+    ]
+
+
+def of_sequence(results: dict[str, Any]) -> list[str]:
+    """Every request as it stands after the last."""
+    last = results["steps"][-1]
+    counts = [f"{target} {forgotten(ua)} of {ua['n']}" for target, ua in last["ua"].items()]
+    failed = [target for target, ua in last["ua"].items() if not forgotten(ua)]
+    said = (f"NOT FORGOTTEN: {', '.join(failed)}; " if failed else "") + f"forgotten {', '.join(counts)}"
+    kept = last["retention"] / max(results["base"]["retention"], 1e-9)
+    return [said, f"kept {100 * kept:.1f} % of base", f"adapters {kilo(results['summary']['bytes'])}"]
+
+
+def forgotten(ua: dict[str, Any]) -> int:
+    return round(ua["value"] * ua["n"])
+
+
+def kilo(size: float) -> str:
+    return f"{size / 1000:.0f} kB"
+
+
+def share_kept(metrics: dict[str, Any], base: dict[str, Any]) -> float | None:
+    """Mean of IRA and CRA, each over the base's; None where there is no base, or a base that is good at nothing."""
+    ratios = [
+        metrics[key]["value"] / base[key]["value"]
+        for key in KEPT
+        if metrics.get(key, {}).get("value") is not None and base.get(key, {}).get("value")
+    ]
+    return sum(ratios) / len(ratios) if ratios else None
+
+
+def check_limits(limits: Mapping[str, Any]) -> None:
+    """Raises BadInput for a limit that is no proportion."""
+    for key, low in limits.items():
+        if low is not None and (isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 <= low <= 1):
+            raise BadInput(f"fail_under.{key} is {low}; it must be a number from 0 to 1")
+
+
+def enough(results: dict[str, Any], limits: Mapping[str, Any]) -> None:
+    """Raises Below where a number is below its limit. Of a sequence: the worst request's UA, and retention for both
+    others.
+    """
+    if results.get("kind") == "sequence":
+        last = results["steps"][-1]
+        found = {"ua": min(m["value"] for m in last["ua"].values()), **dict.fromkeys(KEPT, last["retention"])}
+    else:
+        found = {key: results["metrics"].get(key, {}).get("value") for key in LIMITS}
+    short = [
+        f"{key} is {'not measured' if found[key] is None else f'{found[key]:.3f}'}, below fail_under.{key}={low}"
+        for key, low in limits.items()
+        if low is not None and (found[key] is None or found[key] < low)
+    ]
+    if short:
+        raise Below("; ".join(short))

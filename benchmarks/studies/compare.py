@@ -1,0 +1,409 @@
+"""Methods beside each other: the six numbers, what each costs, and paired differences against one of them.
+
+python -m benchmarks.studies.compare FOLDER...  [--against fade] [--out FOLDER]    the comparison of finished runs
+python -m benchmarks.studies.compare FOLDER...  --tuning                           for each method, its settings from
+best to worst
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.record.results import Run, read
+from benchmarks.report.pictures import grid
+from benchmarks.report.tables import as_csv, as_latex, mean_value, published, table
+from fade.console import command
+from fade.errors import BadInput
+from fade.files import write_text
+from fade.metrics import METRICS
+from fade.training.logs import base_images
+
+NUMBERS = ("ua", "ira", "cra")
+LEVEL = 0.05
+EXACT = 14  # targets up to which every sign is tried
+FLIPS = 19_999  # random ones beyond
+# By dataset, the targets that settings are chosen on (sweeps/tuning): no table reports them. And those that FADE's rate
+# was chosen on besides: a table that reports them says so. FADE's rank, masks and p were looked at on all targets, over
+# time.
+DEVELOPMENT = {"minicanvas": ("neon", "cat")}
+SEEN = {"minicanvas": ("photo", "fish")}
+
+
+def mean_of(runs: Sequence[Run], number: str, side: str = "metrics") -> float:
+    """Mean over targets of the mean over training seeds, in percent."""
+    by_target: dict[str, list[float]] = {}
+    for run in runs:
+        if number in run.results[side]:
+            by_target.setdefault(run.target, []).append(100 * run.results[side][number]["value"])
+    return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
+
+
+def domains_of(runs: Sequence[Run]) -> list[str]:
+    return sorted({r.domain for r in runs}, reverse=True)
+
+
+def six(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> dict[str, float]:
+    """UA, IRA and CRA of the style and of the object targets, in percent."""
+    return {
+        f"{domain} {number}": mean_of([r for r in runs if r.domain == domain], number, side)
+        for domain in domains
+        for number in NUMBERS
+    }
+
+
+def said(names: Iterable[object]) -> str:
+    return ", ".join(map(str, sorted(names, key=str)))
+
+
+def same_targets(runs: Sequence[Run]) -> None:
+    """Raises BadInput where one method was run on other targets, training seeds or images than another: a mean over
+    others is no comparison; and for targets that settings were chosen on."""
+    chosen_on = {r.target for r in runs if r.target in DEVELOPMENT.get(r.dataset, ())}
+    if chosen_on:
+        raise BadInput(
+            f"settings were chosen on {said(chosen_on)}, which no table may report; name folders without them, or "
+            f"--tuning"
+        )
+    meters = {(r.dataset, r.protocol, *r.results["seeds"].get("images", ())) for r in runs}
+    if len(meters) > 1:
+        names = said(" ".join(map(str, name)) for name in meters)
+        raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
+    asked = {name: {(r.target, r.seed) for r in runs if r.label == name} for name in (r.label for r in runs)}
+    everything = set().union(*asked.values())
+    for name, found in asked.items():
+        without = {target for target, _ in everything} - {target for target, _ in found}
+        if without:
+            raise BadInput(f"{name} lacks the targets {said(without)}; finish the sweep first")
+        if found != everything:
+            seeds = said(f"{target} seed {seed}" for target, seed in everything - found)
+            raise BadInput(f"{name} lacks {seeds}, which others have; finish the sweep first")
+
+
+SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of a run's cost, and the unit that is shown
+OTHERS = [key for key in METRICS if key not in NUMBERS]
+
+
+def measured(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> tuple[float, list[str]]:
+    """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, and what else METRICS has."""
+    found = six(runs, domains, side)
+    ua = float(np.nanmean([v for name, v in found.items() if name.endswith(" ua")]))
+    kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
+    mean = float(np.nanmean(list(found.values())))
+    others = [
+        f"{mean_of(runs, key, side):.1f}" if METRICS[key].share else mean_value(runs, key, side) for key in OTHERS
+    ]
+    return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *others]
+
+
+def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """One row a method, best mean of the six numbers first; last the base model, which is what doing nothing scores."""
+    domains = domains_of(runs)
+    header = [
+        "method",
+        "adapter",
+        *six(runs, domains),
+        *("UA", "retention", "mean of six"),
+        *(METRICS[key].name for key in OTHERS),
+        "runs",
+        "images a UA",
+        "train s",
+        "peak MB",
+        "teacher passes",
+        "kB",
+    ]
+    rows = []
+    for name in dict.fromkeys(r.label for r in runs):
+        own = [r for r in runs if r.label == name]
+        mean, cells = measured(own, domains)
+        counts = said({r.metrics["ua"]["n"] for r in own})
+        seconds = np.mean([r.train_s for r in own])
+        spent = [f"{np.mean([r.cost[key] for r in own]) / unit:.0f}" for key, unit in SPENT.items()]
+        rows.append((mean, [name, own[0].sparsity["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
+    found = [row for _, row in sorted(rows, key=lambda r: -r[0])]
+    if all(r.base for r in runs):
+        _, cells = measured(runs, domains, "base")
+        found.append(["base (nothing done)", "–", *cells, *["–"] * (len(header) - 2 - len(cells))])
+    return header, found
+
+
+def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
+    """The mean of those of a run's numbers that it has, in percent."""
+    return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
+
+
+def gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = NUMBERS) -> dict[tuple[str, str], float]:
+    """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a
+    target, since the seeds of one target are no independent draws of what else one could be asked to forget."""
+    scores = {(r.label, r.domain, r.target, r.seed): score(r, numbers) for r in runs}
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for (name, domain, target, seed), value in scores.items():
+        if name == one and (other, domain, target, seed) in scores:
+            pairs.setdefault((domain, target), []).append(value - scores[other, domain, target, seed])
+    return {place: float(np.mean(values)) for place, values in pairs.items()}
+
+
+def stratified(found: dict[tuple[str, str], float]) -> tuple[float, np.ndarray]:
+    """The mean over domains of the mean over their targets, and what each target adds to it."""
+    domains = [domain for domain, _ in found]
+    parts = np.array([gap / domains.count(domain) for (domain, _), gap in found.items()]) / len(set(domains))
+    return float(parts.sum()), parts
+
+
+def sign_flip(parts: np.ndarray) -> float:
+    """Two-sided p of a sum whose parts are as likely with the other sign if two methods are alike (Fisher's
+    randomisation test): all signs where there are few targets, else random ones. Its smallest value is 2 / 2^n."""
+    n = len(parts)
+    if n <= EXACT:
+        signs = np.array(list(product((1, -1), repeat=n)))
+        return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9))
+    signs = np.random.default_rng(0).choice((1, -1), (FLIPS, n))
+    return float((1 + np.sum(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9)) / (FLIPS + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p: the smallest times how many there are, the next times one fewer, never falling."""
+    adjusted, highest = [1.0] * len(p), 0.0
+    for rank, place in enumerate(np.argsort(p, kind="stable")):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def named(runs: Sequence[Run], name: str) -> str:
+    """The label that `name` means: itself, or the one label of a method of that name. Raises BadInput for none or
+    several.
+    """
+    labels = list(dict.fromkeys(r.label for r in runs))
+    of_method = {r.label for r in runs if name in (r.results["method"], r.method)}
+    if name in labels or len(of_method) == 1:
+        return name if name in labels else of_method.pop()
+    raise BadInput(
+        f"{'several kinds of runs' if of_method else 'no run'} of {name!r}; choose one of {'; '.join(labels)} "
+        f"(--against)"
+    )
+
+
+def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list[str]]]:
+    """Each method's score minus that of `against`, over all targets (domains weigh alike) and within each domain: the
+    difference of UA, of what is kept and of the mean of UA, IRA and CRA, its range over targets, and the sign-flip
+    test's p, by Holm over the methods of a stratum."""
+    other = named(runs, against)
+    names = [name for name in dict.fromkeys(r.label for r in runs) if name != other]
+    domains = domains_of(runs)
+    rows = []
+    for stratum in ["all", *(domains if len(domains) > 1 else ())]:
+        own = [r for r in runs if stratum in ("all", r.domain)]
+        tested = {name: gaps(own, name, other) for name in names}
+        adjusted = dict(zip(names, holm([sign_flip(stratified(found)[1]) for found in tested.values()]), strict=True))
+        for name in sorted(names, key=lambda name: -stratified(tested[name])[0]):
+            apart = [stratified(gaps(own, name, other, part))[0] for part in (("ua",), ("ira", "cra"))]
+            mean, values = stratified(tested[name])[0], tested[name].values()
+            told = ("better" if mean > 0 else "worse") if adjusted[name] <= LEVEL else ""
+            rows.append(
+                [
+                    name,
+                    stratum,
+                    str(len(values)),
+                    *(f"{round(v, 2) + 0:+.2f}" for v in (*apart, mean)),
+                    f"{min(values):+.1f} to {max(values):+.1f}",
+                    f"{adjusted[name]:.3f}",
+                    told,
+                ]
+            )
+    return [
+        f"against {other}",
+        "targets of",
+        "n",
+        "Δ UA",
+        "Δ retention",
+        "difference",
+        "over targets",
+        "p (Holm)",
+        "",
+    ], rows
+
+
+def decided(runs: Sequence[Run]) -> str:
+    """One line: how many of all pairs of methods are told apart."""
+    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
+    p = holm([sign_flip(stratified(pair)[1]) for pair in found])
+    n, told = len({r.target for r in runs}), sum(value <= LEVEL for value in p)
+    return (
+        f"Of all {len(p)} pairs of methods {told} are decided at {100 * LEVEL:.0f} % (sign-flip test over {n} targets, "
+        f"whose smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
+    )
+
+
+Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
+COUNTED = (
+    "pairs.forget",
+    "pairs.retain",
+    "pairs.batch",
+    "trainer.max_steps",
+    "model.steps",
+    "adapter.rank",
+)  # whole, >= 1
+
+
+def number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def best_of(means: dict[Setting, float]) -> Setting:
+    """The setting of the best mean. Of several that are equal the middle one, by their values: a plateau's middle is
+    farthest from where it ends."""
+    top = [setting for setting, mean in means.items() if mean >= max(means.values()) - 1e-9]
+    order = sorted(top, key=lambda setting: [(key, number(value) or 0.0, value) for key, value in setting])
+    return order[(len(order) - 1) // 2]
+
+
+def edge(method: str, best: Setting, tried: Sequence[Setting]) -> str:
+    """Whether the best setting lies inside what was tried, for every number that was varied; else the command that goes
+    on.
+    """
+    further = {}
+    for key, value in best:
+        values = sorted({v for setting in tried for k, text in setting if k == key and (v := number(text)) is not None})
+        own = number(value)
+        if own is None or (len(values) > 1 and values[0] < own < values[-1]):
+            continue
+        if len(values) == 1:
+            on = [own / 3, own * 3]
+        else:  # as far again, as a factor where that makes sense
+            near = values[1] if own == values[0] else values[-2]
+            on = [own * own / near if own * near > 0 else 2 * own - near]
+        if key in COUNTED:
+            on = [v for v in (max(1, round(v)) for v in on) if v != own]
+        if on:
+            further[key] = [str(v) if key in COUNTED else f"{v:.2g}" for v in on]
+    if not best:
+        return f"{method}: nothing was varied; give what to vary, as sweeps/tuning.yaml says"
+    if not further:
+        return f"{method}: the best lies inside what was tried"
+    options = [f"{key}={','.join(further.get(key, [value]))}" for key, value in best]
+    command = f"python run.py -m +sweeps=tuning method={method} {' '.join(options)}"
+    return f"{method}: the best lies at the EDGE in {said(further)}; go on with: {command}"
+
+
+def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
+    """For each method every setting that was tried on all of its development targets, best first, the chosen one
+    marked; and a line a method on whether that lies inside what was tried. Runs of other targets are not read."""
+    rows: list[list[str]] = []
+    lines = []
+    own = [r for r in runs if r.target in DEVELOPMENT.get(r.dataset, (r.target,))]
+    if not own:
+        raise BadInput(
+            f"no run of a development target ({said(t for of in DEVELOPMENT.values() for t in of)}); run sweeps/tuning "
+            f"first"
+        )
+    domains = domains_of(own)
+    for name in dict.fromkeys(r.results["method"] for r in own):
+        tried: dict[Setting, list[Run]] = {}
+        for run in (r for r in own if r.results["method"] == name):
+            tried.setdefault(tuple(run.chosen.items()), []).append(run)
+        most = max(len({r.target for r in group}) for group in tried.values())
+        full = {
+            setting: six(group, domains) for setting, group in tried.items() if len({r.target for r in group}) == most
+        }
+        means = {setting: float(np.nanmean(list(numbers.values()))) for setting, numbers in full.items()}
+        best = best_of(means)
+        lines.append(edge(name, best, list(full)))
+        for setting in sorted(full, key=lambda setting: (-means[setting], setting != best)):
+            words = " ".join(f"{key}={value}" for key, value in setting)
+            cells = [*(f"{v:.1f}" for v in full[setting].values()), f"{means[setting]:.2f}"]
+            rows.append([name, words, *cells, "chosen" if setting == best else ""])
+    return (["method", "setting", *six(own, domains), "mean", ""], rows), lines
+
+
+def pictures(found: Sequence[Run], out: Path) -> list[str]:
+    """out/TARGET.png for every target: what each method leaves of it, one row a method, the same prompts and starting
+    noise. Returns a line for each that cannot be made, its images being gone."""
+    problems = []
+    by_seed = sorted(found, key=lambda run: -(run.seed or 0))  # the lowest seed comes last, and stays
+    for target in dict.fromkeys(run.target for run in found):
+        runs = {run.label: run for run in by_seed if run.target == target}
+        run = next(iter(runs.values()))
+        other = next((d for d in run.results["gates"]["judge_accuracy"] if d != run.domain), "seed")
+        first: dict[str, str] = {}
+        for row in run.predictions:
+            if row[run.domain] == target:
+                first.setdefault(str(row[other]), str(row["file"]))
+        base = base_images(run.results, run.folder)
+        if not first or base is None:
+            problems.append(
+                f"no picture of {target}: {run.folder / 'predictions.csv'} or the base model's images are not there"
+            )
+            continue
+        folders = {"base": base, **{name: own.folder / "images" for name, own in sorted(runs.items())}}
+        rows = [(name, [images / file for file in first.values()]) for name, images in folders.items()]
+        try:
+            grid(list(first), rows, out / f"{target}.png")
+        except FileNotFoundError as error:
+            problems.append(f"no picture of {target}: {error.filename} is not there")
+    return problems
+
+
+def usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs that this tool trained; and a line for each whose images others made, which has no cost and no seed."""
+    kept = [run for run in found if run.seed is not None and {*SPENT, "locate_s", "distil_s"} <= set(run.cost)]
+    return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
+
+
+def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
+    """The tables as text, and as files in `out`."""
+    found, problems = read(folders)
+    runs, scored = usable(found)
+    problems += scored
+    if not runs:
+        raise BadInput(f"no run below {said(folders)} was trained here; name folders of finished runs")
+    if tuned:
+        settings, lines = tuning(runs)
+        parts = {"tuning": settings}
+    else:
+        same_targets(runs)
+        parts = {"methods": compared(runs), "differences": differences(runs, against)}
+        seen = {r.target for r in runs if r.target in SEEN.get(r.dataset, ())}
+        lines = [decided(runs), *([f"FADE's rate was chosen on {said(seen)} too."] if seen else [])]
+    for name, part in parts.items() if out else ():
+        assert out is not None
+        write_text(out / f"{name}.csv", as_csv(*part))
+        write_text(out / f"{name}.md", table(*part) + "\n")
+        write_text(out / f"{name}.tex", as_latex(*part))
+    if out and not tuned:
+        problems += pictures(runs, out)
+    shown = [table(*part) for part in parts.values()]
+    others = (
+        [] if tuned else [f"As published, on another model, other images and other judges:\n\n{table(*published())}"]
+    )
+    return "\n\n".join([*problems, *shown, "\n".join(lines), *others])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders that hold finished runs")
+    parser.add_argument(
+        "--against", default="fade", help="the method, or its label in the table, that others are compared with"
+    )
+    parser.add_argument("--out", type=Path, help="a folder for the tables as files, and the pictures")
+    parser.add_argument(
+        "--tuning", action="store_true", help="every setting on the development targets, and which is chosen"
+    )
+    given = parser.parse_args()
+    try:
+        print(write(given.folders, given.against, given.out, given.tuning))
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise SystemExit(f"error: cannot write {error.filename or given.out}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    command(main)

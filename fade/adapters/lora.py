@@ -1,0 +1,490 @@
+"""The sparse low-rank change of a U-Net.
+
+The change of a layer's weight is ΔW = s · M ⊙ (B A) with PEFT's factors A (r, in), B (out, r), s = alpha / r, and a 0/1
+mask M (out, in). Where M is a rectangle u vᵀ this is the ordinary LoRA (diag(u) B)(A diag(v)).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import LoraVariant
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from fade.adapters import Adapter, Masks, check_shapes
+from fade.adapters.export import PROMPT, Factors
+from fade.adapters.stored import check_scale
+from fade.checked import Count, Positive
+from fade.errors import BadInput
+from fade.models import Diffusion
+from fade.models.ledger import Ledger, added, ledger
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(eq=False)  # compared by identity: a layer knows by it whether what it folded still holds
+class Kept:
+    """A mask, and its rows and columns where it is a rectangle (then `mask` is not needed to apply it)."""
+
+    mask: Tensor  # (out, in) bool
+    rows: Tensor  # (out,) bool: has any kept weight
+    cols: Tensor  # (in,) bool
+    rectangle: bool
+    empty: bool
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Kept:
+        rows, cols = mask.any(1), mask.any(0)
+        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()), not bool(rows.any()))
+
+    def to(self, device: torch.device) -> Kept:
+        return replace(self, mask=self.mask.to(device), rows=self.rows.to(device), cols=self.cols.to(device))
+
+
+class _Masked(LoraVariant):
+    """PEFT's hook for the arithmetic of a masked layer."""
+
+    @staticmethod
+    def init(module: MaskedLinear, adapter_name: str, **_: Any) -> None:
+        shape = module.get_base_layer().weight.shape
+        module.kept[adapter_name] = Kept.of(
+            torch.ones(shape, dtype=torch.bool, device=module.get_base_layer().weight.device)
+        )
+
+    @staticmethod
+    def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        kept = module.kept[active_adapter]
+        if active_adapter in module.muted or kept.empty:
+            return result
+        x = module.lora_dropout[active_adapter](x)
+        if kept.rectangle:
+            a, b = module.factors(active_adapter)
+            added = linear(linear(x, a), b) * module.scaling[active_adapter]
+        else:
+            added = linear(x[..., kept.cols], module.change(active_adapter)[:, kept.cols])
+        gate = module.gates.get(active_adapter)
+        return result + (added if gate is None else added * gate.to(added)[:, None, None])
+
+
+class MaskedLinear(LoraLinear):
+    """PEFT's LoRA layer with a mask for each adapter; an adapter in `muted` contributes nothing."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, **settings: Any) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.muted: set[str] = set()
+        self.gates: dict[str, Tensor] = {}  # adapter -> strength (B,) for each sample of the batch that is on its way
+        self._folded: tuple[Any, Tensor] = (None, torch.empty(0))
+        super().__init__(base_layer, adapter_name, **settings)
+
+    def resolve_lora_variant(self, **_: Any) -> LoraVariant:
+        return _Masked()
+
+    def _apply(self, *args: Any, **settings: Any) -> nn.Module:
+        """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device
+        here.
+        """
+        super()._apply(*args, **settings)
+        self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
+        self._folded = (None, torch.empty(0))
+        return self
+
+    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
+        """Several adapters at once, none of them in training, cost what one weight costs: their sum is folded, once."""
+        if torch.is_grad_enabled() or self.disable_adapters or self.merged or settings:
+            return super().forward(x, *args, **settings)
+        if len(self.muted) == len(self.lora_A):  # all of them merged, or off
+            return self.base_layer(x)
+        names = self._foldable()
+        if len(names) < 2:
+            return super().forward(x, *args, **settings)
+        result = linear(x, self.folded(names), self.get_base_layer().bias)
+        for name in self.active_adapters:
+            if name in self.lora_A and name not in names:
+                result = _Masked.forward(self, name, x, result)
+        return result
+
+    def _foldable(self) -> list[str]:
+        return [
+            name
+            for name in self.active_adapters
+            if name in self.lora_A
+            and name not in self.muted
+            and name not in self.gates
+            and not self.kept[name].empty
+            and (isinstance(self.lora_dropout[name], nn.Identity) or not self.lora_dropout[name].training)
+        ]
+
+    def folded(self, names: list[str]) -> Tensor:
+        """W + Σ ΔW (out, in) of the named adapters, remembered until one of them, or W, is another.
+
+        The key holds the tensors themselves: a remembered address could be another tensor's by now.
+        """
+        base = self.get_base_layer().weight
+        parts = [(self.lora_A[n].weight, self.lora_B[n].weight, self.scaling[n], self.kept[n]) for n in names]
+        key = [(id(a), a._version, id(b), b._version, s, kept) for a, b, s, kept in parts]
+        now = (base.data_ptr(), base._version, base.dtype, key)
+        if self._folded[0] is None or self._folded[0][0] != now:
+            held = (base.data, parts)
+            self._folded = ((now, held), added(base, [self.exact(name) for name in names]))
+        return self._folded[1]
+
+    def exact(self, name: str) -> Tensor:
+        """ΔW (out, in) in double precision."""
+        a, b = self.factors(name)
+        return (b.double() @ a.double()) * self.kept[name].mask * self.scaling[name]
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
+        kept = self.kept[name]
+        return self.lora_A[name].weight * kept.cols, self.lora_B[name].weight * kept.rows[:, None]
+
+    def change(self, name: str) -> Tensor:
+        """ΔW (out, in)."""
+        a, b = self.factors(name)
+        return (b @ a) * self.kept[name].mask * self.scaling[name]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """SPM's facilitated transport (arXiv 2312.16145): how strongly a low-rank change applies to a prompt.
+
+    γ = max over `prompts` of max(cosine of the flattened text embeddings, share of the prompt's tokens that are asked
+    for), to the `power` 1; the released code multiplies γ in twice, which is power 2.
+    """
+
+    prompts: tuple[str, ...]
+    power: float = 1.0
+
+    def strength(self, model: Diffusion, asked: list[str]) -> Tensor:
+        """γ (B,) of each prompt that is asked."""
+        own, theirs = model.embed(list(self.prompts)).flatten(1), model.embed(asked).flatten(1)
+        cosine = torch.nn.functional.cosine_similarity(theirs[:, None], own[None], dim=-1)
+        concepts, prompts = [[set(ids) for ids in model.token_ids(texts)] for texts in (list(self.prompts), asked)]
+        overlap = torch.tensor([[len(c & p) / max(1, len(c)) for c in concepts] for p in prompts]).to(cosine)
+        return torch.maximum(cosine, overlap).amax(1).clamp(0, 1) ** self.power
+
+
+class Lora(Adapter):
+    """A low-rank change of linear layers, each confined to a mask."""
+
+    kind = "lora"
+
+    def __init__(self, model: Diffusion, name: str, layers: dict[str, MaskedLinear], rank: int, alpha: float) -> None:
+        super().__init__(model, name)
+        self.unet, self.layers, self.rank, self.alpha = model.unet, layers, rank, alpha
+        self.merged = False
+        self._gate: Gate | None = None
+        self._asked: tuple[list[str] | None, Tensor] = (
+            None,
+            torch.empty(0),
+        )  # the last batch's prompts, how strongly met
+        self._gating = self.unet.register_forward_pre_hook(self._open, with_kwargs=True)
+
+    def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """Before each pass of the U-Net: the gate of every sample, while prompts are being generated for."""
+        if self.gate is None:
+            return
+        gates = {}
+        if self.model.asked:
+            sample = args[0] if args else given["sample"]
+            if self._asked[0] is not self.model.asked:  # the prompts are the same in every pass of a batch
+                self._asked = self.model.asked, self.gate.strength(self.model, self.model.asked)
+            strength = self._asked[1]
+            gates = {self.name: strength.repeat(len(sample) // len(strength))}
+        else:
+            self._asked = None, torch.empty(0)
+        for layer in self.layers.values():
+            layer.gates.pop(self.name, None)
+            layer.gates.update(gates)
+
+    @classmethod
+    def attach(
+        cls,
+        model: Diffusion,
+        rank: Count,
+        alpha: Positive,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        targets: list[str] | tuple[str, ...] = ATTENTION,
+        name: str = "fade",
+    ) -> Lora:
+        """Put a change of zero on every linear layer whose name ends in one of `targets`; what was attached stays on.
+
+        Raises BadInput where nothing matches, the rank is no whole number of 1 or more, or above what any of the layers
+        can have, alpha or dropout make no sense, or a layer already holds a stock LoRA (a mask on top of it would be
+        ignored silently).
+        """
+        if not isinstance(rank, int) or rank < 1:
+            raise BadInput(f"adapter.rank is {rank!r}; it must be a whole number, 1 or more")
+        if not 0 < alpha < float("inf"):
+            raise BadInput(f"adapter.alpha is {alpha}; it must be a number above 0")
+        if not 0 <= dropout < 1:
+            raise BadInput(f"adapter.dropout is {dropout}; it must lie in [0, 1)")
+        unet = model.unet
+        earlier = list(getattr(unet, "peft_config", {}))
+        if name in earlier:
+            raise BadInput(f"an adapter named {name!r} is attached already; give name=")
+        found = [
+            n for n, m in unet.named_modules() if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))
+        ]
+        if not found:
+            raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
+        for layer in found:
+            module = unet.get_submodule(layer)
+            if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
+                raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
+        largest = max(min(unet.get_submodule(layer).weight.shape) for layer in found)
+        if rank > largest:
+            raise BadInput(
+                f"adapter.rank is {rank}, and no matrix of these layers has more than {largest}; give a lower one"
+            )
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
+        config._register_custom_module({nn.Linear: MaskedLinear})
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # that there is an adapter already: it is meant
+            unet.add_adapter(config, adapter_name=name)
+        unet.set_adapter([*earlier, name])
+        layers = {n: unet.get_submodule(n) for n in found}
+        for layer in layers.values():
+            for key, parameter in layer.named_parameters():
+                parameter.requires_grad_(key.split(".")[-2] == name)
+        return cls(model, name, layers, rank, alpha)
+
+    @property
+    def gate(self) -> Gate | None:
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: Gate | None) -> None:
+        self._gate = gate
+        for layer in self.layers.values():
+            layer.gates.pop(self.name, None)
+        (self.model.listen if gate else self.model.unlisten)(self)
+
+    @property
+    def mergeable(self) -> bool:  # type: ignore[override]
+        return self.gate is None
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [
+            w
+            for layer in self.layers.values()
+            for w in (layer.lora_A[self.name].weight, layer.lora_B[self.name].weight)
+        ]
+
+    def names(self) -> list[str]:
+        return [f"{layer}.{factor}" for layer in self.layers for factor in "AB"]
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
+
+    # masks
+
+    def set_masks(self, masks: Masks) -> None:
+        if masks.keys() != self.layers.keys():
+            raise BadInput(
+                f"masks for {len(masks)} layers, the adapter has {len(self.layers)}: they must be the same layers"
+            )
+        for name, layer in self.layers.items():
+            layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
+
+    @torch.no_grad()
+    def turn(self, name: str, by: Tensor) -> None:
+        """A ← A `by`: B (A `by`) is the change turned."""
+        a = self.layers[name].lora_A[self.name].weight
+        a.copy_(a @ by.to(a))
+
+    def change(self, name: str) -> Tensor:
+        return self.layers[name].change(self.name)
+
+    def masks(self) -> Masks:
+        return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
+
+    # switching
+
+    def _mute(self, muted: bool) -> None:
+        if self.merged:
+            (self.ledger.remove if muted else self.ledger.add)(self)
+            return
+        for layer in self.layers.values():
+            (layer.muted.add if muted else layer.muted.discard)(self.name)
+
+    @property
+    def scale(self) -> float:
+        return next(iter(self.layers.values())).scaling[self.name] * self.rank / self.alpha
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        value = check_scale(value)
+        for layer in self.layers.values():
+            layer.scaling[self.name] = value * self.alpha / self.rank
+        if self.merged:
+            self.ledger.refresh(self)
+
+    # as a writer of the ledger, while it is merged
+
+    @property
+    def training(self) -> bool:
+        return False
+
+    @property
+    def ledger(self) -> Ledger:
+        return ledger(self.unet)
+
+    def places(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.weight": layer.get_base_layer().weight
+            for name, layer in self.layers.items()
+            if not layer.kept[self.name].empty
+        }
+
+    @torch.no_grad()
+    def delta(self, name: str) -> Tensor | None:
+        layer = self.layers.get(name.removesuffix(".weight"))
+        if layer is None or layer.kept[self.name].empty or layer.scaling[self.name] == 0:
+            return None
+        return layer.exact(self.name)
+
+    def merge(self) -> None:
+        if self.merged:
+            raise BadInput(f"adapter {self.name!r} is merged already")
+        if self.gate is not None:
+            raise BadInput(
+                f"adapter {self.name!r} is gated by the prompt and cannot be merged; set gate to None to merge it whole"
+            )
+        self.ledger.add(self)
+        self._mute(True)
+        self.merged = True
+
+    def unmerge(self) -> None:
+        if self.merged:
+            self.ledger.remove(self)
+            self.merged = False
+            self._mute(False)
+
+    def detach(self) -> None:
+        self.unmerge()
+        self.gate = None
+        self._gating.remove()
+        if list(self.unet.peft_config) == [self.name]:
+            self.unet.unload_lora()
+            return
+        self.unet.delete_adapters(self.name)
+        for layer in self.layers.values():
+            layer.kept.pop(self.name)
+            layer.gates.pop(self.name, None)
+            layer.muted.discard(self.name)
+
+    # files
+
+    def settle(self) -> None:
+        """Dropout is for training; what remains is frozen."""
+        self.unet.eval()
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def state(self) -> dict[str, Tensor]:
+        """A and B of every layer, whole, with their masks."""
+        tensors = {}
+        for name, layer in self.layers.items():
+            tensors[f"{name}.A"] = layer.lora_A[self.name].weight.detach()
+            tensors[f"{name}.B"] = layer.lora_B[self.name].weight.detach()
+            tensors[f"{name}.mask"] = layer.kept[self.name].mask
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.set_masks({name: tensors[f"{name}.mask"] for name in self.layers})
+        for name, layer in self.layers.items():
+            layer.lora_A[self.name].weight.copy_(tensors[f"{name}.A"])
+            layer.lora_B[self.name].weight.copy_(tensors[f"{name}.B"])
+
+    def compact(self) -> dict[str, Tensor]:
+        """Only what the change needs: kept columns of A, kept rows of B, their places, and a bit mask if no
+        rectangle.
+        """
+        tensors = {}
+        for name, layer in self.layers.items():
+            kept = layer.kept[self.name]
+            if kept.empty:
+                continue
+            tensors[f"{name}.A"] = layer.lora_A[self.name].weight[:, kept.cols]
+            tensors[f"{name}.B"] = layer.lora_B[self.name].weight[kept.rows]
+            if not kept.rows.all():
+                tensors[f"{name}.rows"] = kept.rows.nonzero()[:, 0].to(torch.int16)
+            if not kept.cols.all():
+                tensors[f"{name}.cols"] = kept.cols.nonzero()[:, 0].to(torch.int16)
+            if not kept.rectangle:
+                inner = kept.mask[kept.rows][:, kept.cols].cpu().numpy()
+                tensors[f"{name}.bits"] = torch.from_numpy(np.packbits(inner))
+        return tensors
+
+    def settings(self) -> dict[str, Any]:
+        shapes = {n: list(layer.get_base_layer().weight.shape) for n, layer in self.layers.items()}
+        gate = {"gate": {"prompts": list(self.gate.prompts), "power": self.gate.power}} if self.gate else {}
+        return {"rank": self.rank, "alpha": self.alpha, "layers": shapes, **gate}
+
+    @classmethod
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+        """Every layer's A (r, in), B (out, r) and mask (out, in), on the CPU."""
+        strangers = {key.rsplit(".", 1)[0] for key in tensors} - settings["layers"].keys()
+        if strangers:
+            raise KeyError(f"{sorted(strangers)[0]} is no layer of the card")
+        return {n: _expanded(n, out, into, settings["rank"], tensors) for n, (out, into) in settings["layers"].items()}
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        check_shapes(model, {f"{layer}.weight": shape for layer, shape in settings["layers"].items()})
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Lora:
+        adapter = cls.attach(model, settings["rank"], settings["alpha"], targets=list(settings["layers"]), name=name)
+        for layer, (a, b, _) in unpacked.items():
+            adapter.layers[layer].lora_A[name].weight.data.copy_(a)
+            adapter.layers[layer].lora_B[name].weight.data.copy_(b)
+        adapter.set_masks({layer: mask for layer, (_, _, mask) in unpacked.items()})
+        for parameter in adapter.parameters():
+            parameter.requires_grad_(False)
+        if "gate" in settings:
+            adapter.gate = Gate(tuple(settings["gate"]["prompts"]), settings["gate"]["power"])
+        return adapter
+
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+        """A rectangle leaves as the ordinary LoRA that it is, any other mask by selection: fade/adapters/export.py."""
+        if "gate" in settings:
+            raise BadInput(PROMPT)
+        found, alpha = {}, scale * settings["alpha"]
+        for name, (a, b, mask) in unpacked.items():
+            kept = Kept.of(mask)
+            if kept.empty:
+                continue
+            a, b = a * kept.cols, b * kept.rows[:, None]
+            found[name] = Factors(a, b, alpha) if kept.rectangle else Factors.select((b @ a) * mask * (alpha / len(a)))
+        return found
+
+
+Unpacked = dict[str, tuple[Tensor, Tensor, Tensor]]  # layer -> A, B, mask
+
+
+def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    a, b, mask = torch.zeros(rank, into), torch.zeros(out, rank), torch.zeros(out, into, dtype=torch.bool)
+    if f"{name}.A" in tensors:
+        rows = tensors.get(f"{name}.rows", torch.arange(out)).long()
+        cols = tensors.get(f"{name}.cols", torch.arange(into)).long()
+        a[:, cols] = tensors[f"{name}.A"].float()
+        b[rows] = tensors[f"{name}.B"].float()
+        inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
+        if f"{name}.bits" in tensors:
+            bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
+            inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
+        mask[rows[:, None], cols] = inner
+    return a, b, mask

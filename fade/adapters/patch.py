@@ -1,0 +1,252 @@
+"""A change of whole weights: what the methods leave that train the network itself (ESD, UCE, SalUn, ...).
+
+The weights of the pipeline are trained in place; the file holds the difference, kept entries only. Several patches on
+one pipeline add up: W = W_0 + Σ s_i ΔW_i.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fade.adapters import Adapter, Masks, check_shapes
+from fade.adapters.export import Factors
+from fade.adapters.stored import check_scale
+from fade.errors import BadInput
+from fade.models import Diffusion
+from fade.models.ledger import ledger, plain
+
+Unpacked = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
+
+
+class Patch(Adapter):
+    """Changed weights of a U-Net. The optimizer gets the weights themselves; `off` swaps the untouched ones in.
+
+    Masks are enforced twice: gradients outside are zero, and after each step of the optimizer the values there are put
+    back, so that weight decay does not move them either.
+    """
+
+    kind = "patch"
+
+    def __init__(self, model: Diffusion, name: str, chosen: dict[str, nn.Parameter]) -> None:
+        super().__init__(model, name)
+        self.chosen = chosen
+        self.deltas: dict[str, Tensor] = {}
+        self._scale = 1.0
+        self._masks: Masks = {}  # of weights that are not kept whole
+        self._hooks: list[Any] = []
+        self._away: dict[str, Tensor] = {}  # the changed values, while the untouched ones are in their place
+        self.ledger = ledger(model.unet)
+        self.ledger.add(self)
+        self.start = {key: self.ledger.value(key, weight, without=self) for key, weight in chosen.items()}
+
+    @classmethod
+    def attach(
+        cls, model: Diffusion, targets: list[str] | tuple[str, ...] = (r"attn2\.to_[kv]\.weight",), name: str = "fade"
+    ) -> Self:
+        """Free every parameter of the U-Net whose name one of the regular expressions `targets` finds.
+
+        Raises BadInput where nothing matches or an expression is none.
+        """
+        try:
+            found = {
+                plain(n): p
+                for n, p in model.unet.named_parameters()
+                if ".lora_" not in n and any(re.search(t, plain(n)) for t in targets)
+            }
+        except re.error as error:
+            raise BadInput(
+                f"adapter.targets {list(targets)}: {error}; give regular expressions over parameter names"
+            ) from error
+        if not found:
+            raise BadInput(f"no parameter of the U-Net matches {list(targets)}; check adapter.targets")
+        adapter = cls(model, name, found)
+        for weight in found.values():
+            weight.requires_grad_(True)
+        return adapter
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.chosen.values())
+
+    def names(self) -> list[str]:
+        return list(self.chosen)
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.chosen)
+
+    # masks
+
+    def masks(self) -> Masks:
+        return {key: self._masks.get(key, torch.ones_like(w, dtype=torch.bool)) for key, w in self.chosen.items()}
+
+    def set_masks(self, masks: Masks) -> None:
+        if masks.keys() != self.chosen.keys():
+            raise BadInput(f"masks for {len(masks)} weights, the patch has {len(self.chosen)}: they must be the same")
+        for hook in self._hooks:
+            hook.remove()
+        self._masks = {
+            key: mask.to(self.chosen[key].device, torch.bool) for key, mask in masks.items() if not mask.all()
+        }
+        self._hooks = [
+            self.chosen[key].register_hook(lambda g, mask=mask: g * mask) for key, mask in self._masks.items()
+        ]
+
+    def project(self) -> None:
+        for key, mask in self._masks.items():
+            weight = self.chosen[key]
+            weight.data = torch.where(mask, weight.data, self.start[key].to(weight))
+
+    def turn(self, name: str, by: Tensor) -> None:
+        start = self.start[name].to(self.chosen[name])
+        self.chosen[name].data = start + self.change(name).detach() @ by.to(start)
+
+    def change(self, name: str) -> Tensor:
+        return self.chosen[name] - self.start[name].to(self.chosen[name])
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        self.deltas = self._found()
+        for weight in self.chosen.values():
+            weight.requires_grad_(False)
+            weight.grad = None
+        self.ledger.refresh(self)
+
+    def _found(self) -> dict[str, Tensor]:
+        """The differences that stand in the weights now."""
+        return {
+            key: (weight.detach().float() - self.start[key].to(weight.device).float())
+            for key, weight in self.chosen.items()
+        }
+
+    # as a writer of the ledger
+
+    @property
+    def training(self) -> bool:
+        """Whether the values in place are the optimizer's, and no difference is known yet."""
+        return not self.deltas
+
+    def places(self) -> dict[str, nn.Parameter]:
+        return self.chosen
+
+    def delta(self, name: str) -> Tensor | None:
+        return self.scale * self.deltas[name] if name in self.deltas and self.scale != 0 else None
+
+    # switching
+
+    def _mute(self, muted: bool) -> None:
+        for key, weight in self.chosen.items():
+            if not muted:
+                weight.data = self._away.pop(key)
+                continue
+            if self.deltas:  # trained: others may have come and gone since
+                self.start[key] = self.ledger.value(key, weight, without=self)
+            self.start[key] = self.start[key].to(weight)
+            self._away[key], weight.data = weight.data, self.start[key]
+
+    @property
+    def scale(self) -> float:  # type: ignore[override]
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = check_scale(value)
+        self.ledger.refresh(self)
+
+    def merge(self) -> None:
+        """Nothing to do: the change is in the weights, and what it overwrote is kept."""
+
+    def unmerge(self) -> None:
+        """Nothing to do."""
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for weight in self.chosen.values():
+            weight.requires_grad_(False)
+            weight.grad = None
+        self.ledger.remove(self)
+
+    # files
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights as they are, with their masks."""
+        tensors = {f"{key}.value": weight.detach() for key, weight in self.chosen.items()}
+        return tensors | {f"{key}.mask": mask for key, mask in self._masks.items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        whole = {key: torch.ones_like(w, dtype=torch.bool) for key, w in self.chosen.items()}
+        self.set_masks({key: tensors.get(f"{key}.mask", mask) for key, mask in whole.items()})
+        for key, weight in self.chosen.items():
+            weight.data.copy_(tensors[f"{key}.value"])
+
+    def compact(self) -> dict[str, Tensor]:
+        """Differences of the weights that changed: whole, or the kept entries in order and a bit mask of their
+        places.
+        """
+        tensors = {}
+        for key, delta in (self.deltas or self._found()).items():
+            if not delta.any():
+                continue
+            mask = self._masks.get(key)
+            tensors[f"{key}.delta"] = delta if mask is None else delta[mask]
+            if mask is not None:
+                tensors[f"{key}.bits"] = torch.from_numpy(np.packbits(mask.cpu().numpy()))
+        return tensors
+
+    def settings(self) -> dict[str, Any]:
+        return {"weights": {key: list(weight.shape) for key, weight in self.chosen.items()}}
+
+    @classmethod
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+        """Every weight's difference and its mask, on the CPU."""
+        found = {}
+        for key, shape in settings["weights"].items():
+            delta, mask = torch.zeros(shape), torch.ones(shape, dtype=torch.bool)
+            if f"{key}.bits" in tensors:
+                bits = np.unpackbits(tensors[f"{key}.bits"].numpy(), count=delta.numel())
+                mask = torch.from_numpy(bits.astype(bool)).reshape(shape)
+            if f"{key}.delta" in tensors:
+                delta[mask] = tensors[f"{key}.delta"].float().flatten()
+            found[key] = (delta, mask)
+        return found
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        check_shapes(model, settings["weights"])
+
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+        found = {}
+        for key, (delta, _) in unpacked.items():
+            layer, _, kind = key.rpartition(".")
+            if not delta.any() or scale == 0:
+                continue
+            if kind != "weight" or delta.dim() != 2:
+                raise BadInput(
+                    f"the change touches {key} {list(delta.shape)}, which a LoRA of linear layers cannot carry; "
+                    "export it to=patch"
+                )
+            found[layer] = Factors.select(scale * delta)
+        return found
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Patch:
+        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in unpacked], name)
+        device = model.device
+        for weight in adapter.chosen.values():
+            weight.requires_grad_(False)
+        adapter._masks = {key: mask.to(device) for key, (_, mask) in unpacked.items() if not mask.all()}
+        adapter.deltas = {key: delta.to(device) for key, (delta, _) in unpacked.items()}
+        adapter.ledger.refresh(adapter)
+        return adapter
+
+    @classmethod
+    def of(cls, model: Diffusion, deltas: dict[str, Tensor], name: str) -> Patch:
+        """A patch with given differences, attached."""
+        kept = {key: (delta.float(), delta != 0) for key, delta in deltas.items()}
+        return cls.restored(model, {}, kept, name)

@@ -1,0 +1,126 @@
+"""A change of the text embedding at inference: no weights, only what is to be suppressed (SEOT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fade.adapters import Adapter, Masks
+from fade.adapters.export import PROMPT, Factors
+from fade.errors import BadInput
+from fade.models import Diffusion
+
+
+class TextEdit(Adapter):
+    """Shrinks the main singular values of a concept's token embeddings in every prompt that names it (arXiv
+    2402.05375).
+
+    The concept's tokens and the tokens from [EOT] on are stacked, E = U Σ Vᵀ, and σ̂ = σ · e^{−β·scale·σ}; β = 1 is the
+    paper's. Other prompts are left alone. `strength` β: the text encoders of this suite have norms of their own.
+    """
+
+    kind = "text"
+
+    def __init__(self, model: Diffusion, name: str, strength: float) -> None:
+        super().__init__(model, name)
+        self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
+        model.edits.append(self.edit)
+        model.listen(self)
+
+    @classmethod
+    def attach(cls, model: Diffusion, strength: float = 1.0, name: str = "fade") -> TextEdit:
+        if not 0 < strength < float("inf"):
+            raise BadInput(f"adapter.strength is {strength}; it must be a number above 0")
+        return cls(model, name, strength)
+
+    def edit(self, prompts: list[str], embeddings: Tensor) -> Tensor:
+        """Embeddings (B, L, D) with the concept suppressed where a prompt names it."""
+        if self.muted or not self.concept or self.scale == 0:
+            return embeddings
+        edited = embeddings.clone()
+        for row, prompt in enumerate(prompts):
+            places = self.model.places(prompt, self.concept)
+            if places:
+                end = len(self.model.token_ids([prompt])[0]) + 1
+                chosen = [*places, *range(min(end, embeddings.shape[1] - 1), embeddings.shape[1])]
+                edited[row, chosen] = suppressed(embeddings[row, chosen], self.strength * self.scale)
+        return edited
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def names(self) -> list[str]:
+        return []
+
+    def weights(self) -> dict[str, Tensor]:
+        return {}
+
+    def masks(self) -> Masks:
+        return {}
+
+    def set_masks(self, masks: Masks) -> None:
+        if masks:
+            raise BadInput("an edit of the text embedding has no weights to mask; use sparsity=dense")
+
+    def change(self, name: str) -> Tensor:
+        raise KeyError(name)
+
+    def _mute(self, muted: bool) -> None:
+        self.muted = muted
+
+    mergeable = False
+
+    def merge(self) -> None:
+        raise BadInput("an edit of the text embedding cannot be merged into weights; it applies while it is attached")
+
+    def unmerge(self) -> None:
+        """Nothing to do."""
+
+    def detach(self) -> None:
+        self.model.edits.remove(self.edit)
+        self.model.unlisten(self)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing to do: the method sets the concept again."""
+
+    def compact(self) -> dict[str, Tensor]:
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        return {"strength": self.strength, "concept": self.concept}
+
+    def places(self) -> dict[str, nn.Parameter]:
+        return {}
+
+    def delta(self, name: str) -> Tensor | None:
+        return None
+
+    @classmethod
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[float, str]:
+        return float(settings["strength"]), str(settings["concept"])
+
+    @classmethod
+    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
+        """Every pipeline has a text embedding."""
+
+    @classmethod
+    def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
+        raise BadInput(PROMPT)
+
+    @classmethod
+    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: tuple[float, str], name: str) -> TextEdit:
+        strength, concept = unpacked
+        adapter = cls.attach(model, strength, name)
+        adapter.concept = concept
+        return adapter
+
+
+def suppressed(rows: Tensor, strength: float) -> Tensor:
+    """rows (K, D) with every singular value σ shrunk to σ·e^{−strength·σ}: the larger, the more."""
+    u, s, v = torch.linalg.svd(rows.float(), full_matrices=False)
+    return ((u * (s * torch.exp(-strength * s))) @ v).to(rows)

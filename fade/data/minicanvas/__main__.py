@@ -1,0 +1,28 @@
+"""python -m fade.data.minicanvas FOLDER"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fade.console import command
+from fade.data.minicanvas import OBJECTS, STYLES, write
+from fade.errors import BadInput
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write MiniCanvas to disk in UnlearnCanvas's layout.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-cell", type=int, default=20)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        write(given.folder, given.per_cell, given.size, given.seed)
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"wrote {len(STYLES) * len(OBJECTS) * given.per_cell} images to {given.folder}")
+
+
+if __name__ == "__main__":
+    command(main)
