@@ -142,7 +142,7 @@ class Parts:
         self.attached = instantiate(cfg.adapter, _convert_="all")
         if self.method.terms and cfg.optimizer.build.lr is None:
             raise BadInput(
-                f"no known rate for method={self.name} on model={choice('model')} (conf/settings); give "
+                f"no known rate for method={self.name} on model={choice('model')} (conf/tuned); give "
                 "optimizer.build.lr=NUMBER and trainer.max_steps=NUMBER"
             )
         kind = self.attached.func.__self__.kind

@@ -20,7 +20,7 @@ from benchmarks.record.results import Run
 
 CONF = ROOT / "conf"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-PATCH = {"/adapter": "weights", "/sparsity": "dense"}
+PATCH = {"/adapter": "patch", "/sparsity": "dense"}
 NO_CLIPPING = {"trainer.gradient_clip_val": None}
 KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
 DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
@@ -72,7 +72,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "method/salun": (
         {
-            "/adapter": "weights",
+            "/adapter": "patch",
             "/sparsity": "weight",
             "adapter.targets": ["."],
             "sparsity.p": 0.5,
@@ -170,23 +170,23 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "decay 1e-2, max_grad_norm 1.0 is the trainer's",
     ),
     # of MiniCanvas: chosen here (docs/tuning.md), not published
-    "settings/minicanvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "settings/minicanvas/esd": ({"pairs.batch": 4, "optimizer.build.lr": 1e-3}, "ours"),
-    "settings/minicanvas/ediff": ({"optimizer.build.lr": 3e-3}, "ours"),
-    "settings/minicanvas/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 4e-3}, "ours"),
-    "settings/minicanvas/shs": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "settings/minicanvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "settings/minicanvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
-    "settings/minicanvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
-    "settings/minicanvas/spm": ({"pairs.batch": 4, "weights.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
-    "settings/minicanvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
+    "tuned/minicanvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
+    "tuned/minicanvas/esd": ({"pairs.batch": 4, "optimizer.build.lr": 1e-3}, "ours"),
+    "tuned/minicanvas/ediff": ({"optimizer.build.lr": 3e-3}, "ours"),
+    "tuned/minicanvas/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 4e-3}, "ours"),
+    "tuned/minicanvas/shs": ({"optimizer.build.lr": 1e-3}, "ours"),
+    "tuned/minicanvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
+    "tuned/minicanvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
+    "tuned/minicanvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
+    "tuned/minicanvas/spm": ({"pairs.batch": 4, "weights.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
+    "tuned/minicanvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
     # of Stable Diffusion
-    "settings/sd15/ca": (
+    "tuned/sd15/ca": (
         {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},
         "CA diffusers/README.md: learning_rate 2e-6 --scale_lr, train_batch_size 4, 2 GPUs, no "
         "--with_prior_preservation",
     ),
-    "settings/sd15/esd": (
+    "tuned/sd15/esd": (
         {
             "method.sampling_steps": 50,
             "pairs.batch": 1,
@@ -199,11 +199,11 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "UC train-esd-style.py: lr 1e-5, iterations 1000, ddim_steps 50; ESD esd_sd.py: lr 5e-5, iterations 200",
     ),
-    "settings/sd15/fmn": (
+    "tuned/sd15/fmn": (
         {"adapter.targets": ["."], "pairs.batch": 1, "optimizer.build.lr": 2e-6, "trainer.max_steps": 35},
         "FMN configs/attn.yaml: only_optimize_ca false, train_batch_size 1, learning_rate 2e-6, max_train_steps 35",
     ),
-    "settings/sd15/lacu": (
+    "tuned/sd15/lacu": (
         {
             "adapter.targets": ["."],
             "optimizer.build.lr": 5e-5,
@@ -212,15 +212,15 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "LACU train.py: student_unet.parameters(); train.sh: LRS 5e-5, WARMUPS 30, STEPS 250-350",
     ),
-    "settings/sd15/shs": (
+    "tuned/sd15/shs": (
         {"method.variant": "as_released", "pairs.batch": 8, "optimizer.build.lr": 1e-5, "trainer.max_steps": 600},
         "SHS SD/shs_cls.py: batch_size 8, lr 1e-5, 5 epochs (of 120 steps: 960 images)",
     ),
-    "settings/sd15/salun": (
+    "tuned/sd15/salun": (
         {"pairs.batch": 8, "optimizer.build.lr": 1e-5, "trainer.max_steps": 500},
         "SalUn random_label.py: batch_size 8, lr 1e-5, 5 epochs (of 100 steps: 800 images)",
     ),
-    "settings/sd15/spm": (
+    "tuned/sd15/spm": (
         {
             "method.sampling_steps": 30,
             "pairs.batch": 1,
@@ -232,25 +232,25 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, "
         "iterations 3000",
     ),
-    "settings/sd15/uce": ({"method.tokens": "last"}, "UCE uce_sd_erase.py: the last token alone"),
-    "settings/sd15_unlearncanvas/esd": (
+    "tuned/sd15/uce": ({"method.tokens": "last"}, "UCE uce_sd_erase.py: the last token alone"),
+    "tuned/sd15_unlearncanvas/esd": (
         {"method.sampling_steps": 50, "pairs.batch": 1, "optimizer.build.lr": 1e-5, "trainer.max_steps": 1000},
         "UC train-esd-style.py: lr 1e-5, iterations 1000, ddim_steps 50, negative_guidance 1",
     ),
-    "settings/sd15_unlearncanvas/ediff": (
+    "tuned/sd15_unlearncanvas/ediff": (
         {"method.passes": 2, "method.epoch": 15, "pairs.batch": 4, "optimizer.build.lr": 5e-5, "trainer.max_steps": 75},
         "UC mu_erase_diff_ediff/train-erase.py: K_steps 2, lr 5e-5, batch_size 4, 5 epochs; generate_dataset.py: 60 "
         "images",
     ),
-    "settings/sd15_unlearncanvas/shs": (
+    "tuned/sd15_unlearncanvas/shs": (
         {"method.variant": "unlearncanvas", "pairs.batch": 4, "optimizer.build.lr": 1e-5, "trainer.max_steps": 30},
         "UC mu_scissorhands_shs/train-erase.py: lr 1e-5, batch_size 4, 2 epochs; generate_dataset.py: 60 images",
     ),
-    "settings/sd15_unlearncanvas/fmn": (
+    "tuned/sd15_unlearncanvas/fmn": (
         {"pairs.batch": 1, "optimizer.build.lr": 2e-5, "trainer.max_steps": 100},
         "UC mu_forget_me_not_fgm/README.md: --lr 2e-5 --max-steps 100",
     ),
-    "settings/sd15_unlearncanvas/uce": (
+    "tuned/sd15_unlearncanvas/uce": (
         {"method.tokens": "all", "method.erase": 0.05, "method.preserve": 0.1, "method.ridge": 1.0},
         "UC mu_unified_concept_editing_uce/README.md: --erase_scale 0.05 --lamb 1.0; train_erase.py: max(0.1, 1 / "
         "retained)",
@@ -260,7 +260,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "adapter/lora": ({"rank": 8, "alpha": 8, "dropout": 0.0, "targets": ATTENTION}, "ours"),
     "adapter/sd": ({"rank": 4, "alpha": 4, "dropout": 0.2, "targets": ATTENTION}, "FADE's run script"),
     "adapter/text": ({"strength": 1.0}, "SEOT suppress_eot_w_nulltext.py: alpha 1.0"),
-    "adapter/weights": ({"targets": [r"attn2\..*weight"]}, "ours; every method sets its own"),
+    "adapter/patch": ({"targets": [r"attn2\..*weight"]}, "ours; every method sets its own"),
     "adapter/matrix": ({"targets": [r"attn2\.to_[kv]\.weight"]}, "UCE uce_sd_erase.py: attn2 to_k and to_v"),
     "optimizer/adamw": (
         {
@@ -404,9 +404,9 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 GROUPS = (
     "method",
-    "settings/minicanvas",
-    "settings/sd15",
-    "settings/sd15_unlearncanvas",
+    "tuned/minicanvas",
+    "tuned/sd15",
+    "tuned/sd15_unlearncanvas",
     "weights",
     "adapter",
     "optimizer",
@@ -439,7 +439,7 @@ def set_by(path: Path) -> dict[str, Any]:
 
 def test_every_preset_has_a_row() -> None:
     files = {f"{group}/{path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")}
-    folders = {f"settings/{path.name}" for path in (CONF / "settings").iterdir()}
+    folders = {f"tuned/{path.name}" for path in (CONF / "tuned").iterdir()}
     assert folders <= set(GROUPS) and not files - TABLE.keys(), "add what is new to TABLE, with where it was published"
 
 

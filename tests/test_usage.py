@@ -20,6 +20,7 @@ from benchmarks.runs.usage import Misused, check
             ["sparsity=neurn"],
             "sparsity has no option 'neurn'; it has dense, module, neuron, random, weight; closest: neuron",
         ),
+        (["adapter=weights"], "adapter has no option 'weights' any more; it is adapter=patch"),
         (["trainer.foo=1"], "no key trainer.foo; trainer has max_steps, max_epochs"),
         (["trainer.max_step=3"], "no key trainer.max_step; closest: trainer.max_steps"),
         (["lr=1e-4"], "no group or key 'lr'; closest: optimizer.build.lr"),

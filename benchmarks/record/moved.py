@@ -13,6 +13,8 @@ MOVED = {
     "benchmarks.benchmark": "benchmarks.measure.benchmark",
     "benchmarks.fidelity": "benchmarks.measure.features",
 }
+# what a command line chose by an older word -> by today's
+OPTIONS = {"adapter=weights": "adapter=patch"}
 
 
 def target(path: str) -> str:

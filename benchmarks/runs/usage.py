@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record.moved import OPTIONS
 from benchmarks.runs.verdict import Below
 from fade.errors import BadInput
 
@@ -162,6 +163,8 @@ def unreadable(override: str) -> str:
 
 
 def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
+    if today := OPTIONS.get(f"{group}={option}"):
+        return f"{group} has no option {option!r} any more; it is {today}"
     near = closest(option, options)
     return (
         f"{group} has no option {option!r}"

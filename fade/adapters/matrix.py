@@ -33,14 +33,14 @@ class Matrix(Patch):
         if odd:
             raise BadInput(
                 f"one matrix for all changes weights of one width, such as the keys and values of cross-attention; "
-                f"{odd[0]} {wide[odd[0]]} is none: narrow adapter.targets, or adapter=weights"
+                f"{odd[0]} {wide[odd[0]]} is none: narrow adapter.targets, or adapter=patch"
             )
         super().__init__(model, name, chosen)
         self.matrix: Tensor | None = None
 
     def set_masks(self, masks: Masks) -> None:
         if any(not mask.all() for mask in masks.values()):
-            raise BadInput("one matrix for all layers cannot be masked; use sparsity=dense, or adapter=weights")
+            raise BadInput("one matrix for all layers cannot be masked; use sparsity=dense, or adapter=patch")
         super().set_masks(masks)
 
     @torch.no_grad()
