@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from scipy.stats import permutation_test
 
-from benchmarks.record.predictions import write_rows
+from benchmarks.measure.predictions import write_rows
 from benchmarks.record.results import Run
 from benchmarks.studies.compare import (
     DEVELOPMENT,

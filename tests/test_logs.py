@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from test_report import finished
 
-from benchmarks.record.predictions import read_rows
+from benchmarks.measure.predictions import read_rows
 from benchmarks.record.results import Run
 from benchmarks.report.wandb import Panel, RunSet, group_of, publish, report, spec
 from fade.errors import BadInput

@@ -21,11 +21,11 @@ from PIL import Image
 
 from benchmarks.measure.answers import kept_cells
 from benchmarks.measure.metrics import landed, scores
+from benchmarks.measure.predictions import write_rows
 from benchmarks.record.folder import Record
-from benchmarks.record.predictions import write_rows
 from benchmarks.record.results import Run, read
-from benchmarks.record.sweep import expect, fail, ledger, status
-from benchmarks.report.__main__ import write
+from benchmarks.record.sweep import expect, fail, ledger
+from benchmarks.report.__main__ import status, write
 from benchmarks.report.page import both, heat_map, mean_of, write_page
 from benchmarks.report.tables import as_latex, summary
 from benchmarks.studies.coverage import Design, coverage, estimate, load

@@ -21,7 +21,7 @@ from test_config import composed
 from test_loaders import sun
 
 import fade
-from benchmarks.record.sweep import status
+from benchmarks.report.__main__ import status
 from benchmarks.runs.usage import complain
 from fade.data.minicanvas import write
 from fade.judges import Judge

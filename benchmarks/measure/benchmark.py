@@ -28,7 +28,7 @@ from benchmarks.measure.answers import (
 from benchmarks.measure.features import ClipScore, backbones
 from benchmarks.measure.judging import check_accuracy, check_labels, predict
 from benchmarks.measure.metrics import READINGS, Metric, frechet, kernel, landed, scores
-from benchmarks.record.predictions import Row, as_csv, read_rows, write_rows
+from benchmarks.measure.predictions import Row, as_csv, read_rows, write_rows
 from fade.checked import Count, Portion, Seed, Share, Word
 from fade.console import Stage, doing
 from fade.data.dataset import Dataset

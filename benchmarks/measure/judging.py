@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.answers import Answer
-from benchmarks.record.predictions import Row
+from benchmarks.measure.predictions import Row
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
 from fade.judges import Judge

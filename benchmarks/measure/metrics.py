@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from benchmarks.record.predictions import Row
+from benchmarks.measure.predictions import Row
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
 Z2 = float(ndtri(0.975) ** 2)  # the square of 1.96, of 95 %

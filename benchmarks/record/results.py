@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.record.predictions import Row, read_rows
+from benchmarks.measure.predictions import Row, read_rows
 from fade.errors import BadInput
 from fade.files import read_json
 from fade.metrics import METRICS, about

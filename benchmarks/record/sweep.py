@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record.claim import alive
-from benchmarks.report.tables import table
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, write_json
 
@@ -95,12 +94,3 @@ def asked(plan: Path, seen: set[frozenset[str]]) -> list[Entry]:
         for job in jobs
         if frozenset(job) not in seen
     ]
-
-
-def status(folder: Path) -> str:
-    """A count of each state, then one line for each run that is not finished."""
-    entries = ledger(folder)
-    counts = [f"{sum(e.state == s for e in entries)} {s}" for s in STATES]
-    open_ones = sorted((e for e in entries if e.state != "finished"), key=lambda e: STATES.index(e.state))
-    lines = table(["state", "run", "note"], [[e.state, e.name, e.note] for e in open_ones]) if open_ones else ""
-    return f"{folder}: {', '.join(counts)}\n{lines}".rstrip()

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.record.results import frame, read, read_sequences
-from benchmarks.record.sweep import status
+from benchmarks.record.sweep import STATES, ledger
 from benchmarks.report.page import write_page
 from benchmarks.report.sequences import HEADER, section, summary_rows
 from benchmarks.report.tables import as_csv, as_latex, per_target, summary, summary_frame, table
@@ -41,6 +41,15 @@ def write(folders: list[Path], out: Path) -> str:
         f"{shown}\n\nPercent; intervals are 95 %, over images of the one adapter; in the summary the range over runs.\n"
         f"{notes}{out}/: report.html, and {', '.join(parts)} as .csv .md .tex"
     )
+
+
+def status(folder: Path) -> str:
+    """A count of each state, then one line for each run that is not finished."""
+    entries = ledger(folder)
+    counts = [f"{sum(e.state == s for e in entries)} {s}" for s in STATES]
+    open_ones = sorted((e for e in entries if e.state != "finished"), key=lambda e: STATES.index(e.state))
+    lines = table(["state", "run", "note"], [[e.state, e.name, e.note] for e in open_ones]) if open_ones else ""
+    return f"{folder}: {', '.join(counts)}\n{lines}".rstrip()
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import stdtrit
 
-from benchmarks.record.predictions import Row
+from benchmarks.measure.predictions import Row
 from benchmarks.record.results import COSTS, Run, by_setting, metric_values
 from benchmarks.report.tables import headings, published
 from fade.files import write_text

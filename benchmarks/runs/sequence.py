@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.measure.metrics import Metric, hits, share
+from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
-from benchmarks.record.predictions import Row
 from benchmarks.report.pictures import progress
 from benchmarks.report.tables import table
 from fade.adapters import Adapter, history

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.metrics import Metric, hits, share
-from benchmarks.record.predictions import Row
+from benchmarks.measure.predictions import Row
 from benchmarks.report.tables import as_csv, cell_text, table
 from benchmarks.runs.reopened import rebuilt
 from fade.adapters.merging import changes_of, check_ties, ties

@@ -16,7 +16,7 @@ from scipy.stats import norm, t
 
 from benchmarks.measure.answers import kept_cells
 from benchmarks.measure.metrics import Metric, wilson
-from benchmarks.record.predictions import Row
+from benchmarks.measure.predictions import Row
 from benchmarks.record.results import read
 from benchmarks.report.tables import table
 from fade.console import command

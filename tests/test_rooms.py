@@ -1,0 +1,41 @@
+"""The rooms of benchmarks/: each needs only those to its left, and what only reads finished runs needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOMS = ("measure", "record", "report", "runs", "studies")
+LIGHT = ("results", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost
+
+
+def needed(path: Path) -> set[str]:
+    """The rooms that a file imports from, at its top, in a function or for its types."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        assert not node.level, f"{path}: write the whole name"
+        names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {parts[1] for name in names if (parts := name.split("."))[0] == "benchmarks"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_needs_only_those_to_its_left(room: str) -> None:
+    left = set(ROOMS[: ROOMS.index(room) + 1])
+    for path in (BENCHMARKS / room).rglob("*.py"):
+        assert needed(path) <= left, path
+    assert {path.parent.name for path in BENCHMARKS.glob("*/__init__.py")} == set(ROOMS)
+
+
+def test_finished_runs_are_read_and_reported_without_torch() -> None:
+    names = [f"benchmarks.report.{path.stem}" for path in (BENCHMARKS / "report").glob("*.py")]
+    names += [f"benchmarks.record.{name}" for name in LIGHT]
+    code = f"import sys, {', '.join(sorted(names))}; print(*sorted({{n.split('.')[0] for n in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    later = {"pandas", "altair", "rich"}  # imported by who draws or prints, so that --help does not wait
+    assert not {"torch", "lightning", "diffusers", "transformers", "hydra", "wandb", *later} & set(loaded)
