@@ -77,14 +77,14 @@ def given(cfg: Any) -> Any:
 
 
 def dataset_of(cfg: DictConfig) -> Dataset:
-    dataset = instantiate(cfg.dataset.source, _convert_="all")
+    dataset = instantiate(cfg.dataset, _convert_="all")
     print(dataset.summary())
     return dataset
 
 
 def benchmark_of(cfg: DictConfig, dataset: Dataset) -> Benchmark:
     needed: dict[str, Any] = {
-        key: OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True) for key in ("dataset", "protocol")
+        key: OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True) for key in ("judges", "protocol")
     }
     return benchmark(needed, dataset, Path(cfg.cache_dir), cfg.device)
 

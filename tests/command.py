@@ -21,7 +21,7 @@ SHORT = [
     "pairs.forget=16",
     "pairs.retain=64",
     "model.steps=4",
-    "dataset.source.test=2",
+    "dataset.test=2",
 ]
 
 

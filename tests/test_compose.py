@@ -16,7 +16,7 @@ from test_exact import made, predict, state
 
 import run
 from benchmarks.measure.metrics import scores
-from benchmarks.runs.reopened import config_of, rebuilt, resolved
+from benchmarks.runs.reopened import SHARED, config_of, rebuilt, resolved
 from benchmarks.studies import attached
 from benchmarks.studies.compose import Target, composed, interference, jointly, main, matrix, picture
 from fade.adapters.merging import changes_of, ties, trimmed
@@ -119,7 +119,8 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
     }
     shipped = {d: f"${{shipped:minicanvas/judges/{d}}}" for d in ("style", "object")}
     config = {
-        "dataset": {"source": spec, "judges": shipped},
+        "dataset": spec,
+        "judges": shipped,
         "protocol": {
             "_target_": "benchmarks.measure.benchmark.Protocol",
             "name": "p",
@@ -159,13 +160,13 @@ def test_a_joint_adapter_of_other_targets_is_refused(model: Diffusion, tmp_path:
 
 DATASETS = [
     ["dataset=minicanvas"],
-    ["dataset=folder", "dataset.root=own", "dataset.labels=[cat,dog]"],
-    ["dataset=grid", "dataset.root=own", "dataset.styles=[a,b]", "dataset.objects=[c,d]"],
+    ["dataset=folder", "dataset.root=own", "dataset.domains.object=[cat,dog]"],
+    ["dataset=grid", "dataset.root=own", "dataset.domains.style=[a,b]", "dataset.domains.object=[c,d]"],
     ["dataset=imagenette", "dataset.root=own"],
     ["dataset=lfw", "dataset.root=own"],
     ["dataset=sun_attributes", "dataset.root=own"],
     ["dataset=sun_scenes", "dataset.root=own"],
-    ["dataset=unlearncanvas", "dataset.root=own", "dataset.classifiers=judges", "model.path=own"],
+    ["dataset=unlearncanvas", "dataset.root=own", "classifiers=judges", "model.path=own"],
 ]
 
 
@@ -184,7 +185,7 @@ def test_the_configuration_of_every_datasets_run_is_read_as_hydra_reads_it(
 ) -> None:
     config = recorded([*overrides, "cache_dir=elsewhere"], tmp_path / "run")
     found = config_of(tmp_path / "run", Path("elsewhere"))
-    assert found == {key: OmegaConf.to_container(config[key], resolve=True) for key in ("dataset", "protocol", "model")}
+    assert found == {key: OmegaConf.to_container(config[key], resolve=True) for key in SHARED}
 
 
 def pictures(folder: Path, *classes: str) -> None:
@@ -206,7 +207,7 @@ def own(model: Diffusion, tmp_path: Path) -> Path:
     for seed, name in enumerate(("cat", "dog")):
         given = [
             f"model.path={tmp_path}/base",
-            f"dataset.judges.object={tmp_path}/judge",
+            f"judges.object={tmp_path}/judge",
             f"dataset.root={tmp_path}/photos",
             "protocol.seeds=[1]",
             "model.steps=1",

@@ -31,7 +31,7 @@ def overrides_of(group: str, option: str) -> list[str]:
     if group == "experiment" or (group == "dataset" and option != "minicanvas"):
         given.append("dataset.root=nowhere")
     if "unlearncanvas" in option and group in ("dataset", "experiment"):
-        given.append("dataset.classifiers=nowhere")
+        given.append("classifiers=nowhere")
     if "unlearncanvas" in option and group != "protocol":
         given.append("model.path=nowhere")
     return given
@@ -70,7 +70,7 @@ def test_every_sparsity(option: str) -> None:
 
 def test_parts_of_the_default() -> None:
     config = composed()
-    dataset = instantiate(config.dataset.source, _convert_="all")
+    dataset = instantiate(config.dataset, _convert_="all")
     assert isinstance(dataset, Dataset) and len(dataset.cells()) == 72
     recipe = instantiate(config.pretrain, dataset=dataset, out=Path("nowhere"), _convert_="all")
     assert isinstance(recipe, Pretraining)
@@ -80,7 +80,7 @@ def test_parts_of_the_default() -> None:
 
 def test_a_sweep_names_every_concept() -> None:
     sweep = OmegaConf.load(ROOT / "sweeps" / "all_targets.yaml")
-    dataset = instantiate(composed().dataset.source, _convert_="all")
+    dataset = instantiate(composed().dataset, _convert_="all")
     assert sweep.hydra.sweeper.params.target.split(",") == [c for labels in dataset.domains.values() for c in labels]
 
 

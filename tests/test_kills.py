@@ -30,7 +30,7 @@ TINY = [
     "pairs.forget=8",
     "pairs.retain=64",
     "pairs.batch=2",
-    "dataset.source.test=2",
+    "dataset.test=2",
     "device=cpu",
 ]
 

@@ -63,8 +63,8 @@ WRONG = [
     ("model.guidance=nan", "model.guidance is nan; it must be a number"),
     ("model.path=5", "model.path is 5; it must be text"),
     ("+model.dtype=int8", "model.dtype is 'int8'; it must be one of float32, float16, bfloat16"),
-    ("dataset.source.train=-1", "dataset.source.train is -1; it must be a whole number, 0 or more"),
-    ("dataset.source.train=x", "dataset.source.train is 'x'; it must be a whole number, 0 or more"),
+    ("dataset.train=-1", "dataset.train is -1; it must be a whole number, 0 or more"),
+    ("dataset.train=x", "dataset.train is 'x'; it must be a whole number, 0 or more"),
     ("device=tpu", "device is 'tpu'; choose auto, cpu, cuda, cuda:N or mps"),
     ("device=cuda:77", "device is 'cuda:77', and this machine has"),
     ("device=null", "device is null; it must be text"),
@@ -140,7 +140,7 @@ def test_every_option_passes(composing, monkeypatch: pytest.MonkeyPatch, group: 
         "trainer.devices=-1",
         "surrogate=photo",
         "target='5'",
-        "dataset.source.test=0",
+        "dataset.test=0",
     ],
 )
 def test_a_value_that_can_be_used_passes(composing, overrides: str) -> None:

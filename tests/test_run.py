@@ -106,7 +106,7 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, run: Co
         "task=score",
         "target=neon",
         "protocol.seeds=[188]",
-        "dataset.source.test=2",
+        "dataset.test=2",
         f"answers={tmp_path / 'answers'}",
         "model.path=nowhere",
     ]
@@ -150,7 +150,7 @@ def test_a_plan_says_what_it_will_cost(tmp_path: Path, run: Command) -> None:
         (["targt=neon"], 2, "targt"),
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
-        (["dataset=imagenette"], 2, "Missing mandatory value: dataset.source.root"),
+        (["dataset=imagenette"], 2, "Missing mandatory value: dataset.root"),
         (["weights.retain=null", "~weights.retain"], 2, "weights.retain"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -170,7 +170,7 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
             ["trainer.accelerator=cpu", "trainer.devices=2", "pairs.batch=3"],
             "pairs.batch is 3, which 2 processes cannot share",
         ),
-        ([f"dataset.source.template='A {{object}} image in {{style}} style{', bird' * 40}'"], "the text encoder takes"),
+        ([f"dataset.template='A {{object}} image in {{style}} style{', bird' * 40}'"], "the text encoder takes"),
         (["task=plan", "pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
     ],
     ids=lambda value: value[-1][:25] if isinstance(value, list) else None,
@@ -216,7 +216,7 @@ def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> 
 
 def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data", per_cell=3, size=32, seed=0)
-    data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset.source, _convert_="all")
+    data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset, _convert_="all")
     items = data.items("train")
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(fade.BadInput) as caught:
@@ -298,7 +298,7 @@ def test_your_own_images_from_pretraining_to_the_table(dataset: str, tmp_path: P
     ]
     run("task=pretrain", *options, *TINY, f"out={made}")
     domains = sorted(folder.name for folder in (made / "judges").iterdir())
-    judges = [f"dataset.judges.{domain}={made / 'judges' / domain}" for domain in domains]
+    judges = [f"judges.{domain}={made / 'judges' / domain}" for domain in domains]
     floor = ["protocol.judge_floor=0", f"target={target}", f"model.path={made / 'pipeline'}", "protocol.seeds=[1]"]
     short = ["trainer.max_steps=2", "pairs.forget=2", "pairs.retain=2", "pairs.batch=2"]
     done = run(*options, *judges, *floor, *short, *TINY)

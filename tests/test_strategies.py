@@ -271,8 +271,8 @@ def test_what_a_step_trains(dataset: MiniCanvas) -> None:
 def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanvas, tmp_path: Path) -> None:
     """What run.py makes of a step: two steps a request are six."""
     asked = [
-        "dataset.source.train=1",
-        "dataset.source.test=1",
+        "dataset.train=1",
+        "dataset.test=1",
         "pairs.forget=8",
         "pairs.retain=64",
         "pairs.batch=1",

@@ -21,6 +21,8 @@ from benchmarks.runs.usage import Misused, check
             "sparsity has no option 'neurn'; it has dense, module, neuron, random, weight; closest: neuron",
         ),
         (["adapter=weights"], "adapter has no option 'weights' any more; it is adapter=patch"),
+        (["dataset.source.test=2"], "no key dataset.source.test any more; it is dataset.test"),
+        (["dataset=folder", "dataset.labels=[a,b]"], "no key dataset.labels any more; it is dataset.domains.object"),
         (["trainer.foo=1"], "no key trainer.foo; trainer has max_steps, max_epochs"),
         (["trainer.max_step=3"], "no key trainer.max_step; closest: trainer.max_steps"),
         (["lr=1e-4"], "no group or key 'lr'; closest: optimizer.build.lr"),
@@ -58,7 +60,7 @@ def test_what_is_given_twice_alike_or_deleted_and_given_is_no_mistake() -> None:
 def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) -> None:
     """Not the resolved configuration, which is --cfg job."""
     said = run("--help").stdout
-    dataset = instantiate(composed().dataset.source, _convert_="all")
+    dataset = instantiate(composed().dataset, _convert_="all")
     assert all(label in said for labels in dataset.domains.values() for label in labels)
     assert (
         "python run.py target=neon" in said

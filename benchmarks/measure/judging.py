@@ -17,7 +17,7 @@ def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
     for domain, labels in dataset.domains.items():
         judge = judges.get(domain)
         if judge is None:
-            raise BadInput(f"no judge for the domain {domain!r}; name its folder with dataset.judges.{domain}=FOLDER")
+            raise BadInput(f"no judge for the domain {domain!r}; name its folder with judges.{domain}=FOLDER")
         if judge.labels != labels:
             differing = sorted(set(judge.labels) ^ set(labels)) or ["their order"]
             raise BadInput(

@@ -1,6 +1,12 @@
-"""Where things are that finished runs name by where they were: a run's config.yaml keeps its `_target_` for ever."""
+"""Where things are that a command line or a finished run names by where they were.
+
+A run's config.yaml keeps its words for ever.
+"""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 # a module of format 1 -> the module that holds the same names today
 MOVED = {
@@ -15,11 +21,59 @@ MOVED = {
 }
 # what a command line chose by an older word -> by today's
 OPTIONS = {"adapter=weights": "adapter=patch"}
+KEYS = {
+    "dataset.source": "dataset",
+    "dataset.judges": "judges",
+    "dataset.classifiers": "classifiers",
+    "dataset.labels": "dataset.domains.object",
+    "dataset.styles": "dataset.domains.style",
+    "dataset.objects": "dataset.domains.object",
+}
+
+
+def _by_beginning(path: str, names: dict[str, str]) -> str:
+    """A dotted path, its first parts by their name of today."""
+    for old, new in names.items():
+        if path == old or path.startswith(f"{old}."):
+            return new + path[len(old) :]
+    return path
 
 
 def target(path: str) -> str:
     """A `_target_`, by its name of today."""
-    for old, new in MOVED.items():
-        if path == old or path.startswith(f"{old}."):
-            return new + path[len(old) :]
-    return path
+    return _by_beginning(path, MOVED)
+
+
+def key(path: str) -> str:
+    """A key of the configuration, by its name of today; where it has no other, itself."""
+    return _by_beginning(path, KEYS)
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config.yaml in today's words and shape. Raises KeyError and TypeError for what never was a run's."""
+    if "source" in config["dataset"]:
+        config = _filled(config, config["dataset"])
+        named = {"name": config["dataset"]["name"]} if "name" in config["dataset"] else {}
+        judges = config["dataset"]["judges"]
+        config = {**config, "dataset": {**named, **config["dataset"]["source"]}, "judges": judges}
+    return _targets(config)
+
+
+def _filled(node: Any, dataset: dict[str, Any]) -> Any:
+    """With the values that its ${dataset.x} name: keys that are not there today."""
+    if isinstance(node, dict):
+        return {name: _filled(value, dataset) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_filled(value, dataset) for value in node]
+    if not isinstance(node, str):
+        return node
+    alone = re.fullmatch(r"\$\{dataset\.(\w+)\}", node)
+    if alone:  # it keeps its type
+        return dataset[alone[1]]
+    return re.sub(r"\$\{dataset\.(\w+)\}", lambda match: str(dataset[match[1]]), node)
+
+
+def _targets(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: target(value) if name == "_target_" else _targets(value) for name, value in node.items()}
+    return [_targets(value) for value in node] if isinstance(node, list) else node

@@ -60,7 +60,8 @@ WHAT_AND_WHERE = {
     "sparsity.p",
     "dataset",
     "dataset.root",
-    "dataset.classifiers",
+    "dataset.classifiers",  # as it was
+    "classifiers",
     "model.path",
     "protocol",
     "+sweeps",

@@ -15,7 +15,7 @@ import yaml
 
 import fade
 from benchmarks.measure.benchmark import Benchmark
-from benchmarks.record.moved import target
+from benchmarks.record.moved import current
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
 from fade.judges import Judge
@@ -23,7 +23,7 @@ from fade.models import Diffusion
 from fade.pretrain import check_images
 
 INTERPOLATION = re.compile(r"\$\{(shipped:[^{}]*|[A-Za-z_][\w.]*)\}")
-SHARED = ("dataset", "protocol", "model")  # what runs must have in common to be measured together
+SHARED = ("dataset", "judges", "protocol", "model")  # what runs must have in common to be measured together
 
 
 def config_of(run: Path, cache: Path = Path("cache")) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def config_of(run: Path, cache: Path = Path("cache")) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{run} is no run: config.yaml is missing")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = current(yaml.safe_load(path.read_text(encoding="utf-8")))
         whole = {**config, "cache_dir": str(cache)}
         return {key: resolved(config[key], whole) for key in SHARED}
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, RecursionError) as error:
@@ -80,7 +80,7 @@ def built(spec: Any, **given: Any) -> Any:
     values = {key: built(value) for key, value in spec.items() if key not in ("_target_", "_partial_", "_convert_")}
     if "_target_" not in spec:
         return values
-    where, _, name = target(spec["_target_"]).rpartition(".")
+    where, _, name = spec["_target_"].rpartition(".")
     try:
         made = getattr(importlib.import_module(where), name)
     except ModuleNotFoundError:  # a method of a class
@@ -99,12 +99,12 @@ def rebuilt(runs: list[Path], cache: Path, seeds: list[int] | None = None) -> tu
     config = configs[0]
     if seeds:
         config = {**config, "protocol": {**config["protocol"], "seeds": seeds}}
-    return built(config["model"]), benchmark(config, built(config["dataset"]["source"]), cache)
+    return built(config["model"]), benchmark(config, built(config["dataset"]), cache)
 
 
 def benchmark(config: dict[str, Any], dataset: Dataset, cache: Path, device: str = "auto") -> Benchmark:
     """The judges, of those that the dataset names, and the protocol, ready to measure on a device."""
-    specs = config["dataset"]["judges"]
+    specs = config["judges"]
     for folder in {Path(spec).parent.parent for spec in specs.values() if isinstance(spec, str)}:
         check_images(folder, dataset)
     judges = {

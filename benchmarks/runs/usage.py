@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record.moved import OPTIONS
+from benchmarks.record import moved
 from benchmarks.runs.verdict import Below
 from fade.errors import BadInput
 
@@ -163,7 +163,7 @@ def unreadable(override: str) -> str:
 
 
 def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
-    if today := OPTIONS.get(f"{group}={option}"):
+    if today := moved.OPTIONS.get(f"{group}={option}"):
         return f"{group} has no option {option!r} any more; it is {today}"
     near = closest(option, options)
     return (
@@ -177,6 +177,8 @@ def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any]) ->
     """The nearest keys and groups; where nothing is near, what stands beside it, or which option of its group has
     it.
     """
+    if (today := moved.key(key)) != key:
+        return f"no key {key} any more; it is {today}"
     names = keys(known)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"] + ["+sweeps"]
     parent, _, last = key.rpartition(".")

@@ -35,6 +35,7 @@ class DogBreeds(Files):
         shares: dict[str, float] | None = None,
         on_bad: str = "error",
         cache: str = "cache",
+        name: str = "dog_breeds",
     ) -> None:
         base, left = Path(root), Left()
         if not base.is_dir():
@@ -52,7 +53,7 @@ class DogBreeds(Files):
             items[label] = [Item(label, k, path) for k, path in enumerate(files)]
         labels = [name for (name,) in items]
         super().__init__(
-            "dog_breeds",
+            name,
             base,
             items,
             left,

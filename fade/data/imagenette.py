@@ -40,6 +40,7 @@ class Imagenette(Files):
         noisy_labels: int | None = None,
         on_bad: str = "error",
         cache: str = "cache",
+        name: str = "imagenette",
     ) -> None:
         base = self.find(Path(root))
         left = Left()
@@ -51,15 +52,15 @@ class Imagenette(Files):
                 if not (base / part / wnid).is_dir():
                     raise BadInput(f"{base / part / wnid} is missing: {label}'s images of the {part} folder")
                 for path in image_files(base / part / wnid, left):
-                    name = f"{part}/{wnid}/{path.name}"
-                    if part == "train" and given and name not in given:
+                    key = f"{part}/{wnid}/{path.name}"
+                    if part == "train" and given and key not in given:
                         raise BadInput(
-                            f"{base / 'noisy_imagenette.csv'} has no row for {name}; leave dataset.noisy_labels out"
+                            f"{base / 'noisy_imagenette.csv'} has no row for {key}; leave dataset.noisy_labels out"
                         )
-                    own = (labels[given[name]] if part == "train" and given else label,)
+                    own = (labels[given[key]] if part == "train" and given else label,)
                     items[own].append(Item(own, len(items[own]), path))
         super().__init__(
-            "imagenette",
+            name,
             base,
             items,
             left,

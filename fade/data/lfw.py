@@ -30,6 +30,7 @@ class LFW(Files):
         shares: dict[str, float] | None = None,
         on_bad: str = "error",
         cache: str = "cache",
+        name: str = "lfw",
     ) -> None:
         if variant not in VARIANTS:
             raise BadInput(f"dataset.variant is {variant!r}; choose one of {', '.join(VARIANTS)}")
@@ -50,13 +51,13 @@ class LFW(Files):
                 Item((folder.name,), k, path) for k, path in enumerate(p for p in own if p not in strange)
             ]
         items = {concepts: group for concepts, group in items.items() if group}
-        for name, check in (("people.txt", _check_people), ("pairs.txt", _check_pairs)):
-            found = [place / name for place in (base, images.parent) if (place / name).is_file()]
+        for listing, check in (("people.txt", _check_people), ("pairs.txt", _check_pairs)):
+            found = [place / listing for place in (base, images.parent) if (place / listing).is_file()]
             if found:
                 check(found[0], items, left, on_bad)
         labels = [name for (name,) in items]
         super().__init__(
-            "lfw",
+            name,
             images,
             items,
             left,

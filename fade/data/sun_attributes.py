@@ -60,6 +60,7 @@ class SUNAttributes(Files):
         shares: dict[str, float] | None = None,
         on_bad: str = "error",
         cache: str = "cache",
+        name: str | None = None,
     ) -> None:
         if concepts not in ("attribute", "scene"):
             raise BadInput(f"dataset.concepts is {concepts!r}; choose attribute or scene")
@@ -102,7 +103,7 @@ class SUNAttributes(Files):
             [label for label in labels if (label,) in items] if self.multilabel else sorted(label for (label,) in items)
         )
         super().__init__(
-            f"sun_{concepts}s",
+            name or f"sun_{concepts}s",
             base,
             items,
             left,

@@ -64,6 +64,7 @@ class UnlearnCanvas(Files):
         objects: list[str] | None = None,
         on_bad: str = "error",
         cache: str = "cache",
+        name: str = "unlearncanvas",
     ) -> None:
         base, left = Path(root), Left()
         if not base.is_dir():
@@ -78,7 +79,7 @@ class UnlearnCanvas(Files):
         items: dict[tuple[str, ...], list[Item]]
         items = from_parquet(shards, cells) if shards else {cell: from_folder(base, cell, left) for cell in cells}
         super().__init__(
-            "unlearncanvas",
+            name,
             base,
             items,
             left,

@@ -21,16 +21,22 @@ SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes 
 class MiniCanvas(Dataset):
     """UnlearnCanvas in small; `photo` plays Seed_Images. `train`, `judge`, `test`: images a cell in each split."""
 
-    name = "minicanvas"
     photo_style = "photo"
 
     def __init__(
-        self, template: str, partials: dict[str, str], train: Whole, judge: Whole, test: Whole, seed: Whole = 0
+        self,
+        template: str,
+        partials: dict[str, str],
+        train: Whole,
+        judge: Whole,
+        test: Whole,
+        seed: Whole = 0,
+        name: str = "minicanvas",
     ) -> None:
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
         self.counts = {"train": train, "judge": judge, "test": test}
-        self.seed = seed
+        self.name, self.seed = name, seed
 
     def items(self, split: str) -> list[Item]:
         seed = self.seed * len(SEEDS) + SEEDS[split]
