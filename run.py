@@ -36,7 +36,7 @@ from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
 from benchmarks.record.sweep import expect, fail
 from benchmarks.report.tables import run_table
-from benchmarks.runs.options import check_options, processes
+from benchmarks.runs.options import check_options, located, processes
 from benchmarks.runs.plan import jobs, plan
 from benchmarks.runs.reopened import benchmark
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, sequence_table
@@ -57,6 +57,7 @@ from fade.training.unlearner import Unlearner, fit
 OmegaConf.register_new_resolver(
     "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
 )
+OmegaConf.register_new_resolver("joined", lambda names: ",".join(located(names)), replace=True)  # a sweep's targets
 # where a run goes, and what is asked of its end, is no part of what it is
 WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under")
 

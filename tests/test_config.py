@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import run
 from fade.data.dataset import Dataset
+from fade.data.unlearncanvas import OBJECTS, STYLES
 from fade.methods import Method
 from fade.pretrain import Pretraining
 
@@ -82,6 +83,16 @@ def test_a_sweep_names_every_concept() -> None:
     sweep = OmegaConf.load(ROOT / "sweeps" / "all_targets.yaml")
     dataset = instantiate(composed().dataset, _convert_="all")
     assert sweep.hydra.sweeper.params.target.split(",") == [c for labels in dataset.domains.values() for c in labels]
+
+
+def test_a_sweep_over_unlearncanvas_names_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    targets = [style for style in STYLES if style != "Seed_Images"]
+    for sweep, wanted in {"style": targets, "object": OBJECTS, "full": targets + OBJECTS}.items():
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("config", [f"+sweeps=unlearncanvas_{sweep}"], return_hydra_config=True)
+        assert config.hydra.sweeper.params.target.split(",") == wanted
+        assert config.sparsity.p == (0.1 if sweep == "full" else 0.5) and config.dataset.name == "unlearncanvas"
 
 
 def imported(path: Path) -> set[str]:

@@ -21,6 +21,7 @@ from benchmarks.runs.usage import Misused, check
             "sparsity has no option 'neurn'; it has dense, module, neuron, random, weight; closest: neuron",
         ),
         (["adapter=weights"], "adapter has no option 'weights' any more; it is adapter=patch"),
+        (["experiment=unlearncanvas_object"], "any more; it is +sweeps=unlearncanvas_object"),
         (["dataset.source.test=2"], "no key dataset.source.test any more; it is dataset.test"),
         (["dataset=folder", "dataset.labels=[a,b]"], "no key dataset.labels any more; it is dataset.domains.object"),
         (["trainer.foo=1"], "no key trainer.foo; trainer has max_steps, max_epochs"),

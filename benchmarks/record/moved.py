@@ -20,7 +20,11 @@ MOVED = {
     "benchmarks.fidelity": "benchmarks.measure.features",
 }
 # what a command line chose by an older word -> by today's
-OPTIONS = {"adapter=weights": "adapter=patch"}
+OPTIONS = {
+    "adapter=weights": "adapter=patch",
+    "experiment=unlearncanvas_style": "+sweeps=unlearncanvas_style",
+    "experiment=unlearncanvas_object": "+sweeps=unlearncanvas_object",
+}
 KEYS = {
     "dataset.source": "dataset",
     "dataset.judges": "judges",

@@ -80,15 +80,15 @@ def check_node(node: Mapping[str, Any], where: str = "") -> None:
             raise BadInput(f"{name} is {value}; it must be a number")
 
 
-def located(path: str) -> Callable[..., Any]:
-    """What a `_target_` names, imported and not called. Raises BadInput where there is no such thing."""
+def located(path: str) -> Any:
+    """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:cut]))
             for part in parts[cut:]:
                 found = getattr(found, part)
-            return found  # type: ignore[return-value]
+            return found
         except (ModuleNotFoundError, AttributeError):
             continue
     raise BadInput(f"_target_ is {path!r}, which cannot be imported")
