@@ -118,7 +118,7 @@ def test_the_torchvision_backbone(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = network(x * 2 - 1)
         assert (backbone(pixels) - wanted).norm() < 1e-4 * wanted.norm()  # random weights leave features of 1e-8
-    with pytest.raises(BadInput, match=r"set protocol\.weights\.torchvision=FILE"):
+    with pytest.raises(BadInput, match=r"set protocol\.backbones\.torchvision=FILE"):
         backbones(["torchvision"], {}, {}, torch.device("cpu"))
     with pytest.raises(BadInput, match="choose from judge, inception, torchvision"):
         backbones(["vgg"], {}, {}, torch.device("cpu"))

@@ -60,29 +60,55 @@ dataset:
       checkpoint: ${dataset.classifiers}/style50_cls.pth
       key: model_state_dict
 """
+PROTOCOL = """
+protocol:
+  _target_: benchmarks.benchmark.Protocol
+  name: unlearncanvas_esd
+  seeds: [188, 288, 588, 688, 888]
+  noise: steps
+  noise_device: cuda
+  batch: 8
+  reading: authors
+  judge_floor: 0.9
+  share: 1.0
+  prompt: null
+  photo_prompt: "A {object} image in Seed Images style."
+  underscores: false
+  steps: 100
+  guidance: 9.0
+  sampler: DDIMScheduler
+  size: 512
+  skip: 1
+  precision: float16
+  negative: ""
+  suffix: jpg
+  fid: [judge]
+  weights: {}
+  clip: null
+"""
 EARLIER = [
     (
         FOLDER,
         "dataset=folder dataset.name=pets dataset.root=photos dataset.domains.object=[cat,dog] dataset.least=4 "
-        "dataset.on_bad=skip",
+        "dataset.on_bad=skip protocol=unlearncanvas_esd",
     ),
-    (CANVAS, "dataset=unlearncanvas dataset.root=canvas classifiers=files model.path=sd"),
+    (CANVAS, "dataset=unlearncanvas dataset.root=canvas classifiers=files model.path=sd protocol=unlearncanvas_esd"),
 ]
 
 
 @pytest.mark.parametrize(("earlier", "today"), EARLIER, ids=["folder", "unlearncanvas"])
 def test_an_earlier_configuration_is_todays(earlier: str, today: str) -> None:
-    config: dict[str, Any] = {**yaml.safe_load(earlier), "cache_dir": "cache"}
+    config: dict[str, Any] = {**yaml.safe_load(earlier + PROTOCOL), "cache_dir": "cache"}
     wanted = OmegaConf.to_container(composed(*today.split()), resolve=True)
     assert isinstance(wanted, dict)
     found = current(config)
-    assert {name: resolved(found[name], found) for name in ("dataset", "judges")} == {
-        name: wanted[name] for name in ("dataset", "judges")
+    assert {name: resolved(found[name], found) for name in ("dataset", "judges", "protocol")} == {
+        name: wanted[name] for name in ("dataset", "judges", "protocol")
     }
 
 
 def test_a_model_that_was_found_by_the_datasets_name_still_is() -> None:
-    config = {**yaml.safe_load(FOLDER), "model": {"path": "pretrained/${dataset.name}/pipeline"}}
+    config = {**yaml.safe_load(FOLDER + PROTOCOL), "model": {"path": "pretrained/${dataset.name}/pipeline"}}
     assert current(config)["model"]["path"] == "pretrained/pets/pipeline"
 
 

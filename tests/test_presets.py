@@ -351,24 +351,29 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "batch": 8,
             "reading": "authors",
             "photo_prompt": "A {object} image in Seed Images style.",
-            "steps": 100,
-            "guidance": 9.0,
-            "sampler": "DDIMScheduler",
-            "size": 512,
-            "precision": "float16",
+            "sampling.steps": 100,
+            "sampling.guidance": 9.0,
+            "sampling.sampler": "DDIMScheduler",
+            "sampling.size": 512,
+            "sampling.precision": "float16",
             "suffix": "jpg",
         },
         "UC evaluation/sampling_unlearned_models/esd.py: --steps 100, --cfg-text 9.0, --H 512, DDIM, autocast",
     ),
     "protocol/unlearncanvas_diffusers": (
-        {"/": "unlearncanvas", "name": "unlearncanvas_diffusers", "noise": "seed", "sampler": "LMSDiscreteScheduler"},
+        {
+            "/": "unlearncanvas",
+            "name": "unlearncanvas_diffusers",
+            "noise": "seed",
+            "sampling.sampler": "LMSDiscreteScheduler",
+        },
         "UC evaluation/sampling_unlearned_models/uce.py",
     ),
     "protocol/unlearncanvas_fmn": (
         {
             "/": "unlearncanvas",
             "name": "unlearncanvas_fmn",
-            "sampler": None,
+            "sampling.sampler": None,
             "prompt": "A {object} image in {style} style",
             "photo_prompt": None,
             "underscores": True,
@@ -376,29 +381,40 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "UC evaluation/sampling_unlearned_models/fmn.py",
     ),
     "protocol/unlearncanvas_ca": (
-        {"/": "unlearncanvas", "name": "unlearncanvas_ca", "noise": "steps", "noise_device": "cuda"},
+        {"/": "unlearncanvas", "name": "unlearncanvas_ca", "noise": "steps", "sampling.noise_device": "cuda"},
         "UC evaluation/sampling_unlearned_models/ca.py",
     ),
     "protocol/unlearncanvas_esd": (
-        {"/": "unlearncanvas", "name": "unlearncanvas_esd", "noise": "steps", "skip": 1, "noise_device": "cuda"},
+        {
+            "/": "unlearncanvas",
+            "name": "unlearncanvas_esd",
+            "noise": "steps",
+            "sampling.skip": 1,
+            "sampling.noise_device": "cuda",
+        },
         "UC evaluation/sampling_unlearned_models/esd.py",
     ),
     "protocol/unlearncanvas_spm": (
         {
             "/": "unlearncanvas_diffusers",
             "name": "unlearncanvas_spm",
-            "noise_device": "cuda",
-            "sampler": None,
-            "guidance": 7.5,
-            "precision": None,
-            "negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
+            "sampling.noise_device": "cuda",
+            "sampling.sampler": None,
+            "sampling.guidance": 7.5,
+            "sampling.precision": None,
+            "sampling.negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
             "normal quality,low quality,long neck,lowres,error,blurry,missing fingers,fewer digits,missing "
             "arms,text,cropped,Humpbacked,bad hands,username",
         },
         "UC evaluation/sampling_unlearned_models/spm.py; SPM src/configs/config.py: InferenceConfig.negative_prompt",
     ),
     "protocol/unlearncanvas_subset": (
-        {"/": "unlearncanvas_diffusers", "name": "unlearncanvas_subset", "sampler": "DDIMScheduler", "share": 0.25},
+        {
+            "/": "unlearncanvas_diffusers",
+            "name": "unlearncanvas_subset",
+            "sampling.sampler": "DDIMScheduler",
+            "share": 0.25,
+        },
         "ours",
     ),
 }

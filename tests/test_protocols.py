@@ -21,7 +21,7 @@ from benchmarks.measure.answers import answers
 from benchmarks.measure.benchmark import Protocol
 from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
-from fade.models import Diffusion, Noise
+from fade.models import Diffusion, Noise, Sampling
 
 STEPS = 10
 Made = Iterator[tuple[Tensor, Tensor]]  # x_T, image
@@ -92,20 +92,20 @@ def spm(model: Diffusion, prompts: list[str], seed: int, scale: float, negative:
 
 def ours(name: str) -> Protocol:
     """The protocol of the yaml, but for what a small model on the CPU has less of."""
-    given = ["steps=10", "size=32", "precision=null", "noise_device=cpu"]
-    return instantiate(composed(f"protocol={name}", *(f"protocol.{one}" for one in given)).protocol, _convert_="all")  # type: ignore[no-any-return]
+    given = [f"protocol.sampling.{one}" for one in ("steps=10", "size=32", "precision=null", "noise_device=cpu")]
+    return instantiate(composed(f"protocol={name}", *given).protocol, _convert_="all")  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", ["esd", "ca", "diffusers", "spm"])
 def test_a_protocol_repeats_its_samplers_noise_and_images(canvas: Diffusion, dataset: MiniCanvas, name: str) -> None:
     protocol = ours(f"unlearncanvas_{name}")
     prompts = [dataset.caption(cell) for cell in dataset.cells()]
-    wanted = answers(dataset, prompts, [188], protocol.noise, steps=STEPS - protocol.skip)[:3]
+    wanted = answers(dataset, prompts, [188], protocol.noise, steps=STEPS - protocol.sampling.skip)[:3]
     made = {
         "esd": lambda: compvis(canvas, prompts[:3], 188, 9.0, -1),
         "ca": lambda: compvis(canvas, prompts[:3], 188, 9.0, None),
         "diffusers": lambda: uce(canvas, prompts[:3], 188, 9.0),
-        "spm": lambda: spm(canvas, prompts[:3], 188, 7.5, protocol.negative),
+        "spm": lambda: spm(canvas, prompts[:3], 188, 7.5, protocol.sampling.negative),
     }[name]()
     for answer, (first, image) in zip(wanted, made, strict=True):
         assert torch.equal(canvas.latent(answer.noise), first)
@@ -118,12 +118,13 @@ def test_the_compvis_samplers_draws_and_highest_step(
     dataset: MiniCanvas, model: Diffusion, name: str, draws: int, highest: int
 ) -> None:
     protocol = instantiate(composed(f"protocol=unlearncanvas_{name}").protocol, _convert_="all")
-    wanted = answers(dataset, [""] * 72, [188], protocol.noise, steps=protocol.steps - protocol.skip)
+    sampling = protocol.sampling
+    wanted = answers(dataset, [""] * 72, [188], protocol.noise, steps=sampling.steps - sampling.skip)
     assert [answer.noise.place for answer in wanted[:3]] == [0, draws, 2 * draws]
-    scheduler = model.scheduler(protocol.sampler, protocol.skip)
-    scheduler.set_timesteps(protocol.steps)
+    scheduler = model.scheduler(sampling.sampler, sampling.skip)
+    scheduler.set_timesteps(sampling.steps)
     assert scheduler.timesteps[0] == highest and scheduler.timesteps[-1] == 1 and len(scheduler.timesteps) == draws - 1
-    assert protocol.noise_device == "cuda" and protocol.guidance == 9.0 and protocol.precision == "float16"
+    assert sampling.noise_device == "cuda" and sampling.guidance == 9.0 and sampling.precision == "float16"
 
 
 def test_draws_are_the_generators_in_any_order(model: Diffusion) -> None:
@@ -134,10 +135,10 @@ def test_draws_are_the_generators_in_any_order(model: Diffusion) -> None:
 
 def test_a_protocol_that_cannot_be_is_refused() -> None:
     for wrong, message in (
-        ({"noise": "steps"}, "needs protocol.steps"),
-        ({"skip": 1}, "below protocol.steps"),
-        ({"skip": 9, "steps": 9}, "protocol.skip is 9"),
-        ({"skip": -1, "steps": 9}, "protocol.skip is -1"),
+        ({"noise": "steps"}, "needs protocol.sampling.steps"),
+        ({"sampling": Sampling(skip=1)}, "below protocol.sampling.steps"),
+        ({"sampling": Sampling(skip=9, steps=9)}, "protocol.sampling.skip is 9"),
+        ({"sampling": Sampling(skip=-1, steps=9)}, "protocol.sampling.skip is -1"),
     ):
         with pytest.raises(BadInput, match=message):
             Protocol("p", [1], **wrong)  # type: ignore[arg-type]

@@ -164,7 +164,7 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
     ("overrides", "message"),
     [
         (["pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
-        (["protocol.sampler=FooScheduler"], "diffusers has no scheduler 'FooScheduler'"),
+        (["protocol.sampling.sampler=FooScheduler"], "diffusers has no scheduler 'FooScheduler'"),
         (["timesteps=window", "timesteps.high=1000"], "timesteps end at 999"),
         (
             ["trainer.accelerator=cpu", "trainer.devices=2", "pairs.batch=3"],

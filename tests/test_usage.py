@@ -23,6 +23,7 @@ from benchmarks.runs.usage import Misused, check
         (["adapter=weights"], "adapter has no option 'weights' any more; it is adapter=patch"),
         (["experiment=unlearncanvas_object"], "any more; it is +sweeps=unlearncanvas_object"),
         (["dataset.source.test=2"], "no key dataset.source.test any more; it is dataset.test"),
+        (["protocol.steps=20"], "no key protocol.steps any more; it is protocol.sampling.steps"),
         (["dataset=folder", "dataset.labels=[a,b]"], "no key dataset.labels any more; it is dataset.domains.object"),
         (["trainer.foo=1"], "no key trainer.foo; trainer has max_steps, max_epochs"),
         (["trainer.max_step=3"], "no key trainer.max_step; closest: trainer.max_steps"),

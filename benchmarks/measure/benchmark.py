@@ -6,10 +6,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -54,14 +54,13 @@ class Protocol:
     noise: benchmarks.measure.answers.NOISES. reading: benchmarks.measure.metrics.READINGS. prompt: the evaluation's
     template; None is the dataset's. photo_prompt: the template for the cells of the style that is none (Seed_Images).
     underscores: labels are said as they are spelt. share: part of the grid's cells that is measured. suffix: png or
-    jpg. fid: backbones (benchmarks.measure.features), with `weights` on disk. clip: folder of a CLIP model for
-    clip_score. The rest is Sampling's.
+    jpg. fid: of benchmarks.measure.features; backbones: the files of those that are not shipped. clip: folder of a CLIP
+    model for clip_score.
     """
 
     name: Word
     seeds: Annotated[list[Seed], Field(min_length=1)]
     noise: str = "seed"
-    noise_device: str = "cpu"
     batch: Count = 36
     reading: str = "retained"
     judge_floor: Portion = 0.9
@@ -69,24 +68,19 @@ class Protocol:
     prompt: str | None = None
     photo_prompt: str | None = None
     underscores: bool = False
-    steps: Count | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    size: Count | None = None
-    precision: Literal["float16", "bfloat16"] | None = None
-    negative: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
     suffix: str = "png"
     fid: list[str] = field(default_factory=lambda: ["judge"])
-    weights: dict[str, str] = field(default_factory=dict)
+    backbones: dict[str, str] = field(default_factory=dict)
     clip: str | None = None
-    skip: int = 0
 
     def __post_init__(self) -> None:
-        if self.noise == "steps" and self.steps is None:
-            raise BadInput("protocol.noise=steps draws once a step, so it needs protocol.steps=NUMBER")
-        if not 0 <= self.skip < (self.steps or 1):
+        steps, skip = self.sampling.steps, self.sampling.skip
+        if self.noise == "steps" and steps is None:
+            raise BadInput("protocol.noise=steps draws once a step, so it needs protocol.sampling.steps=NUMBER")
+        if not 0 <= skip < (steps or 1):
             raise BadInput(
-                f"protocol.skip is {self.skip}; it must be 0 or more and below protocol.steps ({self.steps})"
+                f"protocol.sampling.skip is {skip}; it must be 0 or more and below protocol.sampling.steps ({steps})"
             )
         if self.reading not in READINGS:
             raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
@@ -99,10 +93,6 @@ class Protocol:
     def shared(self) -> bool:
         """Whether the images of one seed begin with one latent, so that they are not independent."""
         return self.noise == "seed"
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
 
 
 @dataclass
@@ -127,7 +117,7 @@ class Benchmark:
         self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
         self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
         self._stamps: dict[int, str] = {}  # image side -> fingerprint of the test images, for which every file is asked
-        self.backbones = backbones(list(protocol.fid), dict(protocol.weights), self.judges, self.device)
+        self.backbones = backbones(list(protocol.fid), dict(protocol.backbones), self.judges, self.device)
         self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
         prompts = [self.prompt(cell) for cell in dataset.cells()]
         self.wanted: list[Answer] = answers(
@@ -137,13 +127,13 @@ class Benchmark:
             protocol.noise,
             protocol.suffix,
             protocol.share,
-            (protocol.steps or 0) - protocol.skip,
+            (protocol.sampling.steps or 0) - protocol.sampling.skip,
         )
 
     @cached_property
     def accuracies(self) -> dict[str, float]:
         """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""
-        size = self.protocol.size or max(round(judge.size / judge.crop) for judge in self.judges.values())
+        size = self.protocol.sampling.size or max(round(judge.size / judge.crop) for judge in self.judges.values())
         files = {domain: self._accuracy_file(judge, size) for domain, judge in self.judges.items()}
         if any(unharmed(file, read_json) is None for file in files.values()):
             self._read_tests(size)
@@ -206,8 +196,8 @@ class Benchmark:
         """Raises BadInput, before any work, for a sampler that there is not and for prompts that the tokenizer would
         cut.
         """
-        if self.protocol.sampler:
-            model.scheduler(self.protocol.sampler)
+        if self.protocol.sampling.sampler:
+            model.scheduler(self.protocol.sampling.sampler)
         model.check_prompts([answer.prompt for answer in self.wanted])
 
     def measure(self, model: Diffusion, folder: Path) -> Measured:

@@ -116,7 +116,7 @@ class ClipScore:
 
 def needs(weights: str | None, name: str) -> None:
     if not weights or not Path(weights).is_file():
-        raise BadInput(f"fid_{name} needs its weights on disk; set protocol.weights.{name}=FILE (now {weights})")
+        raise BadInput(f"fid_{name} needs its weights on disk; set protocol.backbones.{name}=FILE (now {weights})")
 
 
 def backbones(

@@ -19,6 +19,8 @@ MOVED = {
     "benchmarks.benchmark": "benchmarks.measure.benchmark",
     "benchmarks.fidelity": "benchmarks.measure.features",
 }
+# the fields of a protocol that are those of its sampling
+SAMPLING = ("steps", "guidance", "sampler", "size", "precision", "negative", "noise_device", "skip")
 # what a command line chose by an older word -> by today's
 OPTIONS = {
     "adapter=weights": "adapter=patch",
@@ -32,6 +34,8 @@ KEYS = {
     "dataset.labels": "dataset.domains.object",
     "dataset.styles": "dataset.domains.style",
     "dataset.objects": "dataset.domains.object",
+    "protocol.weights": "protocol.backbones",
+    **{f"protocol.{name}": f"protocol.sampling.{name}" for name in SAMPLING},
 }
 
 
@@ -60,7 +64,16 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         named = {"name": config["dataset"]["name"]} if "name" in config["dataset"] else {}
         judges = config["dataset"]["judges"]
         config = {**config, "dataset": {**named, **config["dataset"]["source"]}, "judges": judges}
+    if "sampling" not in config["protocol"]:
+        config = {**config, "protocol": _sampling_apart(config["protocol"])}
     return _targets(config)
+
+
+def _sampling_apart(protocol: dict[str, Any]) -> dict[str, Any]:
+    """With its sampling as one value, and the files of its backbones by their name of today."""
+    sampling = {name: protocol[name] for name in SAMPLING if name in protocol}
+    rest = {"backbones" if k == "weights" else k: v for k, v in protocol.items() if k not in SAMPLING}
+    return {**rest, "sampling": {"_target_": "fade.models.Sampling", **sampling}}
 
 
 def _filled(node: Any, dataset: dict[str, Any]) -> Any:

@@ -39,11 +39,11 @@ class Sampling:
     (DDIM).
     """
 
-    steps: int | None = None
+    steps: Count | None = None
     guidance: float | None = None
     sampler: str | None = None
-    size: int | None = None
-    precision: str | None = None
+    size: Count | None = None
+    precision: Literal["float16", "bfloat16"] | None = None
     negative: str = ""
     noise_device: str = "cpu"
     skip: int = 0
