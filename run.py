@@ -34,12 +34,13 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 import fade
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
+from benchmarks.record.results import Run
+from benchmarks.record.sequences import SequenceRun
 from benchmarks.record.sweep import expect, fail
-from benchmarks.report.tables import run_table
 from benchmarks.runs.options import check_options, located, processes
 from benchmarks.runs.plan import jobs, plan
 from benchmarks.runs.reopened import benchmark
-from benchmarks.runs.sequence import Continual, check_requests, check_revoked, sequence_table
+from benchmarks.runs.sequence import Continual, check_requests, check_revoked
 from benchmarks.runs.single import score, study
 from benchmarks.runs.usage import CONF, Misused, Told, check, complain
 from benchmarks.runs.verdict import Below, check_limits, end
@@ -110,7 +111,7 @@ def score_task(cfg: DictConfig) -> None:
     base = Path(cfg.base_answers) if cfg.base_answers else None
     done = record.results
     results = done or score(record, benchmark, request, Path(cfg.answers), base)
-    end(run_table(results), results, record.folder, cfg.fail_under, done is not None)
+    end(Run(record.folder, results), cfg.fail_under, done is not None)
 
 
 def recorded(cfg: DictConfig, name: str) -> Record:
@@ -245,7 +246,7 @@ def unlearn_task(cfg: DictConfig) -> None:
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
             mirror.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
             mirror.finish(results, record.folder)
-    end(run_table(results), results, record.folder, cfg.fail_under, done is not None)
+    end(Run(record.folder, results), cfg.fail_under, done is not None)
 
 
 def sequence_task(cfg: DictConfig, parts: Parts) -> None:
@@ -274,7 +275,7 @@ def sequence_task(cfg: DictConfig, parts: Parts) -> None:
                 record, model, parts.benchmark, requests, strategy, parts.method, parts.sparsity, parts.attach, learn
             )
             results = run.run(list(cfg.sequence.revoke), {**parts.about, "strategy": choice("strategy")})
-    end(sequence_table(results), results, record.folder, cfg.fail_under, done is not None)
+    end(SequenceRun(record.folder, results), cfg.fail_under, done is not None)
 
 
 TASKS = {"unlearn": unlearn_task, "score": score_task, "plan": unlearn_task, "pretrain": pretrain_task}

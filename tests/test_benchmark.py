@@ -117,10 +117,12 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     )
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
-    assert "over images of this one adapter" in run_table(whole)
-    assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in run_table(whole)
-    assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in run_table(whole)
-    assert "without neon" in run_table(whole) and "neuron p=0.1" in table(*summary([Run(tmp_path, whole)] * 2))
+    run = Run(tmp_path, whole)
+    said = run_table(run)
+    assert "over images of this one adapter" in said and "without neon" in said
+    assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in said
+    assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in said
+    assert "neuron p=0.1" in table(*summary([run] * 2))
 
 
 def test_a_forget_caption_that_is_never_asked_is_refused(
@@ -264,7 +266,7 @@ def test_a_judge_is_measured_on_this_datasets_images_whatever_its_file_says(
     assert {key: results["gates"][key] for key in gates} == gates
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
-    assert ("its own file says 99.0 %" in run_table(whole)) == bool(stated)
+    assert ("its own file says 99.0 %" in run_table(Run(tmp_path, whole))) == bool(stated)
 
 
 def test_the_splits_lie_with_the_run(dataset: MiniCanvas, tmp_path: Path) -> None:

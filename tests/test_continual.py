@@ -20,7 +20,7 @@ from test_config import composed
 from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.record.folder import Record
-from benchmarks.record.results import Run
+from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.sequences import section
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
 from fade.adapters import Adapter, history
@@ -263,7 +263,7 @@ def test_the_report_of_a_sequence() -> None:
         "revoked": [taken],
         "summary": summary(steps, {"retention": 1.0}),
     }
-    html = section([Run(Path(), run)])
+    html = section([SequenceRun(Path(), run)])
     assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (

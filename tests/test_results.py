@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pandas.api.types import is_numeric_dtype
 from test_report import finished
 
+from benchmarks.record import results as formats
 from benchmarks.record.results import Run, frame, read
+from benchmarks.record.sequences import frame as sequence_frame
+from benchmarks.record.sequences import read_sequences, steps_frame
 from benchmarks.report.__main__ import write
 from fade.adapters.card import card_text
 from fade.files import write_json
@@ -121,3 +125,44 @@ def test_what_a_metric_is_called_and_how_it_is_shown() -> None:
     ]
     assert about("kid_inception") == About("kid_inception", "", higher=False, share=False, times=1000)
     assert about("fid_inception").heading == "fid_inception ↓" and about("unknown").share
+
+
+def test_an_older_format_is_read_and_a_newer_one_is_not(runs_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "FORMAT", 2)
+    newer = json.loads((runs_of / "cat" / "results.json").read_text())
+    write_json(runs_of / "cat" / "results.json", {**newer, "format": 3})
+    runs, left_out = read([runs_of])
+    assert [run.target for run in runs] == ["dog", "neon"] and "format 3, this version reads 1 to 2" in left_out[0]
+
+
+def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
+    def state(ua: dict[str, float], kept: float) -> dict[str, Any]:
+        measured = {target: {"value": value, "n": 8} for target, value in ua.items()}
+        return {"ua": measured, "kept": {"style": {"value": kept}}, "retention": kept, "nearest": {"value": kept}}
+
+    cost, last = {"train_s": 7.0, "adapter_bytes": 1000}, {"neon": 0.5, "cat": 0.75}
+    told = {
+        "format": 1,
+        "kind": "sequence",
+        "dataset": "minicanvas",
+        "protocol": "default",
+        "method": "fade",
+        "strategy": "stack",
+        "overrides": ["strategy=stack", "sequence.requests=[neon,cat]", "seed=3", "optimizer.lr=0.1"],
+        "seeds": {"train": 3},
+        "requests": [{"target": "neon", "surrogate": "photo", "domain": "style"}, {"target": "cat"}],
+        "base": state({}, 1.0),
+        "steps": [{**state(ua, kept), "cost": cost} for ua, kept in (({"neon": 1.0}, 0.9), (last, 0.8))],
+        "revoked": [{**state({"cat": 0.75}, 0.9), "target": "neon", "back": {"value": 0.0}}],
+        "summary": {"ua_mean": 0.625, "bytes": 2000},
+    }
+    write_json(tmp_path / "one" / "results.json", told)
+    write_json(tmp_path / "two" / "results.json", {**told, "format": 0})
+    (run,) = read_sequences([tmp_path])
+    assert run.targets == ["neon", "cat"] and run.requests[0].surrogate == "photo" and run.seed == 3
+    assert run.label == "fade, stack, optimizer.lr=0.1" and not run.base.trained and run.steps[1].train_s == 7.0
+    assert {t: m["value"] for t, m in run.revoked[0].ua_of_all.items()} == {"cat": 0.75, "neon": 0.0}
+    (row,) = sequence_frame([run]).to_dict("records")
+    assert row["requests"] == "neon cat" and row["ua_mean"] == 0.625 and row["bytes"] == 2000
+    steps = steps_frame([run])
+    assert steps["ua"].tolist() == [1.0, 0.625] and steps["retention"].tolist() == [0.9, 0.8]

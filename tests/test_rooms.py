@@ -11,7 +11,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROOMS = ("measure", "record", "report", "runs", "studies")
-LIGHT = ("results", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost
+LIGHT = ("results", "sequences", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost
 
 
 def needed(path: Path) -> set[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
-FORMAT = 1  # of results.json
+FORMAT = 1  # of results.json; every older one is read
 NEEDED = (
     "dataset",
     "target",
@@ -75,8 +75,8 @@ WHAT_AND_WHERE = {
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run: its folder, its results.json, and what follows from them."""
+class Finished:
+    """What a single run and a sequence have in common: their folder, their results.json, and what follows from them."""
 
     folder: Path
     results: dict[str, Any]
@@ -90,6 +90,70 @@ class Run:
         return str(self.results["protocol"])
 
     @property
+    def method_name(self) -> str:
+        """The method, whichever of its versions."""
+        return str(self.results["method"])
+
+    @property
+    def method(self) -> str:
+        """The method, and which of its published versions where there are several."""
+        variant = self.results.get("variant")
+        return f"{self.method_name} ({variant})" if variant else self.method_name
+
+    @property
+    def seed(self) -> int | None:
+        """The training seed; answers that others made have none."""
+        return self.results.get("seeds", {}).get("train")
+
+    @property
+    def image_seeds(self) -> tuple[int, ...]:
+        return tuple(self.results.get("seeds", {}).get("images", ()))
+
+    @property
+    def overrides(self) -> list[str]:
+        """The command line, as run.py was given it; nothing where others made the answers."""
+        return self.results.get("overrides", [])
+
+    @cached_property
+    def given(self) -> dict[str, str]:
+        """The command line as key -> value; a key that was added (`+`) by its name."""
+        return dict(override.lstrip("+").partition("=")[::2] for override in self.overrides)
+
+    @cached_property
+    def chosen(self) -> dict[str, str]:
+        """What the command line changed of how the run is done: key -> value, sorted."""
+        given = dict(override.split("=", 1) for override in self.overrides)
+        others = ("launcher.", "fail_under.")
+        return {k: v for k, v in sorted(given.items()) if k not in WHAT_AND_WHERE and not k.startswith(others)}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return self.results.get("versions", {})
+
+    @property
+    def commit(self) -> str:
+        """Of this repository; empty where it was not known."""
+        return self.results.get("git_commit") or ""
+
+    @property
+    def machine(self) -> str:
+        return self.results.get("machine", "not recorded")
+
+    @property
+    def base_sha256(self) -> str:
+        """Of the pipeline before; empty where others made the answers."""
+        return self.results.get("base_sha256", "")
+
+    @property
+    def identity(self) -> str:
+        """The hash of the configuration; a run without one is alike to none."""
+        return self.results.get("identity", str(self.folder))
+
+
+class Run(Finished):
+    """A finished run of one target."""
+
+    @property
     def target(self) -> str:
         return str(self.results["target"])
 
@@ -100,17 +164,6 @@ class Run:
     @property
     def surrogate(self) -> str:
         return str(self.results["surrogate"])
-
-    @property
-    def method(self) -> str:
-        """The method, and which of its published versions where there are several."""
-        variant = self.results.get("variant")
-        return f"{self.results['method']} ({variant})" if variant else str(self.results["method"])
-
-    @property
-    def seed(self) -> int | None:
-        """The training seed; answers that others made have none."""
-        return self.results.get("seeds", {}).get("train")
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -127,26 +180,58 @@ class Run:
         return self.results["cost"]
 
     @property
+    def trained(self) -> bool:
+        """Whether this suite trained it; else others made its images, and only judging them cost something."""
+        return "distil_s" in self.cost
+
+    @property
+    def masked(self) -> bool:
+        """Whether it says which part of the network was trained."""
+        return "sparsity" in self.results
+
+    @property
     def sparsity(self) -> dict[str, Any]:
         """kind, p and density; nothing is masked where others made the answers."""
         return self.results.get("sparsity", {"kind": "", "p": 1, "density": 1})
+
+    @property
+    def landed(self) -> dict[str, int]:
+        """What the images that asked for the target are read as, most often first."""
+        return self.results["landed"]
+
+    @property
+    def images(self) -> int:
+        """How many images were judged."""
+        return int(self.results["gates"]["images"])
+
+    @property
+    def judge_accuracy(self) -> dict[str, float | None]:
+        """By domain, on held-out real images, in [0, 1]; None where nobody measured it."""
+        return self.results["gates"]["judge_accuracy"]
+
+    @property
+    def judge_stated(self) -> dict[str, float]:
+        """What a judge's own file says of its accuracy, where that is another number."""
+        return self.results["gates"].get("judge_stated", {})
+
+    @property
+    def base_answers(self) -> str | None:
+        """The base model's images: a folder of the cache; older results hold a path."""
+        return self.results.get("base_answers")
 
     @property
     def train_s(self) -> float:
         """Seconds of both stages."""
         return float(self.cost.get("locate_s", 0.0) + self.cost.get("distil_s", 0.0))
 
+    def metric(self, name: str, base: bool = False) -> Metric | None:
+        """A metric with its interval, or the base's; None where it was not measured."""
+        return (self.base if base else self.metrics).get(name)
+
     def value(self, metric: str, base: bool = False) -> float | None:
         """A metric's value, or the base's; None where there is none."""
-        found = (self.base if base else self.metrics).get(metric, {}).get("value")
+        found = (self.metric(metric, base) or {}).get("value")
         return None if found is None else float(found)
-
-    @cached_property
-    def chosen(self) -> dict[str, str]:
-        """What the command line changed of how the run is done: key -> value, sorted."""
-        given = dict(override.split("=", 1) for override in self.results.get("overrides", []))
-        others = ("launcher.", "fail_under.")
-        return {k: v for k, v in sorted(given.items()) if k not in WHAT_AND_WHERE and not k.startswith(others)}
 
     @property
     def label(self) -> str:
@@ -177,12 +262,12 @@ class Run:
     @property
     def predictions(self) -> list[Row]:
         """The rows of predictions.csv, read anew each time; none where the file is missing, or was cut short."""
-        domain, images = self.domain, self.results["gates"]["images"]
+        domain = self.domain
         try:
             rows = read_rows(self.folder / "predictions.csv")
         except (OSError, ValueError, csv.Error):
             return []
-        complete = len(rows) == images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
+        complete = len(rows) == self.images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
         return rows if complete else []
 
     @property
@@ -211,7 +296,7 @@ def read(folders: Sequence[Path], alone: bool = True) -> tuple[list[Run], list[s
     found, problems = [], []
     for path in result_files(folders):
         try:
-            results = checked(path)
+            results = read_results(path)
             if results.get("kind") == "sequence":
                 continue
             check_run(results)
@@ -228,11 +313,12 @@ def read(folders: Sequence[Path], alone: bool = True) -> tuple[list[Run], list[s
     return runs, problems
 
 
-def checked(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> dict[str, Any]:
     """One results.json. Raises ValueError for a format that this version does not read."""
     results = read_json(path)
-    if results["format"] != FORMAT:
-        raise ValueError(f"format {results['format']}, this version reads {FORMAT}")
+    if not 1 <= results["format"] <= FORMAT:
+        known = "1" if FORMAT == 1 else f"1 to {FORMAT}"
+        raise ValueError(f"format {results['format']}, this version reads {known}")
     return results
 
 
@@ -256,17 +342,6 @@ def numbers_of(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from ((f"cost.{key}", results["cost"][key]) for key in COSTS if key in results["cost"])
 
 
-def read_sequences(folders: Sequence[Path]) -> list[Run]:
-    """The finished sequences of requests below the folders; `read` says what is broken."""
-    found = []
-    for path in result_files(folders):
-        with suppress(ValueError, KeyError, TypeError, OSError):
-            results = checked(path)
-            if results.get("kind") == "sequence":
-                found.append(Run(path.parent, results))
-    return found
-
-
 def flaws(run: Run) -> list[str]:
     """A line for each file beside results.json that is there and cannot be read, which the page does without, and one
     where predictions and results are not of one run."""
@@ -284,15 +359,15 @@ def unique(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     first: dict[str, Run] = {}
     lines = []
     for run in runs:
-        kept = first.setdefault(run.results.get("identity", str(run.folder)), run)
+        kept = first.setdefault(run.identity, run)
         if kept is not run:
             lines.append(f"{run.folder}: left out, the same configuration as {kept.folder}")
     return list(first.values()), lines
 
 
-def metric_values(runs: Iterable[Run], metric: str, side: str = "metrics") -> list[float]:
-    """The values of a metric, or (side: base) the base's, of the runs that have one."""
-    return [value for run in runs if (value := run.value(metric, side == "base")) is not None]
+def metric_values(runs: Iterable[Run], metric: str, base: bool = False) -> list[float]:
+    """The values of a metric, or the base's, of the runs that have one."""
+    return [value for run in runs if (value := run.value(metric, base)) is not None]
 
 
 def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:

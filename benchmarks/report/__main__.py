@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.record.results import frame, read, read_sequences
+from benchmarks.record.results import frame, read
+from benchmarks.record.sequences import read_sequences
 from benchmarks.record.sweep import STATES, ledger
 from benchmarks.report.page import write_page
 from benchmarks.report.sequences import HEADER, section, summary_rows

@@ -73,13 +73,13 @@ def percent(metric: dict[str, Any] | None, key: str) -> str:
     return cell(f"{100 * value:.1f}{interval}", value)
 
 
-def mean_of(runs: Sequence[Run], key: str, side: str = "metrics") -> dict[str, Any] | None:
+def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> dict[str, Any] | None:
     """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
     reason.
     """
-    values = metric_values(runs, key, side)
+    values = metric_values(runs, key, base)
     if not values:
-        return next((r.results[side][key] for r in runs if key in r.results[side]), None)
+        return next((found for r in runs if (found := r.metric(key, base))), None)
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"value": mean}
@@ -96,20 +96,18 @@ def what_was_run(found: Found) -> str:
     def all_of(pick: Any) -> str:
         return escape(", ".join(sorted({str(pick(r)) for r in found})))
 
-    libraries = sorted({name for r in found for name in r.results.get("versions", {})})
+    libraries = sorted({name for r in found for name in r.versions})
     lines = [
         ("Runs", f"{len(found)}, of {len(by_setting(found))} settings and {len({r.target for r in found})} targets"),
         ("Dataset", all_of(lambda r: r.dataset)),
         ("Protocol", all_of(lambda r: r.protocol)),
-        ("Method", all_of(lambda r: r.results["method"])),
-        ("Commit", all_of(lambda r: r.results.get("git_commit", "")[:12] or "unknown")),
-        ("Base weights", all_of(lambda r: r.results.get("base_sha256", "")[:12] or "not given")),
-        ("Machine", all_of(lambda r: r.results.get("machine", "not recorded"))),
+        ("Method", all_of(lambda r: r.method_name)),
+        ("Commit", all_of(lambda r: r.commit[:12] or "unknown")),
+        ("Base weights", all_of(lambda r: r.base_sha256[:12] or "not given")),
+        ("Machine", all_of(lambda r: r.machine)),
         (
             "Versions",
-            "; ".join(
-                f"{name} {all_of(lambda r, n=name: r.results.get('versions', {}).get(n, '?'))}" for name in libraries
-            ),
+            "; ".join(f"{name} {all_of(lambda r, n=name: r.versions.get(n, '?'))}" for name in libraries),
         ),
     ]
     return "<ul>" + "".join(f"<li><strong>{name}</strong>: {value}</li>" for name, value in lines) + "</ul>"
@@ -125,7 +123,7 @@ def main_table(found: Found) -> str:
             rows.append(
                 (
                     f"base {name}",
-                    base + [percent(mean_of([r for r in runs if r.base], k, "base"), k) for k in keys],
+                    base + [percent(mean_of([r for r in runs if r.base], k, base=True), k) for k in keys],
                 )
             )
         line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
@@ -309,7 +307,7 @@ def pareto(found: Found) -> str:
         name, p = runs[0].setting_without("sparsity.p"), runs[0].sparsity["p"]
         about = f"{runs[0].setting}: UA {ua:.1f}, retention {kept:.1f}"
         pictures[""].setdefault(name, []).append((kept, ua, about))
-        if all("distil_s" in r.cost for r in runs):
+        if all(r.trained for r in runs):
             seconds = max(0.1, float(np.mean([r.train_s for r in runs])))
             for label, value in (("UA", ua), ("retention", kept)):
                 pictures[label].setdefault(name, []).append((seconds, value, f"{about}, {seconds:.0f} s, p={p:g}"))
@@ -326,7 +324,7 @@ def pareto(found: Found) -> str:
 def curves(found: Found) -> str:
     """UA and retention over every number that was swept, for each domain of targets: one line for each setting."""
     parts = []
-    runs = [r for r in found if "sparsity" in r.results]  # of others' answers nothing was swept
+    runs = [r for r in found if r.masked]  # of others' answers nothing was swept
     for key, domain in sorted({(key, r.domain) for r in runs for key in r.numbers}):
         families: dict[str, dict[float, list[Run]]] = {}
         for r in (r for r in runs if r.domain == domain and key in r.numbers):
@@ -396,15 +394,8 @@ def costs(found: Found) -> str:
 
 
 def gates(found: Found, problems: list[str]) -> str:
-    judges = sorted(
-        {
-            f"{d} {100 * a:.2f} %"
-            for r in found
-            for d, a in r.results["gates"]["judge_accuracy"].items()
-            if a is not None
-        }
-    )
-    images = sorted({r.results["gates"]["images"] for r in found})
+    judges = sorted({f"{d} {100 * a:.2f} %" for r in found for d, a in r.judge_accuracy.items() if a is not None})
+    images = sorted({r.images for r in found})
     text = f"<p>Judges on held-out real images: {escape(', '.join(judges))}. Images a run: {', '.join(f'{n:,}' for n in images)}.</p>"
     notes = list(problems)
     protocols = {r.protocol for r in found}
@@ -414,7 +405,7 @@ def gates(found: Found, problems: list[str]) -> str:
         )
     bases: dict[str, set[str]] = {}
     for r in found:
-        bases.setdefault(r.dataset, set()).add(r.results.get("base_sha256", ""))
+        bases.setdefault(r.dataset, set()).add(r.base_sha256)
     notes += [
         f"{name}: runs start from {len(kinds)} different base models" for name, kinds in bases.items() if len(kinds) > 1
     ]
@@ -436,7 +427,7 @@ def of_papers(name: str, caption: str, header: list[str], rows: list[list[str]])
 
 
 def commands(found: Found) -> str:
-    lines = sorted({f"python run.py {' '.join(r.results['overrides'])}" for r in found if "overrides" in r.results})
+    lines = sorted({f"python run.py {' '.join(r.overrides)}" for r in found if r.overrides})
     shown = "".join(f"<li><code>{escape(line)}</code></li>" for line in lines)
     return f"<details><summary>{len(lines)} commands</summary><ol>{shown}</ol></details>"
 

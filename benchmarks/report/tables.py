@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,34 +52,35 @@ def as_latex(header: list[str], rows: list[list[str]]) -> str:
     return f"\\begin{{tabular}}{{{columns}}}\n{inside}\n\\end{{tabular}}\n"
 
 
-def run_table(results: dict[str, Any]) -> str:
+def run_table(run: Run) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
     header = ["model", *headings()]
     rows = [
-        [name, *(cell_text(results[key].get(c), c) for c in METRICS)]
-        for name, key in (("base", "base"), (f"without {words(results['target'])}", "metrics"))
+        [name, *(cell_text(measured.get(key), key) for key in METRICS)]
+        for name, measured in (("base", run.base), (f"without {words(run.target)}", run.metrics))
     ]
-    stated = results["gates"].get("judge_stated", {})
+    stated = run.judge_stated
     judges = ", ".join(
         f"{d} {100 * a:.1f} %" + (f" (its own file says {100 * stated[d]:.1f} %)" if d in stated else "")
-        for d, a in results["gates"]["judge_accuracy"].items()
+        for d, a in run.judge_accuracy.items()
+        if a is not None
     )
     lines = [
         table(header, rows),
-        f"{results['method']}: {results['target']} -> {results['surrogate']} ({results['domain']}); percent with 95 % "
-        f"intervals over images of this one adapter, UA over {results['metrics']['ua']['n']} images",
+        f"{run.method_name}: {run.target} -> {run.surrogate} ({run.domain}); percent with 95 % "
+        f"intervals over images of this one adapter, UA over {run.metrics['ua']['n']} images",
         f"judges on held-out real images: {judges}",
-        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(results['landed'].items())[:4])}",
+        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(run.landed.items())[:4])}",
     ]
-    cost = results["cost"]
-    if "distil_s" in cost:
+    cost = run.cost
+    if run.trained:
         lines.append(
-            f"unlearned in {cost['locate_s'] + cost['distil_s']:.0f} s, evaluated in "
+            f"unlearned in {run.train_s:.0f} s, evaluated in "
             f"{cost['generate_s'] + cost['judge_s']:.0f} s; adapter {cost['adapter_bytes'] / 1000:.0f} kB, "
-            f"density {results['sparsity']['density']:.3f}"
+            f"density {run.sparsity['density']:.3f}"
         )
     else:
-        lines.append(f"{results['gates']['images']} images scored in {cost['judge_s']:.0f} s")
+        lines.append(f"{run.images} images scored in {cost['judge_s']:.0f} s")
     return "\n".join(lines)
 
 
@@ -107,11 +108,11 @@ def per_target(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def mean_value(runs: Sequence[Run], key: str, side: str = "metrics") -> str:
+def mean_value(runs: Sequence[Run], key: str, base: bool = False) -> str:
     """A distance's mean over the runs that have it, as a cell's text; where none has, why."""
-    values = metric_values(runs, key, side)
-    reasons = [r.results[side][key] for r in runs if key in r.results[side]]
-    return cell_text({"value": float(np.mean(values))} if values else (reasons or [None])[0], key)
+    values = metric_values(runs, key, base)
+    reason = next((found for r in runs if (found := r.metric(key, base))), None)
+    return cell_text({"value": float(np.mean(values))} if values else reason, key)
 
 
 def spread(values: list[float]) -> str:
@@ -143,7 +144,7 @@ def summary(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
             values = metric_values(runs, key)
             row.append(mean_value(runs, key) if not about.share else spread(values) if values else "–")
             row += [moved(runs, key)] if key in KEPT else []
-        trained = [r for r in runs if "distil_s" in r.cost]
+        trained = [r for r in runs if r.trained]
         row += [f"{np.mean([r.train_s for r in trained]):.0f}" if trained else "–"]
         row += [f"{np.mean([r.cost['adapter_bytes'] for r in trained]) / 1000:.0f}" if trained else "–"]
         rows.append(row)

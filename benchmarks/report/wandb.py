@@ -49,21 +49,16 @@ class Spec:
 
 def group_of(run: Run) -> str:
     """The W&B group of a run: the output_dir that its command named."""
-    given = [o.partition("=")[2] for o in run.results.get("overrides", []) if o.startswith("output_dir=")]
-    return given[-1] if given else DEFAULT_GROUP
+    return run.given.get("output_dir", DEFAULT_GROUP)
 
 
 def varied(found: Sequence[Run]) -> list[str]:
     """The settings that differ between the runs, by the names of their overrides, in order of appearance."""
     values: dict[str, set[str]] = {}
     for run in found:
-        given = dict(o.lstrip("+").partition("=")[::2] for o in run.results.get("overrides", []))
-        for key, value in given.items():
+        for key, value in run.given.items():
             values.setdefault(key, set()).add(value)
-    named = [
-        sum(key in {o.lstrip("+").partition("=")[0] for o in r.results.get("overrides", [])} for r in found)
-        for key in values
-    ]
+    named = [sum(key in run.given for run in found) for key in values]
     return [key for (key, kinds), n in zip(values.items(), named, strict=True) if len(kinds) > 1 or n < len(found)]
 
 
@@ -74,7 +69,7 @@ def spec(found: Sequence[Run]) -> Spec:
     summaries = tuple(f"metrics/{key}/value" for key in KEYS)
     panels = [Panel("bar", METRICS[key].heading, (f"metrics/{key}/value",)) for key in KEYS]
     panels.append(Panel("scatter", "UA against IRA", ("metrics/ua/value",), "metrics/ira/value"))
-    if len({r.sparsity["p"] for r in found if "sparsity" in r.results}) > 1:
+    if len({r.sparsity["p"] for r in found if r.masked}) > 1:
         panels += [
             Panel(
                 "scatter",

@@ -24,7 +24,6 @@ from benchmarks.measure.metrics import Metric, hits, share
 from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.report.pictures import progress
-from benchmarks.report.tables import table
 from fade.adapters import Adapter, history
 from fade.console import doing, within
 from fade.data.dataset import Dataset
@@ -315,39 +314,3 @@ def summary(steps: Sequence[dict[str, Any]], base: dict[str, Any]) -> dict[str, 
         "last_over_first": seconds[-1] / seconds[0],
         "bytes": sum(step["cost"]["adapter_bytes"] for step in steps),
     }
-
-
-def sequence_table(results: dict[str, Any]) -> str:
-    """The triangle of UA, with retention beside it; then the summary."""
-    targets = [r["target"] for r in results["requests"]]
-    rows = []
-    for k, step in enumerate(results["steps"]):
-        ua = [f"{100 * step['ua'][t]['value']:.0f}" if t in step["ua"] else "" for t in targets]
-        rows.append(
-            [f"{k + 1} {targets[k]}", *ua, f"{100 * step['retention']:.1f}", f"{100 * step['nearest']['value']:.1f}"]
-        )
-    for step in results["revoked"]:
-        ua = [
-            f"({100 * step['back']['value']:.0f})" if t == step["target"] else f"{100 * step['ua'][t]['value']:.0f}"
-            for t in targets
-        ]
-        rows.append(
-            [
-                f"without {step['target']}'s",
-                *ua,
-                f"{100 * step['retention']:.1f}",
-                f"{100 * step['nearest']['value']:.1f}",
-            ]
-        )
-    s = {key: 100 * value for key, value in results["summary"].items()}
-    return "\n".join(
-        [
-            table(["after request", *targets, "kept", "nearest"], rows),
-            "UA of every request so far, and accuracy on never-requested concepts "
-            f"(base {100 * results['base']['retention']:.1f}), in percent",
-            f"{results['method']}, strategy {results['strategy']}: UA mean {s['ua_mean']:.1f}, worst "
-            f"{s['ua_worst']:.1f}, largest rebound {s['rebound']:.1f}; kept {s['retention']:.1f} "
-            f"({-s['retention_drop']:+.1f}), area {s['retention_area']:.1f}; {s['seconds'] / 100:.0f} s of training "
-            f"(last request {s['last_over_first'] / 100:.2f} of the first), {s['bytes'] / 1e5:.0f} kB",
-        ]
-    )

@@ -8,9 +8,12 @@ are measured on images that do not ask for the target, each divided by the base 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from benchmarks.record.results import Run
+from benchmarks.record.sequences import SequenceRun
+from benchmarks.report.sequences import sequence_table
+from benchmarks.report.tables import run_table
 from fade.errors import BadInput
 
 KEPT = ("ira", "cra")
@@ -21,33 +24,35 @@ class Below(BadInput):
     """A finished run that is worse than `fail_under` allows: exit code 3."""
 
 
-def end(table: str, results: dict[str, Any], folder: Path, limits: Mapping[str, Any], done: bool) -> None:
+def end(run: Run | SequenceRun, limits: Mapping[str, Any], done: bool) -> None:
     """Print a run's table, what lies in its folder, and its verdict; done: before this command. Raises Below."""
+    table = sequence_table(run) if isinstance(run, SequenceRun) else run_table(run)
+    folder = run.folder
     files = ", ".join(
         sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     )
     again = "done already; nothing was done now\n" if done else ""
-    print(f"\n{table}\n{folder}/: {files}\n\n{again}{verdict(results, folder)}")
-    enough(results, limits)
+    print(f"\n{table}\n{folder}/: {files}\n\n{again}{verdict(run)}")
+    enough(run, limits)
 
 
-def verdict(results: dict[str, Any], folder: Path) -> str:
+def verdict(run: Run | SequenceRun) -> str:
     """The last line of a run, of a sequence, or of a scored answer set."""
-    said = of_sequence(results) if results.get("kind") == "sequence" else of_run(results)
+    said, folder = of_sequence(run) if isinstance(run, SequenceRun) else of_run(run), run.folder
     there = [path for path in (folder / "report.html", folder / "comparison.png") if path.is_file()]
     return " · ".join([*said, str(there[0]) if there else f"{folder}/"])
 
 
-def of_run(results: dict[str, Any]) -> list[str]:
-    metrics, base, target = results["metrics"], results["base"], results["target"]
+def of_run(run: Run) -> list[str]:
+    metrics, base = run.metrics, run.base
     n, gone = metrics["ua"]["n"], forgotten(metrics["ua"])
     before = forgotten(base["ua"]) if base else 0
     if gone > before:
         said = f"forgotten {gone} of {n}" + (f" (base {before})" if base else "")
     else:
-        said = f"NOT FORGOTTEN: {n - gone} of {n} still read as {target}"
+        said = f"NOT FORGOTTEN: {n - gone} of {n} still read as {run.target}"
     kept = share_kept(metrics, base)
-    size = results["cost"].get("adapter_bytes")
+    size = run.cost.get("adapter_bytes")
     return [
         said,
         *([f"kept {100 * kept:.1f} % of base"] if kept is not None else []),
@@ -55,14 +60,14 @@ def of_run(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def of_sequence(results: dict[str, Any]) -> list[str]:
+def of_sequence(run: SequenceRun) -> list[str]:
     """Every request as it stands after the last."""
-    last = results["steps"][-1]
-    counts = [f"{target} {forgotten(ua)} of {ua['n']}" for target, ua in last["ua"].items()]
-    failed = [target for target, ua in last["ua"].items() if not forgotten(ua)]
+    last = run.steps[-1]
+    counts = [f"{target} {forgotten(ua)} of {ua['n']}" for target, ua in last.ua.items()]
+    failed = [target for target, ua in last.ua.items() if not forgotten(ua)]
     said = (f"NOT FORGOTTEN: {', '.join(failed)}; " if failed else "") + f"forgotten {', '.join(counts)}"
-    kept = last["retention"] / max(results["base"]["retention"], 1e-9)
-    return [said, f"kept {100 * kept:.1f} % of base", f"adapters {kilo(results['summary']['bytes'])}"]
+    kept = last.retention / max(run.base.retention, 1e-9)
+    return [said, f"kept {100 * kept:.1f} % of base", f"adapters {kilo(run.summary['bytes'])}"]
 
 
 def forgotten(ua: dict[str, Any]) -> int:
@@ -90,19 +95,20 @@ def check_limits(limits: Mapping[str, Any]) -> None:
             raise BadInput(f"fail_under.{key} is {low}; it must be a number from 0 to 1")
 
 
-def enough(results: dict[str, Any], limits: Mapping[str, Any]) -> None:
+def enough(run: Run | SequenceRun, limits: Mapping[str, Any]) -> None:
     """Raises Below where a number is below its limit. Of a sequence: the worst request's UA, and retention for both
     others.
     """
-    if results.get("kind") == "sequence":
-        last = results["steps"][-1]
-        found = {"ua": min(m["value"] for m in last["ua"].values()), **dict.fromkeys(KEPT, last["retention"])}
+    found: dict[str, float | None]
+    if isinstance(run, SequenceRun):
+        last = run.steps[-1]
+        found = {"ua": min(m["value"] for m in last.ua.values()), **dict.fromkeys(KEPT, last.retention)}
     else:
-        found = {key: results["metrics"].get(key, {}).get("value") for key in LIMITS}
+        found = {key: run.value(key) for key in LIMITS}
     short = [
-        f"{key} is {'not measured' if found[key] is None else f'{found[key]:.3f}'}, below fail_under.{key}={low}"
+        f"{key} is {'not measured' if (value := found[key]) is None else f'{value:.3f}'}, below fail_under.{key}={low}"
         for key, low in limits.items()
-        if low is not None and (found[key] is None or found[key] < low)
+        if low is not None and ((value := found[key]) is None or value < low)
     ]
     if short:
         raise Below("; ".join(short))

@@ -34,12 +34,12 @@ DEVELOPMENT = {"minicanvas": ("neon", "cat")}
 SEEN = {"minicanvas": ("photo", "fish")}
 
 
-def mean_of(runs: Sequence[Run], number: str, side: str = "metrics") -> float:
+def mean_of(runs: Sequence[Run], number: str, base: bool = False) -> float:
     """Mean over targets of the mean over training seeds, in percent."""
     by_target: dict[str, list[float]] = {}
     for run in runs:
-        if number in run.results[side]:
-            by_target.setdefault(run.target, []).append(100 * run.results[side][number]["value"])
+        if (value := run.value(number, base)) is not None:
+            by_target.setdefault(run.target, []).append(100 * value)
     return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
 
 
@@ -47,10 +47,10 @@ def domains_of(runs: Sequence[Run]) -> list[str]:
     return sorted({r.domain for r in runs}, reverse=True)
 
 
-def six(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> dict[str, float]:
+def six(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> dict[str, float]:
     """UA, IRA and CRA of the style and of the object targets, in percent."""
     return {
-        f"{domain} {number}": mean_of([r for r in runs if r.domain == domain], number, side)
+        f"{domain} {number}": mean_of([r for r in runs if r.domain == domain], number, base)
         for domain in domains
         for number in NUMBERS
     }
@@ -69,7 +69,7 @@ def same_targets(runs: Sequence[Run]) -> None:
             f"settings were chosen on {said(chosen_on)}, which no table may report; name folders without them, or "
             f"--tuning"
         )
-    meters = {(r.dataset, r.protocol, *r.results["seeds"].get("images", ())) for r in runs}
+    meters = {(r.dataset, r.protocol, *r.image_seeds) for r in runs}
     if len(meters) > 1:
         names = said(" ".join(map(str, name)) for name in meters)
         raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
@@ -88,14 +88,14 @@ SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of 
 OTHERS = [key for key in METRICS if key not in NUMBERS]
 
 
-def measured(runs: Sequence[Run], domains: Sequence[str], side: str = "metrics") -> tuple[float, list[str]]:
+def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> tuple[float, list[str]]:
     """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, and what else METRICS has."""
-    found = six(runs, domains, side)
+    found = six(runs, domains, base)
     ua = float(np.nanmean([v for name, v in found.items() if name.endswith(" ua")]))
     kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
     mean = float(np.nanmean(list(found.values())))
     others = [
-        f"{mean_of(runs, key, side):.1f}" if METRICS[key].share else mean_value(runs, key, side) for key in OTHERS
+        f"{mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base) for key in OTHERS
     ]
     return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *others]
 
@@ -126,7 +126,7 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         rows.append((mean, [name, own[0].sparsity["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
     found = [row for _, row in sorted(rows, key=lambda r: -r[0])]
     if all(r.base for r in runs):
-        _, cells = measured(runs, domains, "base")
+        _, cells = measured(runs, domains, base=True)
         found.append(["base (nothing done)", "–", *cells, *["–"] * (len(header) - 2 - len(cells))])
     return header, found
 
@@ -179,7 +179,7 @@ def named(runs: Sequence[Run], name: str) -> str:
     several.
     """
     labels = list(dict.fromkeys(r.label for r in runs))
-    of_method = {r.label for r in runs if name in (r.results["method"], r.method)}
+    of_method = {r.label for r in runs if name in (r.method_name, r.method)}
     if name in labels or len(of_method) == 1:
         return name if name in labels else of_method.pop()
     raise BadInput(
@@ -305,9 +305,9 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
             f"first"
         )
     domains = domains_of(own)
-    for name in dict.fromkeys(r.results["method"] for r in own):
+    for name in dict.fromkeys(r.method_name for r in own):
         tried: dict[Setting, list[Run]] = {}
-        for run in (r for r in own if r.results["method"] == name):
+        for run in (r for r in own if r.method_name == name):
             tried.setdefault(tuple(run.chosen.items()), []).append(run)
         most = max(len({r.target for r in group}) for group in tried.values())
         full = {
@@ -331,12 +331,12 @@ def pictures(found: Sequence[Run], out: Path) -> list[str]:
     for target in dict.fromkeys(run.target for run in found):
         runs = {run.label: run for run in by_seed if run.target == target}
         run = next(iter(runs.values()))
-        other = next((d for d in run.results["gates"]["judge_accuracy"] if d != run.domain), "seed")
+        other = next((d for d in run.judge_accuracy if d != run.domain), "seed")
         first: dict[str, str] = {}
         for row in run.predictions:
             if row[run.domain] == target:
                 first.setdefault(str(row[other]), str(row["file"]))
-        base = base_images(run.results, run.folder)
+        base = base_images(run.base_answers, run.folder)
         if not first or base is None:
             problems.append(
                 f"no picture of {target}: {run.folder / 'predictions.csv'} or the base model's images are not there"

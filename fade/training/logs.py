@@ -42,10 +42,9 @@ def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[s
     ]
 
 
-def base_images(results: dict[str, Any], folder: Path) -> Path | None:
-    """The folder of the base model's images of a run, where they are still there: `base_answers` names it in the cache,
-    whose place run.json holds; results of older versions hold a path."""
-    named = results.get("base_answers")
+def base_images(named: str | None, folder: Path) -> Path | None:
+    """The folder of the base model's images of a run, where they are still there: `named` (base_answers) is its name in
+    the cache, whose place run.json holds; results of older versions hold a path."""
     if not named:
         return None
     cache = Path("cache")
@@ -59,7 +58,7 @@ def base_images(results: dict[str, Any], folder: Path) -> Path | None:
 
 def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
     """Caption, and before and after side by side from the same noise: the target's images first, then others."""
-    base = base_images(results, folder)
+    base = base_images(results.get("base_answers"), folder)
     if base is None or not (folder / "predictions.csv").is_file():
         return []
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
