@@ -106,7 +106,7 @@ def score_task(cfg: DictConfig) -> None:
     if cfg.answers is None:
         raise BadInput("task=score needs answers=DIR, the folder of the images")
     benchmark = benchmark_of(cfg, dataset_of(cfg))
-    request = Request.check(benchmark.dataset, cfg.target, cfg.surrogate)
+    request = Request.of(benchmark.dataset, cfg.target, cfg.surrogate)
     record = recorded(cfg, f"{benchmark.dataset.name}-{request.target}-scored")
     base = Path(cfg.base_answers) if cfg.base_answers else None
     done = record.results
@@ -219,7 +219,7 @@ def unlearn_task(cfg: DictConfig) -> None:
     if cfg.get("sequence"):
         sequence_task(cfg, parts)
         return
-    request = Request.check(parts.dataset, cfg.target, cfg.surrogate)
+    request = Request.of(parts.dataset, cfg.target, cfg.surrogate)
     captions = parts.benchmark.check_captions(request)
     name = f"{parts.dataset.name}-{request.target}-{parts.name}-{parts.sparsity.kind}"
     record = None if cfg.task == "plan" else recorded(cfg, name)

@@ -223,7 +223,7 @@ def unlearn(
     wanted = {**{term: 1.0 for term in how.terms}, **({"forget": 0.3} if method == "fade" else {}), **(weights or {})}
     steps = steps if how.terms else 0
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
-    request = Request.check(dataset, concept, surrogate)
+    request = Request.of(dataset, concept, surrogate)
     model.check_prompts([dataset.caption(cell) for cell in dataset.cells()])
     settings = {
         "templates": list(templates),

@@ -28,7 +28,7 @@ from fade.adapters.merging import folded
 from fade.adapters.patch import Patch
 from fade.adapters.stored import DTYPES, Stored, check_scale
 from fade.errors import BadInput, at_least
-from fade.files import read_json, whole_folder
+from fade.files import atomic_folder, read_json
 from fade.models import Diffusion, Noise
 from fade.tensors import not_finite, tensors_hash
 
@@ -73,7 +73,7 @@ def merge(given: argparse.Namespace) -> None:
             f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale"
         )
     model.unet.load_state_dict(values, strict=False)
-    with whole_folder(given.out, (), bool, "pipeline") as temporary:
+    with atomic_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
     print(
         f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "

@@ -26,7 +26,7 @@ class Harmed(BadInput):
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (file or folder); rename it to `path` if all went well, else remove it.
 
     A folder that is there already steps aside first and is deleted last, so that no moment has neither. Files get the
@@ -53,8 +53,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path, names: Collection[str], made: Callable[[Path], bool], what: str) -> Iterator[Path]:
-    """`whole`, for a folder that may be there already; it is replaced only where all that it holds was written for it.
+def atomic_folder(folder: Path, names: Collection[str], made: Callable[[Path], bool], what: str) -> Iterator[Path]:
+    """`atomic`, for a folder that may be there already; it is replaced only where all that it holds was written for it.
 
     names: the files that may be in it. made: whether this package wrote what is there. Raises BadInput, nothing being
     written or deleted, where something else is in it or in its place, and where it cannot be written.
@@ -72,7 +72,7 @@ def whole_folder(folder: Path, names: Collection[str], made: Callable[[Path], bo
             )
         if place == Path.cwd():
             raise BadInput(f"{folder} is the folder that you are in, and cannot be replaced; name a new folder")
-        with whole(place) as temporary:
+        with atomic(place) as temporary:
             yield temporary
     except OSError as error:
         if error.errno == errno.ENOSPC:  # has a line of its own
@@ -104,7 +104,7 @@ def leftovers(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fade.files import Harmed, whole
+from fade.files import Harmed, atomic
 
 DIGEST = "digest"  # in the metadata of every safetensors file that is written here
 
@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """
     copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     about = dict(metadata or {})
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         try:
             save_file(copies, temporary, about | {DIGEST: _digest(copies, about)})
             _sort_metadata(temporary)

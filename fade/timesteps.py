@@ -112,7 +112,7 @@ class Targeted(Timesteps):
         return ((k + (u - edges[k]) / p[k]) * total / len(p)).long().clamp(0, total - 1)
 
 
-def timed(batch: Batch, timesteps: Timesteps, measured: Tensor, total: int) -> Batch:
+def with_timesteps(batch: Batch, timesteps: Timesteps, measured: Tensor, total: int) -> Batch:
     """The batch with t and noise for every example: retain's t uniform, forget's and anchor's from `timesteps`."""
     forget, retain, anchor = batch["forget"], batch["retain"], batch["anchor"]
     n, latents = len(forget["latents"]), torch.cat([forget["latents"], retain["latents"]])

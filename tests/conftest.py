@@ -70,7 +70,7 @@ def adapter(model: Diffusion) -> Adapter:
 
 @pytest.fixture
 def pairs(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> Pairs:
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path / "cache")
     pairs.prepare(model)
     return pairs

@@ -104,7 +104,7 @@ def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path
 
 def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path / "cache")
-    request = Request.check(dataset, "neon", None)
+    request = Request.of(dataset, "neon", None)
     assert ("A cat image in neon style.", "A cat image in photo style.") in benchmark.check_captions(request)
     base = benchmark.measure_base(model, "0" * 64)
     results = benchmark.results(base, base, request)
@@ -130,7 +130,7 @@ def test_a_forget_caption_that_is_never_asked_is_refused(
 ) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], prompt="{object}, {style}"), tmp_path)
     with pytest.raises(BadInput, match=r"'A bird image in neon style\.' is never asked in the evaluation"):
-        benchmark.check_captions(Request.check(dataset, "neon", None))
+        benchmark.check_captions(Request.of(dataset, "neon", None))
 
 
 def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_distances_leave_the_target_out_on_both_sides(
     """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far
     off, elsewhere, in what is real."""
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path)
-    request = Request.check(dataset, gone, None)
+    request = Request.of(dataset, gone, None)
     generator = torch.Generator().manual_seed(0)
     cells = [tuple(cell.values()) for cell in dataset.cells()] * 2
     rows = [{"file": str(k), "seed": "1", "style": s, "object": o} for k, (s, o) in enumerate(cells)]
@@ -180,7 +180,7 @@ def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_ow
         }
         for a in benchmark.wanted
     ]
-    found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.check(dataset, "neon", None))
+    found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.of(dataset, "neon", None))
     assert (found["ira"]["low"] < wilson(1.0, 128)[0] - 0.01) == shared and found["ira"]["n"] == 128
     assert found["cra_target"]["high"] == 1 and found["ua"]["value"] == 0
 
@@ -262,7 +262,7 @@ def test_a_judge_is_measured_on_this_datasets_images_whatever_its_file_says(
     assert again.accuracies == benchmark.accuracies
     gates = {"judge_accuracy": again.accuracies, "judge_stated": dict.fromkeys(judges, 0.99) if stated else {}}
     rows = [{**cell, "seed": "1", "style_predicted": "photo", "object_predicted": "cat"} for cell in dataset.cells()]
-    results = again.results(Measured(tmp_path, rows, {}, 32), None, Request.check(dataset, "neon", None))
+    results = again.results(Measured(tmp_path, rows, {}, 32), None, Request.of(dataset, "neon", None))
     assert {key: results["gates"][key] for key in gates} == gates
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}

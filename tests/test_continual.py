@@ -40,7 +40,7 @@ from fade.strategies.stack import Stack
 
 
 def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
-    return [Request.check(dataset, name, None) for name in names]
+    return [Request.of(dataset, name, None) for name in names]
 
 
 def guarded(dataset: MiniCanvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:

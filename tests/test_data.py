@@ -15,7 +15,7 @@ from fade.data.minicanvas.drawing import OBJECTS, STYLES, compose, paint
 from fade.data.pairs import Pairs, Request
 from fade.data.prompts import caption
 from fade.errors import BadInput
-from fade.files import whole, write_json
+from fade.files import atomic, write_json
 from fade.models import Diffusion
 
 TEMPLATE = "A {object} image in {style} style."
@@ -74,7 +74,7 @@ def test_captions() -> None:
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
-    with pytest.raises(OSError) as caught, whole(path) as temporary:
+    with pytest.raises(OSError) as caught, atomic(path) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC
@@ -82,7 +82,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     other = Pairs(dataset, request, 16, 64, 2, tmp_path, template="{style}: a {object}")
     assert (
         other.captions("forget")[0] == ("neon: a bird", "photo: a bird")
@@ -116,7 +116,7 @@ def test_every_example_stands_under_its_own_captions(model: Diffusion, pairs: Pa
 
 
 def test_several_requests_overwrite_each_its_own(dataset: MiniCanvas, tmp_path: Path) -> None:
-    pairs = Pairs(dataset, [Request.check(dataset, name, None) for name in ("neon", "cat")], 16, 64, 2, tmp_path)
+    pairs = Pairs(dataset, [Request.of(dataset, name, None) for name in ("neon", "cat")], 16, 64, 2, tmp_path)
     found = [tuple(pairs.surrogate({"style": s, "object": o}).values()) for s, o in (("neon", "cat"), ("photo", "cat"))]
     assert found == [("photo", "fish"), ("photo", "fish")]
     assert pairs.side({"style": "neon", "object": "dog"}) == pairs.side({"style": "photo", "object": "cat"}) == "forget"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fade.files import Harmed, leftovers, read_json, unharmed, whole, without_folders, write_json
+from fade.files import Harmed, atomic, leftovers, read_json, unharmed, without_folders, write_json
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
 
@@ -89,7 +89,7 @@ def shared() -> Iterator[None]:
 def test_modes_follow_the_umask_whatever_writes(tmp_path: Path, shared: None) -> None:
     write_tensors(tmp_path / "tensors", TENSORS)
     write_json(tmp_path / "json", 1)
-    with whole(tmp_path / "folder") as temporary:
+    with atomic(tmp_path / "folder") as temporary:
         temporary.mkdir()
         save_file({"a": torch.ones(2)}, temporary / "made")
     assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()} == {"0o664"}

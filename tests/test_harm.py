@@ -60,7 +60,7 @@ class Run:
         return made
 
     def __call__(self) -> dict[str, Any]:
-        self.request = Request.check(self.dataset, "neon", "photo")
+        self.request = Request.of(self.dataset, "neon", "photo")
         record = Record(self.run, CONFIG, ["target=neon", f"output_dir={self.folder}"], self.cache)
         judges = {domain: judge(domain, labels) for domain, labels in self.dataset.domains.items()}
         about = {"method": "fade", "overrides": ["target=neon", f"output_dir={self.folder}"]}

@@ -187,13 +187,13 @@ def test_a_small_grid_runs_with_the_defaults_and_says_what_they_became(
             make_class(tmp_path / style / thing, 8)
     dataset = Folder("grid", str(tmp_path), {"style": None, "object": None}, CANVAS)
     assert "4 of 4 cells have fewer than 20 images (the smallest: train 4, judge 2, test 2)" in dataset.summary()
-    pairs = Pairs(dataset, Request.check(dataset, "ink", None), None, None, batch=2, cache=tmp_path / "cache")
+    pairs = Pairs(dataset, Request.of(dataset, "ink", None), None, None, batch=2, cache=tmp_path / "cache")
     with caplog.at_level("INFO"):
         chosen = pairs.choose()
     assert {side: len(items) for side, items in chosen.items()} == {"forget": 8, "retain": 8}
     assert "8 images of the forget side, 4 a cell: the smallest has no more (pairs.forget=NUMBER)" in caplog.text
     with pytest.raises(BadInput, match=r"pairs.forget=160 needs 80 of it"):
-        Pairs(dataset, Request.check(dataset, "ink", None), 160, None, batch=2, cache=tmp_path / "cache").choose()
+        Pairs(dataset, Request.of(dataset, "ink", None), 160, None, batch=2, cache=tmp_path / "cache").choose()
 
 
 def test_lfws_lists(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 def test_what_shows_the_target_too_is_no_example_of_what_is_to_stay(tmp_path: Path) -> None:
     root = sun(tmp_path / "sun", n=30)
     dataset = SUNAttributes(str(root), "A photo of a scene with {attribute}.", "attribute", least=3)
-    request = Request.check(dataset, "man-made", None)
+    request = Request.of(dataset, "man-made", None)
     chosen = Pairs(dataset, request, forget=4, retain=None, batch=1, cache=tmp_path).choose()  # of the retain side all
     assert all("church" in str(item.path) for item in chosen["forget"])
     assert all("abbey" in str(item.path) and "man-made" not in item.also for item in chosen["retain"])

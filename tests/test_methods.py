@@ -46,7 +46,7 @@ from fade.methods.shs import ScissorHands
 from fade.methods.spm import Spm, anchored
 from fade.methods.uce import Uce, aligned, solve
 from fade.models import Diffusion
-from fade.timesteps import Uniform, timed
+from fade.timesteps import Uniform, with_timesteps
 from fade.training.unlearner import Unlearner, fit
 
 METHODS = [path.stem for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))]
@@ -62,7 +62,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pairs(dataset: MiniCanvas, model: Diffusion, cache: Path) -> Pairs:
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=cache)
     pairs.prepare(model)
     return pairs
@@ -311,7 +311,7 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     method.prepare(model, adapter, pairs)
     adapter.teacher_passes = 0  # LACU's pools and distances are the teacher's too
     torch.manual_seed(2)
-    batch = exact(timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
+    batch = exact(with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
     formula = formula_of(Formula(model, base, batch, method))
     counted = []
     handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))
@@ -625,7 +625,7 @@ def test_scissorhands_step_is_driven_by_both_terms_and_their_weights(
     config = config_of("shs", 1, "adapter.targets=['attn2','attn1']", *overrides)
     adapter = instantiate(config.adapter, _convert_="all")(model)
     unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
-    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
     wanted = Formula(model, model.unet, batch).shs() if overrides else Formula(model, model.unet, batch).pseudo()
     losses = wanted()
     total = losses["retain"] + 0.1 * losses["forget"]
@@ -640,7 +640,7 @@ def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs,
     config = config_of("ediff", 1, "method.step=0.1")
     adapter = instantiate(config.adapter, _convert_="all")(model)
     unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
-    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
     losses = unlearner.method.losses(model, adapter, batch)
     taken = {
         name: list(torch.autograd.grad(weight * losses[name], adapter.parameters(), retain_graph=True))
@@ -953,7 +953,7 @@ def test_uce_is_the_minimum_of_its_objective_and_keeps_what_it_preserves() -> No
 def test_uce_edits_every_key_and_value_by_its_captions(
     model: Diffusion, dataset: MiniCanvas, tmp_path: Path, tokens: str, kind: type[Patch]
 ) -> None:
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path, template="{object} {style}")
     patch = kind.attach(model, [r"attn2\.to_[kv]\.weight"])
     before = {name: weight.detach().double() for name, weight in patch.weights().items()}
@@ -1121,7 +1121,7 @@ def test_suppression_keeps_the_singular_vectors() -> None:
 
 def test_padding_that_is_no_end_of_text_is_not_attended_away(model: Diffusion, pairs: Pairs) -> None:
     """Stable Diffusion 2 pads with "!"."""
-    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
     patch, tokenizer = Patch.attach(model, [r"attn2\."]), model.pipe.tokenizer
     tokenizer.pad_token = next(
         t for t, i in tokenizer.get_vocab().items() if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
@@ -1158,7 +1158,7 @@ def ids_of(model: Diffusion, text: str) -> list[int]:
 
 def test_attention_is_recorded_under_gradient_checkpointing(model: Diffusion, pairs: Pairs) -> None:
     patch = Patch.attach(model, [r"attn2\."])
-    batch = timed(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -1239,7 +1239,7 @@ def test_what_does_not_go_together_is_refused_when_it_is_put_together(
     model: Diffusion, dataset: MiniCanvas, tmp_path: Path
 ) -> None:
     """Before images are encoded: the pairs are not prepared here."""
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path)
 
     def put(name: str, *overrides: str) -> None:

@@ -65,7 +65,7 @@ def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniC
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net
     adapter = Lora.attach(model, rank=4, alpha=4)
     assert len(adapter.layers) == 128  # 32 attention layers, four projections each
-    pairs = Pairs(dataset, Request.check(dataset, "neon", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
+    pairs = Pairs(dataset, Request.of(dataset, "neon", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
     pairs.prepare(model)
     method = Fade("forget")
     masks = Weight(0.5)(method.locate(model, adapter, pairs.sweep(8, torch.Generator().manual_seed(0))))

@@ -22,7 +22,7 @@ from fade.models import Diffusion
 from fade.saliency import ratio, sum_of_abs
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
 from fade.tensors import read_tensors
-from fade.timesteps import Uniform, Window, timed
+from fade.timesteps import Uniform, Window, with_timesteps
 from fade.training.unlearner import Unlearner, fit
 
 
@@ -61,7 +61,7 @@ def test_fades_loss_is_its_formula(model: Diffusion, adapter: Adapter, pairs: Pa
     shake(adapter)
     batch = pairs.draw(torch.Generator().manual_seed(0))
     torch.manual_seed(2)
-    found = Fade().losses(model, adapter, timed(batch, Uniform(), torch.zeros(0), 1000))
+    found = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), 1000))
     torch.manual_seed(2)
     latents = torch.cat([batch["forget"]["latents"], batch["retain"]["latents"]])
     t = torch.randint(0, 1000, (4,))
@@ -84,7 +84,7 @@ def test_the_gradient_agrees_with_finite_differences(model: Diffusion, pairs: Pa
     model.double()
     adapter.set_masks(Neuron(0.3)({n: torch.rand(w.shape) for n, w in adapter.weights().items()}))
     shake(adapter)
-    batch = timed(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(0)
@@ -208,7 +208,7 @@ def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pai
         parameter.requires_grad_(True)
     torch.manual_seed(3 * 1_000_003 + 1)
     batch = pairs.draw(torch.Generator().manual_seed(3 * 1_000_003 + 1))
-    losses = Fade().losses(model, adapter, timed(batch, Uniform(), torch.zeros(0), 1000))
+    losses = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), 1000))
     gradients = {
         name: torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for name, loss in losses.items()
     }
@@ -323,9 +323,9 @@ def test_a_term_without_a_weight_is_an_error_before_step_one(
 
 
 def test_requests(dataset: MiniCanvas) -> None:
-    assert Request.check(dataset, "neon", None) == Request("neon", "photo", "style")
-    assert Request.check(dataset, "photo", None).surrogate == "popart"
-    assert Request.check(dataset, "cat", None) == Request("cat", "fish", "object")
+    assert Request.of(dataset, "neon", None) == Request("neon", "photo", "style")
+    assert Request.of(dataset, "photo", None).surrogate == "popart"
+    assert Request.of(dataset, "cat", None) == Request("cat", "fish", "object")
     for target, surrogate, message in (
         ("neom", None, "closest: neon"),
         ("neon", "neon", "another concept"),
@@ -333,11 +333,11 @@ def test_requests(dataset: MiniCanvas) -> None:
         ("cat", "dgo", "surrogate 'dgo'"),
     ):
         with pytest.raises(BadInput, match=message):
-            Request.check(dataset, target, surrogate)
+            Request.of(dataset, target, surrogate)
 
 
 def test_too_few_images_are_refused(dataset: MiniCanvas, tmp_path: Path) -> None:
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     with pytest.raises(BadInput, match=r"neon/bird has 3 training images, pairs\.forget=160 needs 20"):
         Pairs(dataset, request, forget=160, retain=64, batch=2, cache=tmp_path).choose()
 
@@ -347,7 +347,7 @@ def test_what_training_cannot_use_is_refused_before_it_is_begun(
 ) -> None:
     """Too few images, captions that would be cut, timesteps that the model lacks, too small a pool."""
     model.pipe.tokenizer.model_max_length = 32  # it knows few words, and spells the others
-    request = Request.check(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon", "photo")
     drawn = partial(Pairs, dataset, request, retain=64, batch=2, cache=tmp_path)
     with pytest.raises(BadInput, match=r"pairs\.forget=160 needs 20"):
         drawn(forget=160).check(model)

@@ -42,18 +42,18 @@ from fade.strategies.selft import SelFT
 from fade.strategies.simultaneous import Simultaneous
 from fade.strategies.stack import Stack
 from fade.strategies.stay import Stay
-from fade.timesteps import Uniform, timed
+from fade.timesteps import Uniform, with_timesteps
 from fade.training.unlearner import Unlearner, fit
 
 
 def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
-    return [Request.check(dataset, name, None) for name in names]
+    return [Request.of(dataset, name, None) for name in names]
 
 
 def losses_of(method: Method, model: Diffusion, adapter: Adapter, pairs: Pairs) -> tuple[dict[str, Tensor], Batch]:
     """The terms of one batch, after torch was seeded with 1."""
     method.prepare(model, adapter, pairs)
-    batch = timed(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
     torch.manual_seed(1)
     return method.losses(model, adapter, batch), batch
 

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.timesteps import Targeted, Timesteps, Uniform, Window, timed
+from fade.timesteps import Targeted, Timesteps, Uniform, Window, with_timesteps
 
 T, N = 1000, 200_000
 MEASURED = torch.tensor([0.0, 0.1, 5.0, 2.0, 0.4, 0.0, 1.0, 0.02])  # two stretches of nothing, two high ones
@@ -73,7 +73,7 @@ def test_timed_leaves_the_retain_terms_draws_alone(pairs: Pairs) -> None:
     found = {}
     for timesteps in (Uniform(), Window(0, 99), Targeted(0.0, points=4)):
         torch.manual_seed(3)
-        found[timesteps.kind] = timed(batch, timesteps, measured, T)
+        found[timesteps.kind] = with_timesteps(batch, timesteps, measured, T)
     torch.manual_seed(3)  # FADE's draws, in the order in which they always were
     t, noise = torch.randint(0, T, (4,)), torch.randn(4, *batch["forget"]["latents"].shape[1:])
     assert torch.equal(found["uniform"]["forget"]["t"], t[:2])

@@ -21,7 +21,7 @@ from fade.console import Stage
 from fade.data.dataset import Dataset
 from fade.data.prompts import Cell
 from fade.errors import BadInput
-from fade.files import content_hash, file_hash, whole
+from fade.files import atomic, content_hash, file_hash
 from fade.models import Diffusion, Noise, Sampling
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
         hashes = {answer.file: hashlib.sha256(data).hexdigest() for answer, data in zip(part, pictures, strict=True)}
         append(folder / MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
         for answer, data in zip(part, pictures, strict=True):
-            with whole(folder / answer.file) as temporary:
+            with atomic(folder / answer.file) as temporary:
                 temporary.write_bytes(data)
         stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
 

@@ -21,7 +21,7 @@ import torch
 from benchmarks.record.claim import LOCK, Lock, claimed, signature
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
-from fade.files import content_hash, leftovers, read_json, unharmed, whole, without_folders, write_json, write_text
+from fade.files import atomic, content_hash, leftovers, read_json, unharmed, without_folders, write_json, write_text
 from fade.origin import LIBRARIES, origin
 from fade.training.ranks import leads
 
@@ -94,7 +94,7 @@ class Record:
         writer.writerow(["split", *dataset.domains, "file", "index"])
         for split in SPLITS:
             writer.writerows([split, *item.concepts, item.path or "", item.index] for item in dataset.items(split))
-        with whole(path) as temporary:
+        with atomic(path) as temporary:
             temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from fade.data.prompts import words
-from fade.files import whole
+from fade.files import atomic
 
 if TYPE_CHECKING:  # their modules import torch, which the report does without
     from benchmarks.measure.answers import Answer
@@ -54,7 +54,7 @@ def comparison(
             if (concept, column) in first:
                 with Image.open(folder / first[concept, column]) as file:
                     sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         sheet.save(temporary, format="png")
 
 
@@ -91,5 +91,5 @@ def grid(
                 sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x, y))
             if (j, i) in framed:
                 draw.rectangle((x - 2, y - 2, x + side + 1, y + side + 1), outline="#b00020", width=2)
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         sheet.save(temporary, format="png")

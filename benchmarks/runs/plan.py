@@ -23,7 +23,7 @@ def jobs(swept: dict[str, Any]) -> int:
     return prod(len(str(values).split(",")) for values in swept.values())
 
 
-def timed(work: Callable[[], Any]) -> float:
+def stopwatch(work: Callable[[], Any]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
@@ -42,9 +42,9 @@ def plan(model: Diffusion, benchmark: Benchmark, attach: Attach, learn: Learn, s
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(model.to(benchmark.device), part, folder / "warm", p.batch, p.sampling)
-        image_s = timed(lambda: generate(model, part, folder / "images", p.batch, p.sampling)) / len(part)
+        image_s = stopwatch(lambda: generate(model, part, folder / "images", p.batch, p.sampling)) / len(part)
         pixels = read(part, folder / "images")
-        judge_s = timed(lambda: predict(benchmark.judges, part, pixels)) / len(part)
+        judge_s = stopwatch(lambda: predict(benchmark.judges, part, pixels)) / len(part)
         size = sum(file.stat().st_size for file in (folder / "images").iterdir()) / len(part)
         adapter = attach(model)
         began = time.monotonic()

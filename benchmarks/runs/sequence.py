@@ -58,7 +58,7 @@ def check_requests(dataset: Dataset, lines: Iterable[str]) -> list[Request]:
         target, _, surrogate = (part.strip() for part in line.partition(">"))
         if target in [r.target for r in requests]:
             raise BadInput(f"the sequence asks for {target!r} twice; a request is met once")
-        requests.append(Request.check(dataset, target, surrogate or None))
+        requests.append(Request.of(dataset, target, surrogate or None))
     targets = {r.target for r in requests}
     for request in requests:
         if request.surrogate in targets:

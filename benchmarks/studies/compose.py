@@ -26,7 +26,7 @@ from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.console import command
 from fade.errors import BadInput, at_least
-from fade.files import read_json, whole, write_json, write_text
+from fade.files import atomic, read_json, write_json, write_text
 from fade.models import Diffusion
 
 RULES = ("sum", "ties")
@@ -220,7 +220,7 @@ def picture(entries: list[dict[str, object]], targets: list[Target], path: Path)
             colour = (int(235 - 130 * good), int(90 + 120 * good), 100)
             draw.rectangle((left + i * wide, y, left + (i + 1) * wide - 3, y + high - 3), fill=colour)
             draw.text((left + i * wide + 6, y + 6), f"{100 * value:.1f}", fill="black")
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         sheet.save(temporary, format="png")
 
 

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from fade.errors import BadInput, at_least
-from fade.files import whole_folder
+from fade.files import atomic_folder
 from fade.tensors import not_finite, write_tensors
 
 PROMPT = "this change depends on the prompt (a gate, or an edited embedding), and no exported weights can carry that"
@@ -109,7 +109,7 @@ def _exported(folder: Path) -> AbstractContextManager[Path]:
         readme = place / "README.md"
         return readme.is_file() and readme.read_bytes().startswith(TITLE.encode())
 
-    return whole_folder(folder, FILES, made, "export")
+    return atomic_folder(folder, FILES, made, "export")
 
 
 def check_form(to: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fade.adapters.card import card_text
 from fade.adapters.export import NOTHING, export_factors
 from fade.errors import BadInput
-from fade.files import Harmed, read_json, whole, whole_folder, write_json, write_text
+from fade.files import Harmed, atomic, atomic_folder, read_json, write_json, write_text
 from fade.models import Diffusion
 from fade.tensors import not_finite, read_tensors, tensors_hash, write_tensors
 from fade.untouched import untouched
@@ -81,7 +81,7 @@ class Stored:
             raise BadInput(f"{odd} of the adapter is not finite; nothing was written: train it again at a lower rate")
         made = {k: v for k, v in self.about.items() if k not in (*LATER, *PASSING)}
         metadata = {"format": str(FORMAT), "sha256": self.about["sha256"], "card": json.dumps(made)}
-        with whole_folder(Path(folder), FILES, is_adapter, "adapter") as temporary:
+        with atomic_folder(Path(folder), FILES, is_adapter, "adapter") as temporary:
             write_tensors(temporary / "adapter.safetensors", self.tensors, metadata)
             write_json(temporary / "adapter.json", self.about)
             (temporary / "README.md").write_text(card_text(self.about), encoding="utf-8")
@@ -198,7 +198,7 @@ def complete(folder: Path, results: dict[str, Any], picture: Path | None = None)
     """
     about = read_card(folder) | {"results": results}
     if picture is not None:
-        with whole(folder / "before_after.png") as temporary:
+        with atomic(folder / "before_after.png") as temporary:
             shutil.copyfile(picture, temporary)
         about["picture"] = "before_after.png"
     write_text(folder / "README.md", card_text(about))

@@ -57,7 +57,7 @@ class Request:
     domain: str
 
     @classmethod
-    def check(cls, dataset: Dataset, target: str, surrogate: str | None) -> Request:
+    def of(cls, dataset: Dataset, target: str, surrogate: str | None) -> Request:
         """Resolve names. Raises BadInput for unknown ones and for a surrogate equal to its target."""
         domain = find_domain(target, dataset.domains)
         surrogate = surrogate or dataset.surrogate(target, domain)

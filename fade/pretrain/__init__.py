@@ -23,7 +23,7 @@ from fade.checked import Count, Seed
 from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
-from fade.files import content_hash, read_json, unharmed, whole, write_json
+from fade.files import atomic, content_hash, read_json, unharmed, write_json
 from fade.judges import Judge, accuracy
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
 from fade.pretrain.diffusion import (
@@ -207,7 +207,7 @@ class Pretraining:
             latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::16].split(64)])
         vae.register_to_config(scaling_factor=1 / latents.std().item())
         self.check_reconstructions(vae, judges)
-        with whole(folder) as temporary:
+        with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish("autoencoder", stage)
         return vae
@@ -256,7 +256,7 @@ class Pretraining:
         stage = Stage("diffusion", network, diffusion_loss(pipe, latents, tokens, owner, s), s, self.seed + 2, look)
         self.fit(stage)
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
-        with whole(folder) as temporary:
+        with atomic(folder) as temporary:
             pipe.to("cpu", torch.float16).save_pretrained(temporary)
         self.finish("diffusion", stage)
         return load_pipeline(folder)

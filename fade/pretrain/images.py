@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from fade.console import doing, ignore_stop
 from fade.data.dataset import Dataset, Item
-from fade.files import unharmed, whole
+from fade.files import atomic, unharmed
 from fade.tensors import read_tensors, write_tensors
 
 
@@ -50,5 +50,5 @@ def mirrored(images: Tensor) -> Tensor:
 def sheet(images: Tensor, path: Path, columns: int) -> None:
     """Write a contact sheet of images (N, 3, H, W) in [0, 1]."""
     grid = make_grid(images.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
-    with whole(path) as temporary:
+    with atomic(path) as temporary:
         Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(temporary, format="png")

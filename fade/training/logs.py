@@ -56,7 +56,7 @@ def base_images(named: str | None, folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def pairs(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
+def before_after(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
     """Caption, and before and after side by side from the same noise: the target's images first, then others."""
     base = base_images(results.get("base_answers"), folder)
     if base is None or not (folder / "predictions.csv").is_file():
@@ -176,7 +176,7 @@ def _finish(logger: WandbLogger, results: dict[str, Any], folder: Path) -> None:
     run = logger.experiment
     run.summary.update({**flat, **{f"cost/{key}": value for key, value in results["cost"].items()}})
     logger.log_image("before and after", [str(folder / "comparison.png")])
-    if sheets := pairs(results, folder):
+    if sheets := before_after(results, folder):
         logger.log_image(
             "before beside after", [sheet for _, sheet in sheets], caption=[caption for caption, _ in sheets]
         )

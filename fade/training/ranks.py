@@ -30,7 +30,7 @@ def lead(trainer: L.Trainer) -> None:
         trainer.strategy.barrier()
 
 
-def part() -> None:
+def end_group() -> None:
     """End the group after training: rank zero measures alone, and a metric that finds a group would wait for the
     others.
     """

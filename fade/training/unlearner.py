@@ -28,10 +28,10 @@ from fade.models import Diffusion
 from fade.saliency import Saliency
 from fade.sparsity import Sparsity
 from fade.tensors import not_finite, read_tensors, write_tensors
-from fade.timesteps import Timesteps, timed
+from fade.timesteps import Timesteps, with_timesteps
 from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
 from fade.training.logs import JsonLines, Mirror, layers
-from fade.training.ranks import check_world, follow, lead, leads, part, share
+from fade.training.ranks import check_world, end_group, follow, lead, leads, share
 
 log = logging.getLogger(__name__)
 MEASURED = "timesteps"  # in the saliency's file: what the distribution of timesteps measured
@@ -177,7 +177,7 @@ class Unlearner(L.LightningModule):
         seed = self.seed * 1_000_003 + step + 1 + further * 15_485_863_000_003
         torch.manual_seed(seed)
         batch = self.pairs.draw(torch.Generator().manual_seed(seed))
-        return timed(batch, self.timesteps, self.measured, self.model.train_steps)
+        return with_timesteps(batch, self.timesteps, self.measured, self.model.train_steps)
 
     def _taker(self, step: int) -> Take:
         """Further steps of the optimizer before `step`, which the trainer does not count: Method.before_step."""
@@ -335,7 +335,7 @@ def fit(
         last = folder / "last.ckpt"
         whole = unharmed(last, read_checkpoint) is not None  # each process asks: all go on from it, or all begin anew
         trainer.fit(unlearner, ckpt_path=last if whole else None)
-    part()
+    end_group()
     unlearner.adapter.settle()
     unlearner.check_learned()
     return trainer

@@ -13,7 +13,7 @@ from fade.checked import Whole
 from fade.data.dataset import Dataset, Item
 from fade.data.minicanvas.drawing import OBJECTS, STYLES, paint
 from fade.errors import BadInput
-from fade.files import whole
+from fade.files import atomic
 
 SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes that the others never see
 
@@ -56,7 +56,7 @@ def write(folder: Path, per_cell: int, size: int, seed: int) -> None:
     """Write {style}/{object}/{1..per_cell}.jpg, the whole folder or nothing."""
     if folder.exists():
         raise BadInput(f"{folder} exists already; name a new folder")
-    with whole(folder) as temporary:
+    with atomic(folder) as temporary:
         for style in STYLES:
             for name in OBJECTS:
                 (temporary / style / name).mkdir(parents=True)
