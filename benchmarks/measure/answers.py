@@ -51,22 +51,22 @@ class Answer:
         return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
 
 
-def noise_of(kind: str, seed: int, place: int, steps: int = 0) -> Noise:
-    """The noise of the cell at `place` of the grid; steps: that its image takes. Raises BadInput for an unknown
+def noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
+    """The noise of the cell `index` of the grid; steps: that its image takes. Raises BadInput for an unknown
     kind.
     """
     if kind not in NOISES:
         raise BadInput(f"protocol.noise is {kind!r}; choose {', '.join(f'{k} ({what})' for k, what in NOISES.items())}")
     return {
         "seed": Noise(seed),
-        "image": Noise(seed * 1_000_003 + place),
-        "grid": Noise(seed, place),
-        "steps": Noise(seed, place * (1 + steps)),
+        "image": Noise(seed * 1_000_003 + index),
+        "grid": Noise(seed, index),
+        "steps": Noise(seed, index * (1 + steps)),
     }[kind]
 
 
 def kept_cells(sizes: list[int], share: float, seed: int = 0) -> list[int]:
-    """Places, in grid order, of a balanced part of a grid with `sizes` concepts in its domains.
+    """Indices, in grid order, of a balanced part of a grid with `sizes` concepts in its domains.
 
     Every concept of the first domain keeps the same number of cells, those of the others as equal a number as can be;
     which ones is drawn from the seed. All cells where share is 1. Raises BadInput for a share outside (0, 1].

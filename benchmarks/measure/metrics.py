@@ -84,8 +84,8 @@ def interval(right: np.ndarray, cells: np.ndarray, noises: np.ndarray) -> tuple[
 
 def numbered(names: Sequence[Hashable]) -> np.ndarray:
     """Names as numbers from 0, in order of appearance."""
-    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    return np.array([places[name] for name in names])
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([index[name] for name in names])
 
 
 def share(images: Sequence[Hit]) -> Metric:

@@ -189,12 +189,12 @@ class Pairs:
         """Encode images and captions."""
         doing("encoding the images to train on")
         cells = self.dataset.cells()
-        place = {tuple(cell.values()): i for i, cell in enumerate(cells)}
+        index = {tuple(cell.values()): i for i, cell in enumerate(cells)}
         autoencoder = tensors_hash(model.vae.state_dict())
         for side, items in self.choose().items():
             groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
             self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
-            self.cells[side] = torch.tensor([place[item.concepts] for item in items])
+            self.cells[side] = torch.tensor([index[item.concepts] for item in items])
         captions = [self.caption(cell) for cell in cells]
         self.own = model.embed(captions)
         self.overwritten = model.embed([self.caption(self.surrogate(cell)) for cell in cells])
@@ -204,28 +204,28 @@ class Pairs:
                 if request.concerns(cell):
                     self.concept[row, model.places(text, self.said(request))] = True
         self.end = torch.tensor([len(ids) + 1 for ids in model.token_ids(captions)], device=self.own.device)
-        self._find_anchors(cells, place)
+        self._find_anchors(cells, index)
         if self.guard:
             for side in self.latents:
-                self._guard(side, cells, place)
+                self._guard(side, cells, index)
 
-    def _guard(self, side: str, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
+    def _guard(self, side: str, cells: list[Cell], index: dict[tuple[str, ...], int]) -> None:
         """Add the images that show a gone request's surrogate, under the caption that asks for what is gone."""
         pairs = list(enumerate(self.cells[side].tolist()))
         for request in self.gone:
             pairs += [
-                (image, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+                (image, index[tuple(swapped(cells[row], request.domain, request.target).values())])
                 for image, row in pairs
                 if cells[row][request.domain] == request.surrogate
             ]
         images, rows = (torch.tensor(part) for part in zip(*pairs, strict=True))
         self.latents[side], self.cells[side] = self.latents[side][images], rows
 
-    def _find_anchors(self, cells: list[Cell], place: dict[tuple[str, ...], int]) -> None:
+    def _find_anchors(self, cells: list[Cell], index: dict[tuple[str, ...], int]) -> None:
         """Retain images that show a request's surrogate, with the cell that shows its target instead."""
         retained = self.cells["retain"].tolist()
         found = [
-            (i, place[tuple(swapped(cells[row], request.domain, request.target).values())])
+            (i, index[tuple(swapped(cells[row], request.domain, request.target).values())])
             for request in self.requests
             for i, row in enumerate(retained)
             if cells[row][request.domain] == request.surrogate
