@@ -1,4 +1,4 @@
-"""The `fade` command: adapters as files. Hydra is not asked.
+"""Adapters as files: the `fade` command. Hydra is not asked.
 
 fade info DIR · fade export DIR --to FORM --out OUT --base PIPELINE · fade merge DIR --base PIPELINE --out OUT ·
 fade verify DIR --base PIPELINE (an adapter, or the folder of a sequence) · fade fold DIR --base PIPELINE --out OUT (a

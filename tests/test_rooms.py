@@ -32,6 +32,18 @@ def test_a_room_needs_only_those_to_its_left(room: str) -> None:
     assert {path.parent.name for path in BENCHMARKS.glob("*/__init__.py")} == set(ROOMS)
 
 
+def test_every_command_is_in_the_list() -> None:
+    """Each with what it is for, and at once: nothing is imported for it."""
+    code = "import sys, benchmarks.__main__ as b; b.main(); print(*{'torch', 'pandas', 'hydra'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    files = [path for room in ("benchmarks", "fade") for path in (BENCHMARKS.parent / room).rglob("*.py")]
+    for path in (path for path in files if '__name__ == "__main__"' in path.read_text(encoding="utf-8")):
+        name = ".".join(path.relative_to(BENCHMARKS.parent).with_suffix("").parts).removesuffix(".__main__")
+        words = {"fade.cli": "fade", "benchmarks": ""}.get(name, f"python -m {name}")
+        assert any(line.startswith(words) and len(line.split("  ", 1)[1]) > 20 for line in said.splitlines()[:-2]), name
+    assert said.splitlines()[-1] == ""
+
+
 def test_finished_runs_are_read_and_reported_without_torch() -> None:
     names = [f"benchmarks.report.{path.stem}" for path in (BENCHMARKS / "report").glob("*.py")]
     names += [f"benchmarks.record.{name}" for name in LIGHT]

@@ -1,4 +1,6 @@
-"""Do adapters that were trained apart work together? python -m benchmarks.studies.compose RUN_FOLDER...
+"""Do adapters that were trained apart work together?
+
+python -m benchmarks.studies.compose RUN_FOLDER...       measures them on one model
 
 Every single one, every pair, and all of them at once, as a sum and merged by TIES: UA of every target (of those that
 are not in the combination too: that is the interference), and IRA and CRA over what none of them removes.
