@@ -18,11 +18,12 @@ import lightning as L
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-from fade.adapters import Adapter
+from fade.adapters import Adapter, check_scale
+from fade.adapters.export import export, export_factors
 from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
-from fade.adapters.stored import Stored, check_scale
+from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit
 from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, Words, checked
 from fade.data.generated import Generated
@@ -140,10 +141,10 @@ class Handle:
     ) -> float:
         """What tools without this package read, at the present scale; on or off: fade/adapters/export.py."""
         if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
-            return self.stored.export(Path(folder), to, self._scale, rank, limit)
+            return export_factors(Path(folder), to, self.stored.factors(self._scale), rank, limit)
         was_on = self.adapter is not None
         try:
-            return self.attach()._on().export(folder, to, rank, limit)
+            return export(self.attach()._on(), folder, to, rank, limit)
         finally:
             if not was_on:
                 self.remove()
@@ -287,7 +288,7 @@ def unlearn(
                 "density": adapter.density(),
                 **origin(),
             }
-            return Handle(model, adapter.stored(about))
+            return Handle(model, Stored.of(adapter, about))
         finally:
             model.to(device)  # Lightning hands it back on the CPU
             adapter.detach()

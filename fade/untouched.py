@@ -62,7 +62,7 @@ def put_back(thing: object, values: dict[str, tuple[Any, Any]]) -> None:
 def take_back(model: Diffusion, written: Ledger, writers: list[Writer]) -> None:
     """The weights as these writers alone leave them. What one of them is still training is nobody else's."""
     written.writers[:] = writers
-    training = {name for writer in writers if writer.training for name in writer.places()}
+    training = {name for writer in writers if writer.training for name in writer.overwrites()}
     weights = {plain(name): weight for name, weight in model.unet.named_parameters()}
     for name in written.original.keys() - training:
         weights[name].data = written.value(name, weights[name])

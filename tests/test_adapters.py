@@ -11,7 +11,9 @@ from conftest import inputs, shake
 from diffusers import StableDiffusionPipeline
 
 from fade.adapters import Adapter
+from fade.adapters.export import export
 from fade.adapters.lora import Lora
+from fade.adapters.stored import Stored
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
@@ -81,7 +83,7 @@ def test_the_change_that_trains_is_the_one_that_is_merged_and_lies_within_the_ma
     adapter.set_masks(sparsity({name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}))
     shake(adapter)
     for name, mask in adapter.masks().items():
-        change, merged = adapter.change(name), adapter.delta(f"{name}.weight")
+        change, merged = adapter.delta(name), adapter.exact(f"{name}.weight")
         assert not change[~mask].any() and bool(change.any()) == bool(mask.any())
         torch.testing.assert_close(change.double(), torch.zeros_like(change).double() if merged is None else merged)
 
@@ -92,9 +94,9 @@ def test_saved_and_loaded_it_is_the_same(model: Diffusion, tmp_path: Path, spars
     sparsify(adapter, sparsity)
     shake(adapter)
     wanted, identity, masks = predict(model), adapter.sha256(), adapter.masks()
-    adapter.save(tmp_path / "adapter", {"target": "neon"})
+    Stored.of(adapter, {"target": "neon"}).write(tmp_path / "adapter")
     adapter.detach()
-    again = Adapter.load(model, tmp_path / "adapter")
+    again = Stored.read(tmp_path / "adapter").attach(model)
     assert again.sha256() == identity
     assert (predict(model) - wanted).abs().max() == 0
     kept = {n: m for n, m in again.masks().items() if m.any()}
@@ -108,7 +110,7 @@ def test_exported_it_loads_in_stock_diffusers(model: Diffusion, tmp_path: Path, 
     sparsify(adapter, sparsity)
     shake(adapter)
     wanted = predict(model)
-    adapter.export(tmp_path / "lora")
+    export(adapter, tmp_path / "lora")
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None)
     stock.load_lora_weights(tmp_path / "lora")
     with torch.no_grad():
@@ -143,7 +145,7 @@ def test_a_wrong_file_is_refused_before_anything_is_attached(
     model: Diffusion, adapter: Adapter, tmp_path: Path
 ) -> None:
     shake(adapter)
-    adapter.save(tmp_path / "adapter", {})
+    Stored.of(adapter, {}).write(tmp_path / "adapter")
     adapter.detach()
     clean = {k: v.clone() for k, v in model.unet.state_dict().items()}
     file = tmp_path / "adapter" / "adapter.safetensors"
@@ -151,9 +153,9 @@ def test_a_wrong_file_is_refused_before_anything_is_attached(
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(BadInput, match="hash differs"):
-        Adapter.load(model, tmp_path / "adapter")
+        Stored.read(tmp_path / "adapter").attach(model)
     with pytest.raises(BadInput, match=r"adapter\.json is missing"):
-        Adapter.load(model, tmp_path / "nothing")
+        Stored.read(tmp_path / "nothing").attach(model)
     assert model.unet.state_dict().keys() == clean.keys()
 
 

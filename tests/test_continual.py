@@ -23,10 +23,11 @@ from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.sequences import section
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
-from fade.adapters import Adapter, history
+from fade.adapters import history
 from fade.adapters.lora import Lora
+from fade.adapters.stored import Stored
+from fade.adapters.verify import predictions
 from fade.cli import main as fade_command
-from fade.cli import predictions
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
@@ -278,7 +279,7 @@ def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[floa
     """A prediction of the shipped model with these adapters on it."""
     model = Diffusion.load(str(SHIPPED / "pipeline"), 2, 3.0)
     for name in names:
-        Adapter.load(model, folder / name / below, name=name)
+        Stored.read(folder / name / below).attach(model, name)
     return predictions(model).flatten().tolist()
 
 

@@ -11,11 +11,12 @@ import torch
 from conftest import inputs, shake
 
 from fade.adapters import Adapter
-from fade.adapters.lora import Gate, Lora
+from fade.adapters.gate import Gate
+from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit
-from fade.cli import stock_drift
+from fade.adapters.verify import stock_drift
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
@@ -46,7 +47,7 @@ def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int, patc
             for parameter in adapter.parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     adapter.settle()
-    stored = adapter.stored({"target": name})
+    stored = Stored.of(adapter, {"target": name})
     adapter.detach()
     return stored
 
@@ -144,9 +145,9 @@ def test_round_trip_of_every_kind(model: Diffusion, sparsity: Sparsity | None, t
     stored = made(model, "a", sparsity, 0)
     adapter = stored.attach(model, "a")
     wanted = predict(model)
-    adapter.save(tmp_path / "again", {})
+    Stored.of(adapter, {}).write(tmp_path / "again")
     adapter.detach()
-    again = Adapter.load(model, tmp_path / "again")
+    again = Stored.read(tmp_path / "again").attach(model)
     assert (predict(model) - wanted).abs().max() == 0 and again.sha256() == stored.about["sha256"]
 
 

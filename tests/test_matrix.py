@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_patch import KEYS_AND_VALUES, predict, snapshot, train
 
 import fade
-from fade.adapters import Adapter
+from fade.adapters.export import export, export_factors
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored, identity
@@ -39,11 +39,11 @@ def test_the_file_holds_one_matrix_and_brings_back_every_bit(model: Diffusion, t
         w = before[name].double()
         torch.testing.assert_close(weight.double(), w + w @ drawn(1), atol=1e-6, rtol=1e-5)
     changed, wanted = snapshot(model), predict(model)
-    adapter.save(tmp_path / "adapter", {})
+    Stored.of(adapter, {}).write(tmp_path / "adapter")
     assert {key: list(t.shape) for key, t in Stored.read(tmp_path / "adapter").tensors.items()} == {"matrix": [32, 32]}
     adapter.detach()
     assert all(torch.equal(value, before[name]) for name, value in model.unet.state_dict().items())
-    again = Adapter.load(model, tmp_path / "adapter")
+    again = Stored.read(tmp_path / "adapter").attach(model)
     assert all(torch.equal(value, changed[name]) for name, value in model.unet.state_dict().items())
     assert torch.equal(predict(model), wanted) and not torch.equal(wanted, untouched)
     assert not any(p.requires_grad for p in model.unet.parameters())
@@ -59,11 +59,11 @@ def test_the_file_holds_one_matrix_and_brings_back_every_bit(model: Diffusion, t
 def test_it_goes_onto_half_precision_and_off_again(model: Diffusion, tmp_path: Path) -> None:
     adapter = multiplied(model, 1)
     wanted = {name: weight.detach().clone() for name, weight in adapter.weights().items()}
-    adapter.save(tmp_path / "adapter", {})
+    Stored.of(adapter, {}).write(tmp_path / "adapter")
     adapter.detach()
     model.half()
     before = snapshot(model)
-    again = Adapter.load(model, tmp_path / "adapter", force=True)
+    again = Stored.read(tmp_path / "adapter").attach(model, force=True)
     for name, weight in again.weights().items():
         assert weight.dtype == torch.float16
         torch.testing.assert_close(weight.float(), wanted[name], atol=2e-3, rtol=2e-3)
@@ -82,13 +82,13 @@ def test_on_others_of_its_kind_it_is_still_one_matrix(model: Diffusion, tmp_path
         )
     both = snapshot(model)
     for i, adapter in enumerate((first, second)):
-        adapter.save(tmp_path / str(i), {})
+        Stored.of(adapter, {}).write(tmp_path / str(i))
     assert set(Stored.read(tmp_path / "1").tensors) == {"matrix"}
     first.detach()
     second.detach()
     assert all(torch.equal(value, before[name]) for name, value in model.unet.state_dict().items())
     for i in (1, 0):
-        Adapter.load(model, tmp_path / str(i), name=str(i))
+        Stored.read(tmp_path / str(i)).attach(model, str(i))
     assert all(torch.equal(value, both[name]) for name, value in model.unet.state_dict().items())
 
 
@@ -97,10 +97,10 @@ def test_on_a_change_of_another_kind_it_keeps_the_differences(model: Diffusion, 
     train(model, patch)
     adapter = multiplied(model, 2, "matrix")
     both = snapshot(model)
-    adapter.save(tmp_path / "adapter", {})
+    Stored.of(adapter, {}).write(tmp_path / "adapter")
     assert all(key.endswith(".delta") for key in Stored.read(tmp_path / "adapter").tensors)
     adapter.detach()
-    Adapter.load(model, tmp_path / "adapter", "again")
+    Stored.read(tmp_path / "adapter").attach(model, "again")
     assert all(torch.equal(value, both[name]) for name, value in model.unet.state_dict().items())
 
 
@@ -113,7 +113,7 @@ def test_what_stock_tools_read_is_the_change_itself(model: Diffusion, tmp_path: 
         {"format": 2, "kind": "matrix", **adapter.settings(), "sha256": adapter.sha256(), **identity(model)},
         adapter.compact(),
     )
-    assert adapter.export(tmp_path / "attached", form) == 0
+    assert export(adapter, tmp_path / "attached", form) == 0
     adapter.detach()
     model.pipe.save_pretrained(tmp_path / "base")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None)
@@ -129,7 +129,7 @@ def test_what_stock_tools_read_is_the_change_itself(model: Diffusion, tmp_path: 
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
         assert (found - predict(model)).abs().max() > 0.01
     with pytest.raises(BadInput, match="needs --base"):
-        stored.export(tmp_path / "alone", "peft")
+        export_factors(tmp_path / "alone", "peft", stored.factors())
 
 
 def test_what_is_not_one_matrix_is_refused(model: Diffusion) -> None:
@@ -145,4 +145,4 @@ def test_what_is_not_one_matrix_is_refused(model: Diffusion) -> None:
     assert snapshot(model).keys() == before.keys()
     settings = adapter.settings()
     with pytest.raises(BadInput, match="do not fit its own card"):
-        Stored({"kind": "matrix", **settings}, {"matrix": torch.zeros(16, 16)}).unpacked()
+        Stored({"kind": "matrix", **settings}, {"matrix": torch.zeros(16, 16)}).decode()

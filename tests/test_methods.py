@@ -26,9 +26,11 @@ from test_stages import Killed, dying, quiet
 from torch import Tensor, nn
 
 from fade.adapters import Adapter
-from fade.adapters.lora import Gate, Lora
+from fade.adapters.gate import Gate
+from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit, suppressed
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs, Request
@@ -470,13 +472,13 @@ def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs,
     changed = answer(model)
     assert changed.isfinite().all() and not torch.equal(changed, untouched)
     check_only_masked_weights_moved(model, adapter, before)
-    adapter.save(tmp_path / "adapter", {})
+    Stored.of(adapter, {}).write(tmp_path / "adapter")
     identity = adapter.sha256()
     adapter.detach()
     after = model.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
     assert torch.equal(answer(model), untouched) and not any(p.requires_grad for p in model.unet.parameters())
-    again = Adapter.load(model, tmp_path / "adapter")
+    again = Stored.read(tmp_path / "adapter").attach(model)
     assert again.sha256() == identity and (answer(model) - changed).abs().max() == 0
     with again.off():
         assert torch.equal(answer(model), untouched)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import inputs, shake
 
-from fade.adapters import Adapter
 from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.sparsity import Module, Neuron, Random, Sparsity, Weight
@@ -81,10 +81,10 @@ def test_saved_and_loaded_it_is_the_same(model: Diffusion, tmp_path: Path, spars
         sparsify(patch, sparsity)
     train(model, patch)
     wanted, identity = predict(model), patch.sha256()
-    patch.save(tmp_path / "adapter", {})
+    Stored.of(patch, {}).write(tmp_path / "adapter")
     patch.detach()
     assert all(torch.equal(value, before[name]) for name, value in model.unet.state_dict().items())
-    again = Adapter.load(model, tmp_path / "adapter")
+    again = Stored.read(tmp_path / "adapter").attach(model)
     assert again.sha256() == identity and not any(p.requires_grad for p in model.unet.parameters())
     assert (predict(model) - wanted).abs().max() == 0 and not torch.equal(wanted, untouched)
     with again.off():
@@ -97,10 +97,10 @@ def test_what_was_never_settled_is_saved_all_the_same(model: Diffusion, tmp_path
     patch = Patch.attach(model, KEYS_AND_VALUES)
     shake(patch)
     wanted = predict(model)
-    patch.save(tmp_path / "adapter", {})
+    Stored.of(patch, {}).write(tmp_path / "adapter")
     patch.detach()
     assert not torch.allclose(predict(model), wanted, atol=1e-3)
-    Adapter.load(model, tmp_path / "adapter")
+    Stored.read(tmp_path / "adapter").attach(model)
     torch.testing.assert_close(predict(model), wanted)
 
 

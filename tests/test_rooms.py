@@ -1,15 +1,20 @@
-"""The rooms of benchmarks/: each needs only those to its left, and what only reads finished runs needs no torch."""
+"""The rooms: no circle of imports; in benchmarks/ each needs only those to its left, and what only reads finished runs
+needs no torch.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 ROOMS = ("measure", "record", "report", "runs", "studies")
 LIGHT = ("results", "sequences", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost
 
@@ -51,3 +56,35 @@ def test_finished_runs_are_read_and_reported_without_torch() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     later = {"pandas", "altair", "rich"}  # imported by who draws or prints, so that --help does not wait
     assert not {"torch", "lightning", "diffusers", "transformers", "hydra", "wandb", *later} & set(loaded)
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What a file does when it is imported: everything but the insides of its functions."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from at_import(child)
+
+
+def imported(path: Path) -> set[str]:
+    """Every name that a file imports at its top, for its types too: `a.b` and, where it takes `c` from it, `a.b.c`."""
+    nodes = list(at_import(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {
+        name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        for name in (node.module or "", f"{node.module}.{alias.name}")
+    }
+
+
+def test_no_file_needs_one_that_needs_it() -> None:
+    """No circle in fade/ or benchmarks/: graphlib raises CycleError, which names it."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ("fade", "benchmarks")
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert len(files) > 100
+    TopologicalSorter({name: imported(path) & files.keys() - {name} for name, path in files.items()}).prepare()

@@ -201,7 +201,7 @@ def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pai
     assert masks.keys() == wanted.keys() and all(torch.equal(masks[name], wanted[name]) for name in wanted)
     assert density(masks) < 0.3
     for name, mask in masks.items():
-        assert not adapter.change(name)[~mask].any()
+        assert not adapter.delta(name)[~mask].any()
 
     for parameter, value in zip(adapter.parameters(), before, strict=True):
         parameter.data.copy_(value)

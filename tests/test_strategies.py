@@ -110,7 +110,7 @@ def test_stay_is_the_mean_over_the_weights_that_may_change(
     shake(adapter)
     strategy = Stay(power, 50.0)
     found, _ = losses_of(strategy.method(Fade()), model, adapter, pairs)
-    every = [(adapter.change(name)[mask].abs() ** power).flatten() for name, mask in adapter.masks().items()]
+    every = [(adapter.delta(name)[mask].abs() ** power).flatten() for name, mask in adapter.masks().items()]
     torch.testing.assert_close(found["anchor"], torch.cat(every).mean())
     assert strategy.weights == {"anchor": 50.0} and {"forget", "retain"} < found.keys()
 
@@ -177,7 +177,7 @@ def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
     kept |= {name: model.embed([f"A {name} image in photo style."])[0, 2] for name in dataset.domains["object"]}
     changed = [name for name in adapter.weights() if "attn2.to_k" in name or "attn2.to_v" in name]
     assert len(changed) >= 2
-    for change in (adapter.change(name).detach() for name in changed):
+    for change in (adapter.delta(name).detach() for name in changed):
         moved = (change @ neon).norm()
         assert moved > 1e-4 and max((change @ c).norm() for c in kept.values()) < 1e-3 * moved
 

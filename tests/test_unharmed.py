@@ -15,8 +15,9 @@ from test_api import SHORT, image
 from test_exact import made, state
 
 import fade
-from fade.adapters import Adapter
-from fade.adapters.lora import Lora, _Masked
+from fade.adapters.export import export_factors
+from fade.adapters.lora import Lora
+from fade.adapters.masked import _Masked
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored, complete
 from fade.cli import main
@@ -137,7 +138,7 @@ def test_a_scale_that_is_none_is_refused_and_the_old_one_stays(
         with refused():
             fade.load(model.pipe, tmp_path / "a", scale=scale)
         with refused():
-            handle.stored.export(tmp_path / "lora", "peft", scale)
+            handle.stored.factors(scale)
         assert state(model) == clean and not hasattr(model.unet, "peft_config") and not (tmp_path / "lora").exists()
     with handle:
         handle.scale = 0.5
@@ -247,7 +248,7 @@ STAGES: dict[str, tuple[Any, str, int]] = {
     "first step": (Unlearner, "training_step", 1),
     "last step": (Unlearner, "optimizer_step", 3),
     "after training": (Lora, "settle", 1),
-    "stored": (Adapter, "stored", 1),
+    "stored": (Stored, "of", 1),
 }
 
 
@@ -284,7 +285,7 @@ def test_after_failures_a_correct_call_is_what_it_would_have_been(
         with pytest.raises(fade.BadInput):
             fade.unlearn(pipe, "neon style", "photo style", method, **{**short, **given})
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no"):
-        patch.setattr(Adapter, "stored", nth(Adapter.stored, 1, RuntimeError("no")))
+        patch.setattr(Stored, "of", nth(Stored.of, 1, RuntimeError("no")))
         fade.unlearn(pipe, "neon style", "photo style", method, **short)
     assert portrait(pipe) == before and torch.equal(image(pipe), untouched)
     assert fade.unlearn(pipe, "neon style", "photo style", method, **short).card["sha256"] == wanted
@@ -340,7 +341,7 @@ def test_nothing_is_trained_on_top_of_what_is_attached(model: Diffusion, tmp_pat
         assert dropped.adapter is not None
         dropped.remove()
         assert fade.attached(pipe) == []
-    made(model, "stock", Neuron(0.3), 0).export(tmp_path / "stock", "diffusers")
+    export_factors(tmp_path / "stock", "diffusers", made(model, "stock", Neuron(0.3), 0).factors())
     pipe.load_lora_weights(tmp_path / "stock", adapter_name="mine")
     with pytest.raises(fade.BadInput, match="the adapter 'mine' is on this pipeline"):
         fade.unlearn(pipe, "neon style", "photo style", **SHORT)

@@ -25,6 +25,7 @@ from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.report.pictures import progress
 from fade.adapters import Adapter, history
+from fade.adapters.stored import Stored, read_card
 from fade.console import doing, within
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
@@ -159,7 +160,7 @@ class Continual:
         if not (folder / "adapter").is_dir():
             log.info("request %d of %d: %s -> %s", k + 1, len(self.requests), request.target, request.surrogate)
             self.train(folder, self.requests, k, f"request{k + 1}")
-        card = Adapter.card(folder / "adapter")
+        card = read_card(folder / "adapter")
         if self.strategy.together:
             self.clear()
         for i in [k] if self.strategy.together else range(k + 1):
@@ -190,7 +191,8 @@ class Continual:
         adapter = self.attach(self.model, name)
         unlearner = self.learn(self.model, adapter, folder, step)
         cost = {**unlearner.cost(), "train_s": time.monotonic() - began}
-        adapter.save(folder / "adapter", {**vars(requests[k]), "base_sha256": self.base_sha256, "cost": cost})
+        about = {**vars(requests[k]), "base_sha256": self.base_sha256, "cost": cost}
+        Stored.of(adapter, about).write(folder / "adapter")
         adapter.detach()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -198,7 +200,7 @@ class Continual:
         """Attach adapter i, merged where it can be: what is trained on top of it must not cost more each time."""
         if i not in self.on:
             try:
-                self.on[i] = Adapter.load(self.model, self.folder(i) / "adapter", name=f"request{i + 1}")
+                self.on[i] = Stored.read(self.folder(i) / "adapter").attach(self.model, f"request{i + 1}")
             except BadInput as error:  # what came after was trained on it, so that it cannot be made again alone
                 raise BadInput(f"{error}; put it back, or begin anew in another out=FOLDER") from error
             if self.on[i].mergeable:
@@ -246,7 +248,7 @@ class Continual:
                 requests = [self.requests[i] for i in left]
                 if not (folder / "adapter").is_dir():
                     self.train(folder, requests, len(requests) - 1, "retrained")
-                self.on[-1] = Adapter.load(self.model, folder / "adapter", name="retrained")
+                self.on[-1] = Stored.read(folder / "adapter").attach(self.model, "retrained")
             else:
                 for i in left:
                     self.put_on(i)

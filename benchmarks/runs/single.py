@@ -12,7 +12,7 @@ from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable, provenance
 from benchmarks.report.pictures import comparison
 from fade.adapters import Adapter
-from fade.adapters.stored import complete
+from fade.adapters.stored import Stored, complete
 from fade.console import doing
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -102,7 +102,8 @@ def learned(
     folder = record.folder / "adapter"
     if folder.is_dir():
         try:
-            return Adapter.load(model, folder), Adapter.card(folder)["cost"]
+            stored = Stored.read(folder)
+            return stored.attach(model), stored.about["cost"]
         except BadInput as error:
             raise BadInput(f"{error}; delete {folder} and run the same command again: it is trained again") from error
     adapter = attach(model)
@@ -113,7 +114,7 @@ def learned(
         "cost": cost,
         "config": without_folders((record.folder / "config.yaml").read_text(encoding="utf-8")),
     }
-    adapter.save(folder, {**vars(request), **portable(about), **card, **provenance()})
+    Stored.of(adapter, {**vars(request), **portable(about), **card, **provenance()}).write(folder)
     return adapter, cost
 
 

@@ -35,7 +35,7 @@ def adapters(model: Diffusion, n: int, rank: int, sparsity: Sparsity) -> list[St
         )
         for parameter in adapter.parameters():
             parameter.data.copy_(1e-3 * torch.randn(parameter.shape, generator=generator))
-        made.append(adapter.stored({}))
+        made.append(Stored.of(adapter, {}))
         adapter.detach()
     return made
 

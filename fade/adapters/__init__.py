@@ -1,7 +1,8 @@
-"""What unlearning produces: a change of a pipeline that can be attached, muted, scaled, merged, saved and removed.
+"""What unlearning produces: a change of a pipeline that can be attached, muted, scaled, merged and removed.
 
 Every kind answers to the same verbs: fade/adapters/lora.py (masked low rank), fade/adapters/patch.py (changed weights),
-fade/adapters/matrix.py (one matrix for all of them), fade/adapters/text.py (the text embedding, no weights).
+fade/adapters/matrix.py (one matrix for all of them), fade/adapters/text.py (the text embedding, no weights). Folders
+are fade/adapters/stored.py's, what stock tools read is fade/adapters/export.py's.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from fade.adapters.export import NOTHING, PROMPT, Factors, check_form, export_factors, export_patch
-from fade.adapters.stored import FORMAT, Stored, identity, read_card
+from fade.adapters.factors import PROMPT, Factors
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import added, ledger, plain
+from fade.models.ledger import plain
 from fade.tensors import tensors_hash
 
 Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
+LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
 
 
 class Adapter(ABC):
     """One change of one pipeline. Trained in place, then saved; `off` gives the teacher, `detach` the untouched model.
 
-    A subclass has `attach(model, ...)`, which puts a change of zero on the model and leaves earlier adapters on.
+    A subclass has `attach(model, ...)`, which puts a change of zero on the model and leaves earlier adapters on. What a
+    kind says nothing about is what stands here: no weights, nothing to train, nothing to keep.
     """
 
     kind: ClassVar[str]
+    scale: float  # a property in each kind: 1 as trained, 0 the untouched model
+    mergeable = True  # False where the change depends on the prompt
+    maskable = True  # False where single weights cannot be left out of it
 
     def __init__(self, model: Diffusion, name: str) -> None:
         self.model, self.name = model, name
@@ -40,31 +43,39 @@ class Adapter(ABC):
 
     # what trains
 
-    @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer gets."""
+        return []
 
-    @abstractmethod
-    def weights(self) -> dict[str, Tensor]:
-        """The weights of the pipeline under the adapter, by name: the candidates of every mask."""
-
-    @abstractmethod
-    def masks(self) -> Masks: ...
-
-    @abstractmethod
-    def set_masks(self, masks: Masks) -> None:
-        """Confine the change to the masks; the keys must be those of `weights`."""
-
-    @abstractmethod
-    def change(self, name: str) -> Tensor:
-        """ΔW of one weight, at scale 1 or whatever the scale is."""
-
-    @abstractmethod
     def names(self) -> list[str]:
         """One for each of `parameters`: the changed layer or weight, and what of it."""
+        return []
 
-    def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
-        """Called after every step of the optimizer: what lies outside the masks is put back."""
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the pipeline under the adapter, by name: the candidates of every mask."""
+        return {}
+
+    def masks(self) -> Masks:
+        return {}
+
+    def set_masks(self, masks: Masks) -> None:
+        """Confine the change to the masks. Raises BadInput where their names are not those of `weights`, and for a part
+        of a change that is all or nothing.
+        """
+        wanted = self.weights().keys()
+        if masks.keys() != wanted:
+            raise BadInput(f"masks for {len(masks)} weights, the adapter has {len(wanted)}: they must be the same")
+        if not self.maskable and not all(mask.all() for mask in masks.values()):
+            raise BadInput(f"an adapter of kind {self.kind} cannot be masked; use sparsity=dense, or another adapter")
+
+    def density(self) -> float:
+        """Kept fraction of all candidate weights; 0 for a change without weights."""
+        masks = self.masks().values()
+        return sum(int(m.sum()) for m in masks) / max(1, sum(m.numel() for m in masks))
+
+    def delta(self, name: str) -> Tensor:
+        """s·ΔW of one of `weights` as it stands, differentiable."""
+        raise NotImplementedError(f"{self.kind} changes no weights")
 
     def turn(self, name: str, by: Tensor) -> None:
         """ΔW ← ΔW `by` (in, in) of one weight (out, in) that trains, in place; for masks that keep it whole or not at
@@ -72,13 +83,11 @@ class Adapter(ABC):
         """
         raise NotImplementedError(f"{self.kind} changes no weights")
 
+    def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
+        """Called after every step of the optimizer: what lies outside the masks is put back."""
+
     def settle(self) -> None:  # noqa: B027
         """Called when training is over: from here on the change in memory is the one that the file will hold."""
-
-    def density(self) -> float:
-        """Kept fraction of all candidate weights; 0 for a change without weights."""
-        masks = self.masks().values()
-        return sum(int(m.sum()) for m in masks) / max(1, sum(m.numel() for m in masks))
 
     # switching
 
@@ -99,17 +108,18 @@ class Adapter(ABC):
     def _count(self, *_: Any) -> None:
         self.teacher_passes += 1
 
-    scale: float  # a property in each kind: 1 as trained, 0 the untouched model
-
-    @abstractmethod
     def merge(self) -> None:
-        """Write the change into the weights, keeping what is overwritten; generation then costs what the base costs."""
+        """Write the change into the weights, keeping what is overwritten; generation then costs what the base costs.
 
-    @abstractmethod
-    def unmerge(self) -> None:
+        Nothing to do where it stands there already. Raises BadInput where the change depends on the prompt.
+        """
+        if not self.mergeable:
+            raise BadInput(
+                f"adapter {self.name!r} depends on the prompt and cannot be merged; it applies while it is attached"
+            )
+
+    def unmerge(self) -> None:  # noqa: B027
         """Put the overwritten values back, bit for bit."""
-
-    mergeable = True  # False where the change depends on the prompt
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -127,118 +137,67 @@ class Adapter(ABC):
     def detach(self) -> None:
         """Remove the adapter; the pipeline is again what it was, bit for bit."""
 
-    # files
+    # as a writer of the ledger
 
-    @abstractmethod
+    def overwrites(self) -> dict[str, nn.Parameter]:
+        """The weights of the U-Net that the change is of, by the U-Net's own names."""
+        return {}
+
+    def exact(self, name: str) -> Tensor | None:
+        """s·ΔW of one of `overwrites` to the last bit, None where it is nothing."""
+        return None
+
+    # what is kept of it
+
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint needs."""
+        return {}
 
-    @abstractmethod
-    def load_state(self, tensors: dict[str, Tensor]) -> None: ...
+    def load_state(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027
+        """See `state`."""
 
-    @abstractmethod
     def compact(self) -> dict[str, Tensor]:
         """Only what the change needs: the tensors of the file."""
+        return {}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What `attach` needs to put an adapter of these tensors on another pipeline: plain values."""
 
-    @classmethod
-    @abstractmethod
-    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-        """What `restored` puts on the pipeline; no pipeline is needed yet, and any exception means a file unlike its
-        card.
-        """
+    def sha256(self) -> str:
+        """The identity: over the tensors of the file, and the settings where there are no tensors."""
+        if tensors := self.compact():
+            return tensors_hash(tensors)
+        return hashlib.sha256(repr(sorted(self.settings().items())).encode()).hexdigest()
 
     @classmethod
     @abstractmethod
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+        """The change that a file holds, on the CPU; no pipeline is needed yet, and any exception means a file unlike
+        its card.
+        """
+
+    @classmethod  # noqa: B027
     def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
         """Raises BadInput where the pipeline lacks what the change is of."""
 
     @classmethod
     @abstractmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Any, name: str) -> Adapter:
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Any, name: str) -> Adapter:
         """The adapter of a file, attached."""
 
-    def sha256(self) -> str:
-        """The identity: over the tensors of the file, and the settings where there are no tensors."""
-        tensors = self.compact()
-        return (
-            tensors_hash(tensors)
-            if tensors
-            else hashlib.sha256(repr(sorted(self.settings().items())).encode()).hexdigest()
-        )
-
-    def stored(self, card: dict[str, Any]) -> Stored:
-        """The adapter as a folder will hold it; `card`: what only the caller knows (concept, method, seeds, ...)."""
-        about = {"format": FORMAT, "kind": self.kind, **self.settings(), "sha256": self.sha256()}
-        tensors = {name: value.detach().clone() for name, value in self.compact().items()}
-        return Stored({**about, **card, **identity(self.model)}, tensors)
-
-    def save(self, folder: Path | str, card: dict[str, Any]) -> None:
-        """Write `adapter.safetensors`, `adapter.json` and `README.md`: fade/adapters/stored.py."""
-        self.stored(card).write(folder)
-
-    @staticmethod
-    def card(folder: Path | str) -> dict[str, Any]:
-        """adapter.json. Raises BadInput where it is missing or newer than this version."""
-        return read_card(folder)
-
-    @staticmethod
-    def load(model: Diffusion, folder: Path | str, name: str = "fade", force: bool = False) -> Adapter:
-        """Attach a saved adapter of any kind. Raises BadInput, before anything is attached, where files do not fit, or
-        where the pipeline is another than the adapter was made for, unless `force`."""
-        return Stored.read(folder).attach(model, name, force)
-
-    # what stock tools read
-
-    @abstractmethod
-    def places(self) -> dict[str, nn.Parameter]:
-        """The weights of the U-Net that the change is of, by the U-Net's own names."""
-
-    @abstractmethod
-    def delta(self, name: str) -> Tensor | None:
-        """s·ΔW of one of `places`, None where it is nothing."""
-
-    @torch.no_grad()
-    def values(self) -> dict[str, Tensor]:
-        """The changed weights as this change alone leaves them: W_0 + s·ΔW, whatever else is merged or attached."""
-        untouched = ledger(self.model.unet).original
-        return {
-            name: added(untouched.get(name, weight.data), [delta])
-            for name, weight in self.places().items()
-            if (delta := self.delta(name)) is not None
-        }
-
     @classmethod
-    @abstractmethod
-    def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
-        """The change as exact factors, layer by layer; no pipeline is needed.
+    def factors_of(cls, settings: dict[str, Any], decoded: Any, scale: float) -> dict[str, Factors]:
+        """The decoded change as exact factors, layer by layer; no pipeline is needed.
 
         Raises BadInput where a LoRA cannot carry it, or where the file alone does not say it.
         """
+        raise BadInput(PROMPT)
 
-    def export(self, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05) -> float:
-        """Write what tools without this package read, at the present scale; returns the error of the fit, if `rank`
-        asks for one, else 0. Raises BadInput where the form cannot carry the change: fade/adapters/export.py.
-        """
-        check_form(to)
-        if self.scale == 0:
-            raise BadInput(NOTHING)
-        if to == "patch":
-            if not self.mergeable:
-                raise BadInput(PROMPT)
-            return export_patch(Path(folder), self.values())
-        return export_factors(Path(folder), to, self.factored(), rank, limit)
-
-    def factored(self) -> dict[str, Factors]:
-        """`factors` of the attached change, at its scale."""
-        settings = self.settings()
-        return self.factors(settings, self.unpacked(settings, self._on_cpu()), self.scale)
-
-    def _on_cpu(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self.compact().items()}
+    def factors(self) -> dict[str, Factors]:
+        """`factors_of` of the attached change, at its scale."""
+        settings, tensors = self.settings(), {name: value.detach().cpu() for name, value in self.compact().items()}
+        return self.factors_of(settings, self.decode(settings, tensors), self.scale)
 
 
 def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
@@ -249,3 +208,16 @@ def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
             raise BadInput(
                 f"the adapter changes {name} {shape}, which this U-Net does not have; it was made for another model"
             )
+
+
+def check_scale(scale: Any) -> float:
+    """The scale as a number. Raises BadInput for what is none, and for what no change is meant to be multiplied by."""
+    try:
+        value = float("nan") if isinstance(scale, (str, bool)) else float(scale)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not abs(value) <= LARGEST_SCALE:
+        raise BadInput(
+            f"scale is {scale!r}; it must be a number of at most {LARGEST_SCALE:g} in size; 1 is as trained, 0 off"
+        )
+    return value

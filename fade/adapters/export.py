@@ -1,13 +1,11 @@
 """Adapters for tools that do not know this package: an ordinary LoRA for diffusers or PEFT, or the changed weights.
 
-A change ΔW that is no low-rank matrix leaves exactly by selection, A = I[c] and B = ΔW[:, c], c the columns it touches:
-(x Aᵀ) Bᵀ = x[c] ΔW[:, c]ᵀ. The raw masked file never leaves: a stock loader would apply it without its mask.
+The raw masked file never leaves: a stock loader would apply it without its mask.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +13,13 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch import Tensor
 
+from fade.adapters import Adapter
+from fade.adapters.factors import PROMPT, Factors
 from fade.errors import BadInput, at_least
 from fade.files import atomic_folder
+from fade.models.ledger import added, ledger
 from fade.tensors import not_finite, write_tensors
 
-PROMPT = "this change depends on the prompt (a gate, or an edited embedding), and no exported weights can carry that"
 NOTHING = "at this scale the adapter changes nothing; there is nothing to export"
 HOW = {
     "diffusers": 'pipe.load_lora_weights("this folder")',
@@ -36,32 +36,34 @@ FILES = (
 TITLE = "# An unlearning adapter, exported"
 
 
-@dataclass(frozen=True)
-class Factors:
-    """s·ΔW = alpha / r · B A, with A (r, in), B (out, r)."""
+def export(
+    adapter: Adapter, folder: Path | str, to: str = "diffusers", rank: int | None = None, limit: float = 0.05
+) -> float:
+    """Write what tools without this package read of an attached adapter, at its scale; returns the error of the fit, if
+    `rank` asks for one, else 0. Raises BadInput where the form cannot carry the change.
+    """
+    if to not in HOW:
+        raise BadInput(f"to={to!r} is unknown; choose {', '.join(HOW)}")
+    if adapter.scale == 0:
+        raise BadInput(NOTHING)
+    if to != "patch":
+        return export_factors(Path(folder), to, adapter.factors(), rank, limit)
+    if not adapter.mergeable:
+        raise BadInput(PROMPT)
+    return export_patch(Path(folder), changed_weights(adapter))
 
-    a: Tensor
-    b: Tensor
-    alpha: float
 
-    @classmethod
-    def select(cls, change: Tensor) -> Factors:
-        """Exact, of the rank of the number of columns that the change (out, in) touches."""
-        columns = change.any(0).nonzero()[:, 0]
-        identity = torch.eye(change.shape[1], dtype=change.dtype, device=change.device)
-        return cls(identity[columns], change[:, columns], float(len(columns)))
-
-    @classmethod
-    def fit(cls, change: Tensor, rank: int) -> Factors:
-        """The nearest change of that rank (truncated singular values)."""
-        rank = min(rank, *change.shape)
-        u, s, v = torch.linalg.svd(change.double(), full_matrices=False)
-        root = s[:rank].sqrt()
-        return cls((root[:, None] * v[:rank]).to(change.dtype), (u[:, :rank] * root).to(change.dtype), float(rank))
-
-    def product(self) -> Tensor:
-        """s·ΔW (out, in) in double precision."""
-        return self.alpha / len(self.a) * (self.b.double() @ self.a.double())
+@torch.no_grad()
+def changed_weights(adapter: Adapter) -> dict[str, Tensor]:
+    """What an attached adapter changes, as this change alone leaves it: W_0 + s·ΔW, whatever else is merged or
+    attached.
+    """
+    untouched = ledger(adapter.model.unet).original
+    return {
+        name: added(untouched.get(name, weight.data), [change])
+        for name, weight in adapter.overwrites().items()
+        if (change := adapter.exact(name)) is not None
+    }
 
 
 def export_factors(
@@ -110,11 +112,6 @@ def _exported(folder: Path) -> AbstractContextManager[Path]:
         return readme.is_file() and readme.read_bytes().startswith(TITLE.encode())
 
     return atomic_folder(folder, FILES, made, "export")
-
-
-def check_form(to: str) -> None:
-    if to not in HOW:
-        raise BadInput(f"to={to!r} is unknown; choose {', '.join(HOW)}")
 
 
 def fitted(factors: dict[str, Factors], rank: int) -> tuple[dict[str, Factors], float]:

@@ -1,175 +1,28 @@
-"""The sparse low-rank change of a U-Net.
-
-The change of a layer's weight is ΔW = s · M ⊙ (B A) with PEFT's factors A (r, in), B (out, r), s = alpha / r, and a 0/1
-mask M (out, in). Where M is a rectangle u vᵀ this is the ordinary LoRA (diag(u) B)(A diag(v)).
-"""
+"""The sparse low-rank change of a U-Net: every layer's ΔW = s · M ⊙ (B A), fade/adapters/masked.py."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as LoraLinear
-from peft.tuners.lora.layer import LoraVariant
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from fade.adapters import Adapter, Masks, check_shapes
-from fade.adapters.export import PROMPT, Factors
-from fade.adapters.stored import check_scale
+from fade.adapters import Adapter, Masks, check_scale, check_shapes
+from fade.adapters.factors import PROMPT, Factors
+from fade.adapters.gate import Gate
+from fade.adapters.masked import Kept, MaskedLinear
 from fade.checked import Count, Positive
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import Ledger, added, ledger
+from fade.models.ledger import Ledger, ledger
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-
-
-@dataclass(eq=False)  # compared by identity: a layer knows by it whether what it folded still holds
-class Kept:
-    """A mask, and its rows and columns where it is a rectangle (then `mask` is not needed to apply it)."""
-
-    mask: Tensor  # (out, in) bool
-    rows: Tensor  # (out,) bool: has any kept weight
-    cols: Tensor  # (in,) bool
-    rectangle: bool
-    empty: bool
-
-    @classmethod
-    def of(cls, mask: Tensor) -> Kept:
-        rows, cols = mask.any(1), mask.any(0)
-        return cls(mask, rows, cols, bool(mask.sum() == rows.sum() * cols.sum()), not bool(rows.any()))
-
-    def to(self, device: torch.device) -> Kept:
-        return replace(self, mask=self.mask.to(device), rows=self.rows.to(device), cols=self.cols.to(device))
-
-
-class _Masked(LoraVariant):
-    """PEFT's hook for the arithmetic of a masked layer."""
-
-    @staticmethod
-    def init(module: MaskedLinear, adapter_name: str, **_: Any) -> None:
-        shape = module.get_base_layer().weight.shape
-        module.kept[adapter_name] = Kept.of(
-            torch.ones(shape, dtype=torch.bool, device=module.get_base_layer().weight.device)
-        )
-
-    @staticmethod
-    def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        kept = module.kept[active_adapter]
-        if active_adapter in module.muted or kept.empty:
-            return result
-        x = module.lora_dropout[active_adapter](x)
-        if kept.rectangle:
-            a, b = module.factors(active_adapter)
-            added = linear(linear(x, a), b) * module.scaling[active_adapter]
-        else:
-            added = linear(x[..., kept.cols], module.change(active_adapter)[:, kept.cols])
-        gate = module.gates.get(active_adapter)
-        return result + (added if gate is None else added * gate.to(added)[:, None, None])
-
-
-class MaskedLinear(LoraLinear):
-    """PEFT's LoRA layer with a mask for each adapter; an adapter in `muted` contributes nothing."""
-
-    def __init__(self, base_layer: nn.Module, adapter_name: str, **settings: Any) -> None:
-        self.kept: dict[str, Kept] = {}
-        self.muted: set[str] = set()
-        self.gates: dict[str, Tensor] = {}  # adapter -> strength (B,) for each sample of the batch that is on its way
-        self._folded: tuple[Any, Tensor] = (None, torch.empty(0))
-        super().__init__(base_layer, adapter_name, **settings)
-
-    def resolve_lora_variant(self, **_: Any) -> LoraVariant:
-        return _Masked()
-
-    def _apply(self, *args: Any, **settings: Any) -> nn.Module:
-        """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device
-        here.
-        """
-        super()._apply(*args, **settings)
-        self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
-        self._folded = (None, torch.empty(0))
-        return self
-
-    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
-        """Several adapters at once, none of them in training, cost what one weight costs: their sum is folded, once."""
-        if torch.is_grad_enabled() or self.disable_adapters or self.merged or settings:
-            return super().forward(x, *args, **settings)
-        if len(self.muted) == len(self.lora_A):  # all of them merged, or off
-            return self.base_layer(x)
-        names = self._foldable()
-        if len(names) < 2:
-            return super().forward(x, *args, **settings)
-        result = linear(x, self.folded(names), self.get_base_layer().bias)
-        for name in self.active_adapters:
-            if name in self.lora_A and name not in names:
-                result = _Masked.forward(self, name, x, result)
-        return result
-
-    def _foldable(self) -> list[str]:
-        return [
-            name
-            for name in self.active_adapters
-            if name in self.lora_A
-            and name not in self.muted
-            and name not in self.gates
-            and not self.kept[name].empty
-            and (isinstance(self.lora_dropout[name], nn.Identity) or not self.lora_dropout[name].training)
-        ]
-
-    def folded(self, names: list[str]) -> Tensor:
-        """W + Σ ΔW (out, in) of the named adapters, remembered until one of them, or W, is another.
-
-        The key holds the tensors themselves: a remembered address could be another tensor's by now.
-        """
-        base = self.get_base_layer().weight
-        parts = [(self.lora_A[n].weight, self.lora_B[n].weight, self.scaling[n], self.kept[n]) for n in names]
-        key = [(id(a), a._version, id(b), b._version, s, kept) for a, b, s, kept in parts]
-        now = (base.data_ptr(), base._version, base.dtype, key)
-        if self._folded[0] is None or self._folded[0][0] != now:
-            held = (base.data, parts)
-            self._folded = ((now, held), added(base, [self.exact(name) for name in names]))
-        return self._folded[1]
-
-    def exact(self, name: str) -> Tensor:
-        """ΔW (out, in) in double precision."""
-        a, b = self.factors(name)
-        return (b.double() @ a.double()) * self.kept[name].mask * self.scaling[name]
-
-    def factors(self, name: str) -> tuple[Tensor, Tensor]:
-        """A (r, in) and B (out, r) with the columns and rows outside the mask at zero."""
-        kept = self.kept[name]
-        return self.lora_A[name].weight * kept.cols, self.lora_B[name].weight * kept.rows[:, None]
-
-    def change(self, name: str) -> Tensor:
-        """ΔW (out, in)."""
-        a, b = self.factors(name)
-        return (b @ a) * self.kept[name].mask * self.scaling[name]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """SPM's facilitated transport (arXiv 2312.16145): how strongly a low-rank change applies to a prompt.
-
-    γ = max over `prompts` of max(cosine of the flattened text embeddings, share of the prompt's tokens that are asked
-    for), to the `power` 1; the released code multiplies γ in twice, which is power 2.
-    """
-
-    prompts: tuple[str, ...]
-    power: float = 1.0
-
-    def strength(self, model: Diffusion, asked: list[str]) -> Tensor:
-        """γ (B,) of each prompt that is asked."""
-        own, theirs = model.embed(list(self.prompts)).flatten(1), model.embed(asked).flatten(1)
-        cosine = torch.nn.functional.cosine_similarity(theirs[:, None], own[None], dim=-1)
-        concepts, prompts = [[set(ids) for ids in model.token_ids(texts)] for texts in (list(self.prompts), asked)]
-        overlap = torch.tensor([[len(c & p) / max(1, len(c)) for c in concepts] for p in prompts]).to(cosine)
-        return torch.maximum(cosine, overlap).amax(1).clamp(0, 1) ** self.power
+Decoded = dict[str, tuple[Tensor, Tensor, Tensor]]  # layer -> A (r, in), B (out, r), mask (out, in)
 
 
 class Lora(Adapter):
@@ -289,10 +142,7 @@ class Lora(Adapter):
     # masks
 
     def set_masks(self, masks: Masks) -> None:
-        if masks.keys() != self.layers.keys():
-            raise BadInput(
-                f"masks for {len(masks)} layers, the adapter has {len(self.layers)}: they must be the same layers"
-            )
+        super().set_masks(masks)
         for name, layer in self.layers.items():
             layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
 
@@ -302,8 +152,8 @@ class Lora(Adapter):
         a = self.layers[name].lora_A[self.name].weight
         a.copy_(a @ by.to(a))
 
-    def change(self, name: str) -> Tensor:
-        return self.layers[name].change(self.name)
+    def delta(self, name: str) -> Tensor:
+        return self.layers[name].delta(self.name)
 
     def masks(self) -> Masks:
         return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
@@ -339,7 +189,7 @@ class Lora(Adapter):
     def ledger(self) -> Ledger:
         return ledger(self.unet)
 
-    def places(self) -> dict[str, nn.Parameter]:
+    def overwrites(self) -> dict[str, nn.Parameter]:
         return {
             f"{name}.weight": layer.get_base_layer().weight
             for name, layer in self.layers.items()
@@ -347,7 +197,7 @@ class Lora(Adapter):
         }
 
     @torch.no_grad()
-    def delta(self, name: str) -> Tensor | None:
+    def exact(self, name: str) -> Tensor | None:
         layer = self.layers.get(name.removesuffix(".weight"))
         if layer is None or layer.kept[self.name].empty or layer.scaling[self.name] == 0:
             return None
@@ -433,7 +283,7 @@ class Lora(Adapter):
         return {"rank": self.rank, "alpha": self.alpha, "layers": shapes, **gate}
 
     @classmethod
-    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Decoded:
         """Every layer's A (r, in), B (out, r) and mask (out, in), on the CPU."""
         strangers = {key.rsplit(".", 1)[0] for key in tensors} - settings["layers"].keys()
         if strangers:
@@ -445,12 +295,12 @@ class Lora(Adapter):
         check_shapes(model, {f"{layer}.weight": shape for layer, shape in settings["layers"].items()})
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Lora:
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> Lora:
         adapter = cls.attach(model, settings["rank"], settings["alpha"], targets=list(settings["layers"]), name=name)
-        for layer, (a, b, _) in unpacked.items():
+        for layer, (a, b, _) in decoded.items():
             adapter.layers[layer].lora_A[name].weight.data.copy_(a)
             adapter.layers[layer].lora_B[name].weight.data.copy_(b)
-        adapter.set_masks({layer: mask for layer, (_, _, mask) in unpacked.items()})
+        adapter.set_masks({layer: mask for layer, (_, _, mask) in decoded.items()})
         for parameter in adapter.parameters():
             parameter.requires_grad_(False)
         if "gate" in settings:
@@ -458,21 +308,18 @@ class Lora(Adapter):
         return adapter
 
     @classmethod
-    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+    def factors_of(cls, settings: dict[str, Any], decoded: Decoded, scale: float) -> dict[str, Factors]:
         """A rectangle leaves as the ordinary LoRA that it is, any other mask by selection: fade/adapters/export.py."""
         if "gate" in settings:
             raise BadInput(PROMPT)
         found, alpha = {}, scale * settings["alpha"]
-        for name, (a, b, mask) in unpacked.items():
+        for name, (a, b, mask) in decoded.items():
             kept = Kept.of(mask)
             if kept.empty:
                 continue
             a, b = a * kept.cols, b * kept.rows[:, None]
             found[name] = Factors(a, b, alpha) if kept.rectangle else Factors.select((b @ a) * mask * (alpha / len(a)))
         return found
-
-
-Unpacked = dict[str, tuple[Tensor, Tensor, Tensor]]  # layer -> A, B, mask
 
 
 def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fade.adapters import Masks
-from fade.adapters.export import Factors
-from fade.adapters.patch import Patch, Unpacked
+from fade.adapters.factors import Factors
+from fade.adapters.patch import Decoded, Patch
 from fade.errors import BadInput
 from fade.models import Diffusion
 
@@ -26,6 +25,7 @@ class Matrix(Patch):
     """
 
     kind = "matrix"
+    maskable = False
 
     def __init__(self, model: Diffusion, name: str, chosen: dict[str, nn.Parameter]) -> None:
         wide = {key: list(weight.shape) for key, weight in chosen.items()}
@@ -38,17 +38,12 @@ class Matrix(Patch):
         super().__init__(model, name, chosen)
         self.matrix: Tensor | None = None
 
-    def set_masks(self, masks: Masks) -> None:
-        if any(not mask.all() for mask in masks.values()):
-            raise BadInput("one matrix for all layers cannot be masked; use sparsity=dense, or adapter=patch")
-        super().set_masks(masks)
-
     @torch.no_grad()
     def multiply(self, n: Tensor) -> None:
         """Every weight as it stands now, times I + n, n (D, D)."""
         for weight in self.chosen.values():
             weight.copy_(weight.double() + weight.double() @ n)
-        others = [w for w in self.ledger.writers if w is not self and w.places().keys() & self.chosen.keys()]
+        others = [w for w in self.ledger.writers if w is not self and w.overwrites().keys() & self.chosen.keys()]
         below = torch.eye(len(n)).to(n)
         for other in others:
             if not isinstance(other, Matrix) or other.matrix is None or not self.chosen.keys() <= other.chosen.keys():
@@ -75,32 +70,32 @@ class Matrix(Patch):
         return super().compact() if self.matrix is None else {"matrix": self.matrix}
 
     @classmethod
-    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | Unpacked:  # type: ignore[override]
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | Decoded:  # type: ignore[override]
         """N, or every weight's difference and mask where there is none."""
         if "matrix" not in tensors:
-            return super().unpacked(settings, tensors)
+            return super().decode(settings, tensors)
         n = tensors["matrix"]
         if any(list(n.shape) != [shape[1], shape[1]] for shape in settings["weights"].values()):
             raise ValueError(f"a matrix {list(n.shape)} for weights of another width")
         return n
 
-    def factored(self) -> dict[str, Factors]:
+    def factors(self) -> dict[str, Factors]:
         kept = {key: (delta.cpu(), delta.cpu() != 0) for key, delta in (self.deltas or self._found()).items()}
-        return Patch.factors(self.settings(), kept, self.scale)
+        return Patch.factors_of(self.settings(), kept, self.scale)
 
     @classmethod
-    def factors(cls, settings: dict[str, Any], unpacked: Tensor | Unpacked, scale: float) -> dict[str, Factors]:  # type: ignore[override]
-        if isinstance(unpacked, dict):
-            return super().factors(settings, unpacked, scale)
+    def factors_of(cls, settings: dict[str, Any], decoded: Tensor | Decoded, scale: float) -> dict[str, Factors]:  # type: ignore[override]
+        if isinstance(decoded, dict):
+            return super().factors_of(settings, decoded, scale)
         raise BadInput(
             "this change is a matrix that multiplies the weights of its base; the export needs --base PIPELINE"
         )
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Tensor | Unpacked, name: str) -> Patch:  # type: ignore[override]
-        if isinstance(unpacked, dict):
-            return super().restored(model, settings, unpacked, name)
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Tensor | Decoded, name: str) -> Patch:  # type: ignore[override]
+        if isinstance(decoded, dict):
+            return super().restored(model, settings, decoded, name)
         adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in settings["weights"]], name)
-        adapter.matrix = unpacked.to(model.device)
+        adapter.matrix = decoded.to(model.device)
         adapter.settle()
         return adapter

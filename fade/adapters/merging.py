@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fade.adapters import Adapter
-from fade.adapters.stored import check_scale
+from fade.adapters import Adapter, check_scale
 from fade.errors import BadInput
 
 Changes = dict[str, Tensor]  # name of a weight -> ΔW
@@ -22,7 +21,7 @@ def changes_of(adapter: Adapter) -> Changes:
     """
     if not adapter.mergeable:
         raise BadInput(f"adapter {adapter.name!r} depends on the prompt and has no fixed change to merge")
-    return {name: delta.float() for name in adapter.places() if (delta := adapter.delta(name)) is not None}
+    return {name: change.float() for name in adapter.overwrites() if (change := adapter.exact(name)) is not None}
 
 
 @torch.no_grad()

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fade.adapters import Adapter, Masks, check_shapes
-from fade.adapters.export import Factors
-from fade.adapters.stored import check_scale
+from fade.adapters import Adapter, Masks, check_scale, check_shapes
+from fade.adapters.factors import Factors
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.models.ledger import ledger, plain
 
-Unpacked = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
+Decoded = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
 
 
 class Patch(Adapter):
@@ -84,8 +83,7 @@ class Patch(Adapter):
         return {key: self._masks.get(key, torch.ones_like(w, dtype=torch.bool)) for key, w in self.chosen.items()}
 
     def set_masks(self, masks: Masks) -> None:
-        if masks.keys() != self.chosen.keys():
-            raise BadInput(f"masks for {len(masks)} weights, the patch has {len(self.chosen)}: they must be the same")
+        super().set_masks(masks)
         for hook in self._hooks:
             hook.remove()
         self._masks = {
@@ -102,9 +100,9 @@ class Patch(Adapter):
 
     def turn(self, name: str, by: Tensor) -> None:
         start = self.start[name].to(self.chosen[name])
-        self.chosen[name].data = start + self.change(name).detach() @ by.to(start)
+        self.chosen[name].data = start + self.delta(name).detach() @ by.to(start)
 
-    def change(self, name: str) -> Tensor:
+    def delta(self, name: str) -> Tensor:
         return self.chosen[name] - self.start[name].to(self.chosen[name])
 
     @torch.no_grad()
@@ -129,10 +127,10 @@ class Patch(Adapter):
         """Whether the values in place are the optimizer's, and no difference is known yet."""
         return not self.deltas
 
-    def places(self) -> dict[str, nn.Parameter]:
+    def overwrites(self) -> dict[str, nn.Parameter]:
         return self.chosen
 
-    def delta(self, name: str) -> Tensor | None:
+    def exact(self, name: str) -> Tensor | None:
         return self.scale * self.deltas[name] if name in self.deltas and self.scale != 0 else None
 
     # switching
@@ -155,12 +153,6 @@ class Patch(Adapter):
     def scale(self, value: float) -> None:
         self._scale = check_scale(value)
         self.ledger.refresh(self)
-
-    def merge(self) -> None:
-        """Nothing to do: the change is in the weights, and what it overwrote is kept."""
-
-    def unmerge(self) -> None:
-        """Nothing to do."""
 
     def detach(self) -> None:
         for hook in self._hooks:
@@ -202,7 +194,7 @@ class Patch(Adapter):
         return {"weights": {key: list(weight.shape) for key, weight in self.chosen.items()}}
 
     @classmethod
-    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Unpacked:
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Decoded:
         """Every weight's difference and its mask, on the CPU."""
         found = {}
         for key, shape in settings["weights"].items():
@@ -220,9 +212,9 @@ class Patch(Adapter):
         check_shapes(model, settings["weights"])
 
     @classmethod
-    def factors(cls, settings: dict[str, Any], unpacked: Unpacked, scale: float) -> dict[str, Factors]:
+    def factors_of(cls, settings: dict[str, Any], decoded: Decoded, scale: float) -> dict[str, Factors]:
         found = {}
-        for key, (delta, _) in unpacked.items():
+        for key, (delta, _) in decoded.items():
             layer, _, kind = key.rpartition(".")
             if not delta.any() or scale == 0:
                 continue
@@ -235,13 +227,13 @@ class Patch(Adapter):
         return found
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: Unpacked, name: str) -> Patch:
-        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in unpacked], name)
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> Patch:
+        adapter = cls.attach(model, [f"^{re.escape(key)}$" for key in decoded], name)
         device = model.device
         for weight in adapter.chosen.values():
             weight.requires_grad_(False)
-        adapter._masks = {key: mask.to(device) for key, (_, mask) in unpacked.items() if not mask.all()}
-        adapter.deltas = {key: delta.to(device) for key, (delta, _) in unpacked.items()}
+        adapter._masks = {key: mask.to(device) for key, (_, mask) in decoded.items() if not mask.all()}
+        adapter.deltas = {key: delta.to(device) for key, (delta, _) in decoded.items()}
         adapter.ledger.refresh(adapter)
         return adapter
 

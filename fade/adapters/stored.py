@@ -7,38 +7,33 @@ together are told apart. What is measured later goes into the card alone; the fi
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fade.adapters import Adapter, check_scale
 from fade.adapters.card import card_text
-from fade.adapters.export import NOTHING, export_factors
+from fade.adapters.factors import Factors
+from fade.adapters.lora import Lora
+from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
+from fade.adapters.text import TextEdit
 from fade.errors import BadInput
 from fade.files import Harmed, atomic, atomic_folder, read_json, write_json, write_text
 from fade.models import Diffusion
 from fade.tensors import not_finite, read_tensors, tensors_hash, write_tensors
 from fade.untouched import untouched
 
-if TYPE_CHECKING:
-    from fade.adapters import Adapter
-
 FORMAT = 2  # 1: no card in the file's metadata, no hashes of the base in other types
-KINDS = {
-    "lora": "fade.adapters.lora.Lora",
-    "patch": "fade.adapters.patch.Patch",
-    "matrix": "fade.adapters.matrix.Matrix",
-    "text": "fade.adapters.text.TextEdit",
-}  # as adapter.json names them
+KINDS: dict[str, type[Adapter]] = {kind.kind: kind for kind in (Lora, Patch, Matrix, TextEdit)}  # by the card's name
 LATER = ("results", "picture")  # what the card learns after the file is written
 PASSING = ("cost", "machine", "overrides")  # differs between equal runs, whose files are equal; in the card alone
 DTYPES = ("float32", "float16", "bfloat16")
-LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
 FILES = ("adapter.safetensors", "adapter.json", "README.md", "before_after.png")
 
 
@@ -49,6 +44,15 @@ class Stored:
     about: dict[str, Any]
     tensors: dict[str, Tensor]
     folder: str = "the adapter"
+
+    @classmethod
+    def of(cls, adapter: Adapter, card: dict[str, Any]) -> Stored:
+        """An attached adapter as a folder will hold it; `card`: what only the caller knows (concept, method, seeds,
+        ...).
+        """
+        about = {"format": FORMAT, "kind": adapter.kind, **adapter.settings(), "sha256": adapter.sha256()}
+        tensors = {name: value.detach().clone() for name, value in adapter.compact().items()}
+        return cls({**about, **card, **identity(adapter.model)}, tensors)
 
     @classmethod
     def read(cls, folder: Path | str) -> Stored:
@@ -101,33 +105,33 @@ class Stored:
                 "attaches it anyway"
             )
 
-    def unpacked(self) -> tuple[type[Adapter], Any]:
+    def decode(self) -> tuple[type[Adapter], Any]:
         """The adapter's class, and the tensors as it reads them. Raises BadInput where they do not fit the card."""
-        module, kind = KINDS[self.about["kind"]].rsplit(".", 1)
-        cls = getattr(importlib.import_module(module), kind)
+        kind = KINDS[self.about["kind"]]
         try:
-            return cls, cls.unpacked(self.about, self.tensors)
+            return kind, kind.decode(self.about, self.tensors)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise BadInput(
                 f"{self.folder}: its tensors do not fit its own card ({type(error).__name__}: {error})"
             ) from error
 
-    def export(self, folder: Path, to: str, scale: float = 1.0, rank: int | None = None, limit: float = 0.05) -> float:
-        """Write a LoRA for stock tools, no pipeline being at hand: fade/adapters/export.py."""
-        if check_scale(scale) == 0:
-            raise BadInput(NOTHING)
-        cls, unpacked = self.unpacked()
-        return export_factors(folder, to, cls.factors(self.about, unpacked, scale), rank, limit)
+    def factors(self, scale: float = 1.0) -> dict[str, Factors]:
+        """The change as a LoRA's factors, layer by layer, no pipeline being at hand; none at scale 0.
+
+        Raises BadInput where a LoRA cannot carry it, or the file alone does not say it.
+        """
+        kind, decoded = self.decode()
+        return kind.factors_of(self.about, decoded, scale) if check_scale(scale) else {}
 
     @torch.no_grad()
     def attach(self, model: Diffusion, name: str = "fade", force: bool = False) -> Adapter:
         """Put the change on a pipeline. Raises BadInput, before anything is attached, where it does not fit."""
-        cls, unpacked = self.unpacked()
-        cls.check(model, self.about)
+        kind, decoded = self.decode()
+        kind.check(model, self.about)
         if not force:
             self.check_base(model)
         with untouched(model, only_on_error=True):
-            return cls.restored(model, self.about, unpacked, name)
+            return kind.restored(model, self.about, decoded, name)
 
 
 def identity(model: Diffusion) -> dict[str, Any]:
@@ -168,19 +172,6 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"{path} is a pickle, which can run code and is never loaded; only safetensors files are"
             ) from error
         raise
-
-
-def check_scale(scale: Any) -> float:
-    """The scale as a number. Raises BadInput for what is none, and for what no change is meant to be multiplied by."""
-    try:
-        value = float("nan") if isinstance(scale, (str, bool)) else float(scale)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not abs(value) <= LARGEST_SCALE:
-        raise BadInput(
-            f"scale is {scale!r}; it must be a number of at most {LARGEST_SCALE:g} in size; 1 is as trained, 0 off"
-        )
-    return value
 
 
 def is_adapter(folder: Path) -> bool:

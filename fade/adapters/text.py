@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fade.adapters import Adapter, Masks
-from fade.adapters.export import PROMPT, Factors
+from fade.adapters import Adapter
 from fade.errors import BadInput
 from fade.models import Diffusion
 
@@ -22,6 +21,7 @@ class TextEdit(Adapter):
     """
 
     kind = "text"
+    mergeable = False
 
     def __init__(self, model: Diffusion, name: str, strength: float) -> None:
         super().__init__(model, name)
@@ -48,73 +48,23 @@ class TextEdit(Adapter):
                 edited[row, chosen] = suppressed(embeddings[row, chosen], self.strength * self.scale)
         return edited
 
-    def parameters(self) -> list[nn.Parameter]:
-        return []
-
-    def names(self) -> list[str]:
-        return []
-
-    def weights(self) -> dict[str, Tensor]:
-        return {}
-
-    def masks(self) -> Masks:
-        return {}
-
-    def set_masks(self, masks: Masks) -> None:
-        if masks:
-            raise BadInput("an edit of the text embedding has no weights to mask; use sparsity=dense")
-
-    def change(self, name: str) -> Tensor:
-        raise KeyError(name)
-
     def _mute(self, muted: bool) -> None:
         self.muted = muted
-
-    mergeable = False
-
-    def merge(self) -> None:
-        raise BadInput("an edit of the text embedding cannot be merged into weights; it applies while it is attached")
-
-    def unmerge(self) -> None:
-        """Nothing to do."""
 
     def detach(self) -> None:
         self.model.edits.remove(self.edit)
         self.model.unlisten(self)
 
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing to do: the method sets the concept again."""
-
-    def compact(self) -> dict[str, Tensor]:
-        return {}
-
     def settings(self) -> dict[str, Any]:
         return {"strength": self.strength, "concept": self.concept}
 
-    def places(self) -> dict[str, nn.Parameter]:
-        return {}
-
-    def delta(self, name: str) -> Tensor | None:
-        return None
-
     @classmethod
-    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[float, str]:
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[float, str]:
         return float(settings["strength"]), str(settings["concept"])
 
     @classmethod
-    def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
-        """Every pipeline has a text embedding."""
-
-    @classmethod
-    def factors(cls, settings: dict[str, Any], unpacked: Any, scale: float) -> dict[str, Factors]:
-        raise BadInput(PROMPT)
-
-    @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], unpacked: tuple[float, str], name: str) -> TextEdit:
-        strength, concept = unpacked
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: tuple[float, str], name: str) -> TextEdit:
+        strength, concept = decoded
         adapter = cls.attach(model, strength, name)
         adapter.concept = concept
         return adapter

@@ -158,4 +158,4 @@ class Lacu(Method):
 
 def moved(adapter: Adapter) -> Tensor:
     """‖θ − θ_before‖² over the weights that the adapter changes."""
-    return torch.stack([adapter.change(name).square().sum() for name in adapter.weights()]).sum()
+    return torch.stack([adapter.delta(name).square().sum() for name in adapter.weights()]).sum()

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from fade.adapters import Adapter
-from fade.adapters.lora import Gate, Lora
+from fade.adapters.gate import Gate
+from fade.adapters.lora import Lora
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Method

@@ -23,10 +23,10 @@ class Writer(Protocol):
     def training(self) -> bool:
         """Whether its values are still being trained in place; nobody else may write there then."""
 
-    def places(self) -> dict[str, nn.Parameter]:
+    def overwrites(self) -> dict[str, nn.Parameter]:
         """The weights it writes to, by the U-Net's own names."""
 
-    def delta(self, name: str) -> Tensor | None:
+    def exact(self, name: str) -> Tensor | None:
         """s·ΔW of one weight, None where it is nothing."""
 
 
@@ -39,7 +39,7 @@ class Ledger:
 
     def add(self, writer: Writer) -> None:
         self._refuse_training(writer)
-        for name, weight in writer.places().items():
+        for name, weight in writer.overwrites().items():
             if name not in self.original:
                 self.original[name] = weight.detach().clone()
         self.writers.append(writer)
@@ -51,23 +51,23 @@ class Ledger:
         self._refuse_training(writer)
         self.writers.remove(writer)
         self.refresh(writer)
-        needed = {name for other in self.writers for name in other.places()}
+        needed = {name for other in self.writers for name in other.overwrites()}
         self.original = {name: value for name, value in self.original.items() if name in needed}
 
     def refresh(self, writer: Writer) -> None:
         """Put the sum in place again wherever `writer` writes."""
-        for name, weight in writer.places().items():
+        for name, weight in writer.overwrites().items():
             weight.data = self.value(name, weight)
 
     @torch.no_grad()
     def value(self, name: str, like: Tensor, without: Writer | None = None) -> Tensor:
         """W_0 + Σ s_i ΔW_i as a fresh tensor of the type and on the device of `like`, one writer left out if asked."""
-        parts = [part for w in self.writers if w is not without and (part := w.delta(name)) is not None]
+        parts = [part for w in self.writers if w is not without and (part := w.exact(name)) is not None]
         return added(self.original[name].to(like.device), parts).to(like.dtype, copy=True)
 
     def _refuse_training(self, writer: Writer) -> None:
         for other in self.writers:
-            if other is not writer and other.training and other.places().keys() & writer.places().keys():
+            if other is not writer and other.training and other.overwrites().keys() & writer.overwrites().keys():
                 raise BadInput(f"{other.name!r} is in training on the same weights; finish or detach it first")
 
 

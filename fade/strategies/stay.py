@@ -45,5 +45,5 @@ class Staying(Around):
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         self.free = self.free or sum(int(mask.sum()) for mask in adapter.masks().values())
         # d|x|/dx is 0 at 0, where every weight begins
-        moved = torch.stack([adapter.change(name).abs().pow(self.power).sum() for name in adapter.weights()])
+        moved = torch.stack([adapter.delta(name).abs().pow(self.power).sum() for name in adapter.weights()])
         return {**super().losses(model, adapter, batch), "anchor": moved.sum() / self.free}

@@ -223,7 +223,7 @@ class Unlearner(L.LightningModule):
             raise BadInput(f"none of the {steps} steps was trained; check what the trainer was given beside max_steps")
         broken, weights, moved = not_finite(self.adapter.state()), self.adapter.weights(), False
         for name in weights:  # finite factors may have a product that is not
-            change = self.adapter.change(name)
+            change = self.adapter.delta(name)
             broken, moved = broken or not_finite({name: change}), moved or bool(change.any())
         if broken:
             advice = self._lower_the_rate() if self.method.terms else "the method's own settings are out of range"
