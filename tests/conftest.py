@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import ROOT, Command
 from diffusers import AutoencoderKL, DDIMScheduler
+from finished import finished
 
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
@@ -68,6 +69,12 @@ def adapter(model: Diffusion) -> Adapter:
     return Lora.attach(model, rank=2, alpha=2)
 
 
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents are encoded once for all tests: every `model` is the same, and a file's name says whose it is."""
+    return tmp_path_factory.mktemp("encoded")
+
+
 @pytest.fixture
 def pairs(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> Pairs:
     request = Request.of(dataset, "neon", "photo")
@@ -76,18 +83,12 @@ def pairs(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> Pairs:
     return pairs
 
 
-def shake(adapter: Adapter) -> None:
-    """Give every factor random values, so that the adapter does something."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-
-
-def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    z = torch.randn(n, 4, 8, 8, generator=generator)
-    return z, torch.tensor([10, 900][:n]), model.embed(["A cat image in neon style."] * n)
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for k, target in enumerate(("neon", "glass", "cat", "dog")):
+        for kind, p in (("neuron", 0.1), ("neuron", 0.5), ("random", 0.1)):
+            finished(tmp_path / "runs" / f"{target}-{kind}-{p}", target, kind, p, seed=k)
+    return tmp_path / "runs"
 
 
 @pytest.fixture

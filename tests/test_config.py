@@ -6,36 +6,17 @@ import ast
 from pathlib import Path
 
 import pytest
+from command import ROOT
+from configs import OPTIONS, composed, overrides_of
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import run
 from fade.data.dataset import Dataset
 from fade.data.unlearncanvas import OBJECTS, STYLES
 from fade.methods import Method
 from fade.pretrain import Pretraining
-
-ROOT = Path(__file__).parents[1]
-GROUPS = [path.name for path in (ROOT / "conf").iterdir() if path.is_dir()]
-OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", [*overrides], return_hydra_config=False)
-
-
-def overrides_of(group: str, option: str) -> list[str]:
-    """A dataset of files needs a root before it resolves."""
-    given = [f"{group}={option}"]
-    if group == "experiment" or (group == "dataset" and option != "minicanvas"):
-        given.append("dataset.root=nowhere")
-    if "unlearncanvas" in option and group in ("dataset", "experiment"):
-        given.append("classifiers=nowhere")
-    if "unlearncanvas" in option and group != "protocol":
-        given.append("model.path=nowhere")
-    return given
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -9,12 +9,13 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
+from command import ROOT
+from configs import GROUPS, OPTIONS
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from test_config import GROUPS, OPTIONS, ROOT
 
 from benchmarks.runs.options import check_options
 from benchmarks.runs.usage import check

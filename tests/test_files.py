@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harmed import flipped
 from safetensors.torch import save_file
 
 from fade.files import Harmed, atomic, leftovers, read_json, unharmed, without_folders, write_json
@@ -21,12 +22,6 @@ TENSORS = {
     "d": torch.ones(3).bfloat16(),
 }
 ABOUT = {"seconds": "1.5", "card": "{}", "format": "pt", "what": "ü"}
-
-
-def flipped(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(bytes(data))
 
 
 def test_tensors_come_back_with_their_metadata_and_equal_content_makes_equal_bytes(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import ROOT
+from configs import composed
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_config import ROOT, composed
 
 from benchmarks.record.results import Run
 
@@ -24,7 +25,6 @@ PATCH = {"/adapter": "patch", "/sparsity": "dense"}
 NO_CLIPPING = {"trainer.gradient_clip_val": None}
 KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
 DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
-
 # file -> (every value that it sets, where the values come from)
 TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # methods

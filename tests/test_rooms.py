@@ -12,8 +12,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from command import ROOT
 
-ROOT = Path(__file__).parents[1]
+ROOT = ROOT
 BENCHMARKS = ROOT / "benchmarks"
 ROOMS = ("measure", "record", "report", "runs", "studies")
 LIGHT = ("results", "sequences", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost

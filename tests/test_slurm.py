@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from command import ROOT
 from slurm_cluster import Cluster, missing
 
 import fade
@@ -24,7 +25,6 @@ from benchmarks.record.sweep import ledger
 from fade.models import Diffusion
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
-ROOT = Path(__file__).parents[1]
 SMALL = [
     "protocol.seeds=[188]",
     "pairs.forget=16",

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from adapting import made, state
 from diffusers import StableDiffusionPipeline
-from test_api import SHORT, image
-from test_exact import made, state
+from snippet import SHORT, image
 
 import fade
 from fade.adapters.export import export_factors

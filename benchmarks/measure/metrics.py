@@ -73,8 +73,8 @@ def interval(right: np.ndarray, cells: np.ndarray, noises: np.ndarray) -> tuple[
     squared quantile widened for either (variances of both ways add: Cameron, Gelbach & Miller 2011; each with Student's
     quantile of its own: Cochran & Cox 1950). The pigeonhole bootstrap over both ways (Owen 2007) is as wide for
     independent images, and covers 82 % where five seeds share 0.3; LEAST and FEW are set so that this covers 93 %
-    (tests/test_metrics.py). One seed is taken for two. Never narrower than Wilson's; some failures never have a higher
-    lower end than none.
+    (tests/measure/test_metrics.py). One seed is taken for two. Never narrower than Wilson's; some failures never have a
+    higher lower end than none.
     """
     means = np.stack([right[..., cells == cell].mean(-1) for cell in np.unique(cells)], -1)
     value = means.mean(-1)

@@ -1,0 +1,76 @@
+"""Folders of finished runs, written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure.metrics import landed, scores
+from benchmarks.measure.predictions import write_rows
+from fade.files import write_json
+
+STYLES, OBJECTS = ["glass", "neon", "photo"], ["cat", "dog", "fish"]
+
+
+def finished(
+    folder: Path, target: str, kind: str = "neuron", p: float = 0.1, seed: int = 0, wrong: float = 0.1
+) -> dict[str, Any]:
+    """A run's folder with everything that the report reads; a judge errs on `wrong` of the images."""
+    generator = np.random.default_rng(seed)
+    domain = "style" if target in STYLES else "object"
+    rows = []
+    for style in STYLES:
+        for name in OBJECTS:
+            for number in range(5):
+                row = {
+                    "file": f"{style}_{name}_seed{number}.png",
+                    "prompt": "",
+                    "seed": str(number),
+                    "style": style,
+                    "object": name,
+                }
+                for d, labels in (("style", STYLES), ("object", OBJECTS)):
+                    off = generator.random() < 0.1 or (d == domain and row[d] == target and generator.random() < 0.9)
+                    row[f"{d}_predicted"] = labels[(labels.index(row[d]) + 1) % 3] if off else row[d]
+                rows.append(row)
+    few = {"value": None, "why": "40 images for 192 features: the Fréchet distance needs more images", "n": 40}
+    measured = {
+        **scores(rows, target, domain, ["style", "object"]),
+        "kid_judge": {"value": 0.00123, "std": 0.0, "n": 40},
+    }
+    measured["fid_judge"] = few if seed == 2 else {"value": 2.0 + seed, "n": 40}
+    results = {
+        "format": 1,
+        "dataset": "minicanvas",
+        "target": target,
+        "domain": domain,
+        "surrogate": "photo",
+        "method": "fade",
+        "protocol": "default",
+        "metrics": measured,
+        "base": measured,
+        "landed": landed(rows, target, domain),
+        "gates": {"judge_accuracy": {"style": 1.0, "object": 0.99}, "images": 45, "reading": "retained"},
+        "cost": {
+            "locate_s": 1.0,
+            "distil_s": 20.0,
+            "generate_s": 9.0,
+            "judge_s": 1.0,
+            "adapter_bytes": 148_000,
+            "steps": 100,
+        },
+        "sparsity": {"kind": kind, "p": p, "density": p},
+        "versions": {"torch": "2"},
+        "git_commit": "abc",
+        "machine": "a processor, 2 cores",
+        "base_sha256": "d" * 64,
+        "overrides": [f"target={target}", f"sparsity={kind}"],
+    }
+    write_rows(folder / "predictions.csv", rows)
+    write_json(folder / "results.json", results)
+    write_json(folder / "run.json", {"identity": "x", "overrides": results["overrides"]})
+    Image.fromarray(generator.integers(0, 255, (120, 300, 3), dtype=np.uint8)).save(folder / "comparison.png")
+    return results

@@ -1,0 +1,196 @@
+"""Each method's loss, written again: with its own noise, its own sampler, its own teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from loops import STEPS
+from torch import Tensor, nn
+
+from fade.data.pairs import Batch
+from fade.models import Diffusion
+
+Losses = dict[str, Tensor]
+
+
+# each method's loss, written again: with its own noise, its own sampler, its own teacher
+
+
+class Formula:
+    """The losses of one batch as functions of the live weights; what stands behind a stop-gradient is computed once."""
+
+    def __init__(self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None) -> None:
+        self.unet, self.base, self.batch, self.method = model.unet, base, batch, method
+        self.empty = model.embed([""])
+        self.alphas, self.v = (
+            model.pipe.scheduler.alphas_cumprod,
+            model.pipe.scheduler.config.prediction_type == "v_prediction",
+        )
+
+    def noised(self, side: str) -> tuple[Tensor, Tensor]:
+        example: Any = self.batch[side]  # type: ignore[literal-required]
+        alpha = self.alphas[example["t"]].to(example["latents"])[:, None, None, None]
+        return alpha.sqrt() * example["latents"] + (1 - alpha).sqrt() * example["noise"], example["t"]
+
+    def denoising(self, side: str, caption: str = "prompt") -> Tensor:
+        z, t = self.noised(side)
+        example: Any = self.batch[side]  # type: ignore[literal-required]
+        alpha = self.alphas[t].to(z)[:, None, None, None]
+        velocity = alpha.sqrt() * example["noise"] - (1 - alpha).sqrt() * example["latents"]
+        return ((self.unet(z, t, example[caption]).sample - (velocity if self.v else example["noise"])) ** 2).mean()
+
+    def sampled(self, unet: nn.Module, c: Tensor, guidance: float = 3.0, least: int = 0) -> tuple[Tensor, int]:
+        """DDIM (η = 0) from pure noise to a random step of STEPS, drawn as the methods draw."""
+        torch.manual_seed(7)
+        stop = int(torch.randint(least, STEPS, (1,)))
+        z = torch.randn(len(c), 4, 8, 8, dtype=c.dtype)
+        times = self.times(STEPS)
+        return self.ddim(unet, z, c, times, stop, guidance), times[stop]
+
+    def times(self, steps: int) -> list[int]:
+        """The v-model's are spaced from the end of training, as shipped; the other's from its beginning, one later."""
+        return [
+            (steps - k) * 1000 // steps - 1 if self.v else 1 + (steps - 1 - k) * 1000 // steps for k in range(steps)
+        ]
+
+    @torch.no_grad()
+    def ddim(self, unet: nn.Module, z: Tensor, c: Tensor, times: list[int], stop: int, guidance: float) -> Tensor:
+        for t in times[:stop]:
+            found = unet(z, t, c).sample
+            if guidance != 1:
+                empty = unet(z, t, self.empty.expand_as(c)).sample
+                found = empty + guidance * (found - empty)
+            before = t - 1000 // len(times)
+            now, then = self.alphas[t].to(z), self.alphas[before].to(z) if before >= 0 else torch.ones(()).to(z)
+            x_0, ε = (z - (1 - now).sqrt() * found) / now.sqrt(), found
+            if self.v:
+                x_0, ε = now.sqrt() * z - (1 - now).sqrt() * found, now.sqrt() * found + (1 - now).sqrt() * z
+            z = then.sqrt() * x_0 + (1 - then).sqrt() * ε
+        return z
+
+    def distance(self, z: Tensor, t: Any, c: Tensor, wanted: Tensor) -> Tensor:
+        return ((self.unet(z, t, c).sample - wanted.detach()) ** 2).mean()
+
+    def fade(self) -> Callable[[], Losses]:
+        (z, t), (z_r, t_r) = self.noised("forget"), self.noised("retain")
+        forget, retain = self.batch["forget"], self.batch["retain"]
+        wanted, kept = self.base(z, t, forget["surrogate"]).sample, self.base(z_r, t_r, retain["prompt"]).sample
+        return lambda: {
+            "forget": self.distance(z, t, forget["prompt"], wanted),
+            "retain": self.distance(z_r, t_r, retain["prompt"], kept),
+        }
+
+    def ca(self, teacher: nn.Module, prior: bool = True) -> Callable[[], Losses]:
+        z, t = self.noised("anchor")
+        anchor = self.batch["anchor"]
+        wanted = teacher(z, t, anchor["surrogate"]).sample
+        return lambda: {
+            "forget": self.distance(z, t, anchor["prompt"], wanted),
+            **({"prior": self.denoising("anchor", "surrogate")} if prior else {}),
+        }
+
+    def pseudo(self) -> Callable[[], Losses]:
+        """SalUn's, EraseDiff's, UnlearnCanvas's ScissorHands': the live model under the surrogate caption, detached,
+        and plain denoising."""
+        z, t = self.noised("forget")
+        forget = self.batch["forget"]
+        wanted = self.unet(z, t, forget["surrogate"]).sample
+        return lambda: {"forget": self.distance(z, t, forget["prompt"], wanted), "retain": self.denoising("retain")}
+
+    def esd(self, sampler: nn.Module, centred_on_empty: bool, η: float) -> Callable[[], Losses]:
+        c = self.batch["forget"]["prompt"]
+        z, t = self.sampled(sampler, c)
+        given, empty = self.base(z, t, c).sample, self.base(z, t, self.empty.expand_as(c)).sample
+        wanted = (empty if centred_on_empty else given) - η * (given - empty)
+        return lambda: {"forget": self.distance(z, t, c, wanted)}
+
+    def spm(self, released: bool = False) -> Callable[[], Losses]:
+        """As released, two of four anchors are the empty prompt."""
+        c = self.batch["forget"]["prompt"]
+        z, t = self.sampled(self.unet, c, least=int(released))
+        blank = [self.empty] * 2 if released else []
+        others = torch.cat(blank + [self.anchor(c[:1]) for _ in range(4 - len(blank))])
+        given, empty = self.base(z, t, c).sample, self.base(z, t, self.empty.expand_as(c)).sample
+        same = z[:1].expand(4, -1, -1, -1)
+        kept = self.base(same, t, others).sample
+        return lambda: {
+            "forget": self.distance(z, t, c, empty - 1.0 * (given - empty)),
+            "retain": self.distance(same, t, others, kept),
+        }
+
+    def anchor(self, c: Tensor) -> Tensor:
+        """A Gaussian embedding of 0.8 to 1.2 times the norm of c (1, L, D), drawn as the method draws."""
+        while True:
+            noise = torch.randn_like(c)
+            drawn = noise * (c.square().sum() / noise.square().sum()).sqrt() * (0.8 + 0.4 * torch.rand(1))
+            cosine = (drawn * c).sum() / (drawn.square().sum() * c.square().sum()).sqrt()
+            if torch.rand(1) < 1 - cosine:
+                return drawn
+
+    def lacu(self) -> Callable[[], Losses]:
+        """On the pools that `prepare` made, drawn as the method draws; θ_before is the untouched model's."""
+        torch.manual_seed(7)
+        drawn = [torch.randint(0, self.method.pool, (len(self.batch["forget"]["t"]),)) for _ in range(2)]
+        pools = {"forget": self.method.forget, "retain": self.method.retain}
+        terms = {}
+        for (side, pool), rows in zip(pools.items(), drawn, strict=True):
+            example: Any = self.batch[side]  # type: ignore[literal-required]
+            alpha = self.alphas[example["t"]].to(pool[0])[:, None, None, None]
+            z = alpha.sqrt() * pool[0][rows] + (1 - alpha).sqrt() * example["noise"]
+            wanted = self.base(z, example["t"], pool[-1][rows]).sample
+            terms[side] = (z, example["t"], pool[1][rows], wanted)
+        before = dict(self.base.named_parameters())
+
+        def loss() -> Losses:
+            live = {n: p for n, p in self.unet.named_parameters() if ".attn1." in n or ".attn2." in n}
+            moved = sum(((p - before[n]) ** 2).sum() for n, p in live.items() if n.endswith("weight"))
+            return {**{side: self.distance(*term) for side, term in terms.items()}, "stay": moved}
+
+        return loss
+
+    def shs(self) -> Callable[[], Losses]:
+        """The authors': loss_r − λ loss_u, both the plain loss of training."""
+        return lambda: {"forget": -self.denoising("forget"), "retain": self.denoising("retain")}
+
+    def fmn(self, end: bool) -> Callable[[], Losses]:
+        z, t = self.noised("forget")
+        forget = self.batch["forget"]
+        tokens = forget["concept"].clone()
+        for row, place in enumerate(forget["end"].tolist() if end else []):
+            tokens[row, place:] = True
+
+        def loss() -> Losses:
+            with seen_by_cross_attention(self.unet) as seen:
+                self.unet(z, t, forget["prompt"])
+            total = torch.zeros((), dtype=z.dtype)
+            for layer, hidden, context in seen:
+                q, k = (
+                    x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+                    for x in (layer.to_q(hidden), layer.to_k(context))
+                )
+                a = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)  # (B, heads, h·w, L)
+                for row, places in enumerate(tokens):
+                    total = total + (a[row, :, :, places] ** 2).sum()
+            return {"forget": (total / len(tokens)).sqrt()}
+
+        return loss
+
+
+@contextmanager
+def seen_by_cross_attention(unet: nn.Module) -> Iterator[list[tuple[Any, Tensor, Tensor]]]:
+    """Each attn2 layer with its hidden states and its context."""
+    seen: list[tuple[Any, Tensor, Tensor]] = []
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        seen.append((layer, args[0], given["encoder_hidden_states"]))
+
+    handles = [
+        m.register_forward_pre_hook(hook, with_kwargs=True) for n, m in unet.named_modules() if n.endswith("attn2")
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()

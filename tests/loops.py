@@ -1,0 +1,115 @@
+"""Short trainings that say nothing, and ones that are killed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from configs import composed
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from fade.adapters import Adapter
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs, Request
+from fade.methods.fade import Fade
+from fade.models import Diffusion
+from fade.sparsity import Neuron
+from fade.timesteps import Uniform
+from fade.training.unlearner import Unlearner, fit
+
+
+def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
+    given = {
+        "weights": {"forget": 1.0, "retain": 1.0},
+        "cosine": True,
+        "locate_batch": 8,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-2),
+    } | settings
+    return Unlearner(
+        model,
+        adapter,
+        pairs,
+        Fade(),
+        Neuron(0.2),
+        timesteps=Uniform(),
+        saliency_file=folder / "saliency.safetensors",
+        **given,
+    )
+
+
+def quiet(steps: int, accumulate: int) -> partial:
+    return partial(
+        L.Trainer,
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        gradient_clip_val=1.0,
+        accumulate_grad_batches=accumulate,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def dying(at: int) -> Any:
+    """`training_step`, but the process is killed at its call number `at`."""
+    original, calls = Unlearner.training_step, []
+
+    def step(self: Unlearner, batch: Any, index: int) -> torch.Tensor:
+        calls.append(index)
+        if len(calls) == at:
+            raise Killed
+        return original(self, batch, index)
+
+    return step
+
+
+STEPS = 4  # of the sampler that ESD and SPM train on
+
+
+def unlearner_of(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, file: Path) -> Unlearner:
+    return Unlearner(
+        model,
+        adapter,
+        pairs,
+        instantiate(config.method),
+        instantiate(config.sparsity),
+        dict(config.weights),
+        instantiate(config.optimizer.build),
+        instantiate(config.timesteps),
+        file,
+        **config.optimizer.schedule,
+        seed=config.seed,
+    )
+
+
+def trained(
+    config: DictConfig, model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, every: int = 3
+) -> Unlearner:
+    unlearner = unlearner_of(config, model, adapter, pairs, folder / "saliency.safetensors")
+    fit(unlearner, quiet(config.trainer.max_steps, 1), folder, every, [])
+    return unlearner
+
+
+def config_of(name: str, steps: int, *overrides: str) -> DictConfig:
+    """A method as run.py composes it, with a large rate and few steps; those without a loss have none."""
+    config = composed(f"method={name}", *overrides)
+    config.optimizer.build.lr = 1e-2
+    config.trainer.max_steps = steps if instantiate(config.method).terms else 0
+    if "sampling_steps" in config.method:
+        config.method.sampling_steps = STEPS
+    if "points" in config.timesteps:
+        config.timesteps.points = 4
+    return config
+
+
+def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
+    return [Request.of(dataset, name, None) for name in names]

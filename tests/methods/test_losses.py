@@ -1,0 +1,139 @@
+"""Every method's loss against its paper: formula, gradient, passes, on a model of ε and on one of v."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from adapting import shake
+from command import ROOT
+from configs import METHODS, composed
+from diffusers import DDIMScheduler
+from formulas import Formula, Losses
+from hydra.utils import instantiate
+from loops import STEPS
+from torch import nn
+
+from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.data.pairs import Batch, Pairs
+from fade.models import Diffusion
+from fade.timesteps import Uniform, with_timesteps
+
+SAMPLED = f"method.sampling_steps={STEPS}"
+# overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the
+# sampler's
+CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
+    ("fade",): (Formula.fade, 1, 2),
+    ("spare",): (Formula.fade, 1, 2),
+    ("ca",): (lambda f: f.ca(f.base), 1, 3),
+    ("ca", "method.prior=false"): (lambda f: f.ca(f.base, False), 1, 2),
+    ("ca", "method.variant=as_released"): (lambda f: f.ca(f.unet), 0, 3),
+    ("salun",): (Formula.pseudo, 0, 3),
+    ("ediff",): (Formula.pseudo, 0, 3),
+    ("esd", SAMPLED): (lambda f: f.esd(f.unet, True, 1.0), 2, 3),
+    ("esd", SAMPLED, "method.variant=as_released"): (lambda f: f.esd(f.base, False, 2.0), None, 3),
+    ("spm", SAMPLED): (Formula.spm, 3, 5),
+    ("spm", SAMPLED, "method.variant=as_released"): (lambda f: f.spm(True), 3, 5),
+    ("lacu", "method.pool=8", "method.sampling_steps=2", "method.mapping_samples=2", "method.related_samples=2"): (
+        Formula.lacu,
+        1,
+        2,
+    ),
+    ("shs",): (Formula.pseudo, 0, 3),
+    ("shs", "method.variant=as_released"): (Formula.shs, 0, 2),
+    ("fmn",): (lambda f: f.fmn(True), 0, 1),
+    ("fmn", "method.end=false"): (lambda f: f.fmn(False), 0, 1),
+}
+TRAINED = {key[0] for key in CASES}
+
+
+def test_every_trained_method_has_a_formula() -> None:
+    untrained = {name for name in METHODS if not instantiate(composed(f"method={name}").method).terms}
+    assert set(METHODS) - untrained == TRAINED and untrained == {"uce", "seot"}
+
+
+def exact(batch: Batch) -> Batch:
+    return {
+        side: {key: value.double() if value.is_floating_point() else value for key, value in example.items()}  # type: ignore
+        for side, example in batch.items()
+    }  # type: ignore[attr-defined]
+
+
+def shipped_schedule() -> DDIMScheduler:
+    """v-prediction, zero terminal SNR."""
+    return DDIMScheduler.from_pretrained(ROOT / "fade" / "shipped" / "minicanvas" / "pipeline", subfolder="scheduler")
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[str, ...], kind: str) -> None:
+    """The loss is its formula; its gradient is the formula's finite difference, with what is detached held fixed; and a
+    step takes the passes that methods.md gives. On a model of ε, and on one of v with the schedule of the shipped
+    weights."""
+    formula_of, teacher, passes = CASES[case]
+    model.double()
+    if kind == "v_prediction":
+        model.pipe.scheduler = shipped_schedule()
+        assert model.pipe.scheduler.alphas_cumprod[-1] < 1e-6
+    assert model.pipe.scheduler.config.prediction_type == kind
+    base = copy.deepcopy(model.unet).requires_grad_(False)
+    config = composed(f"method={case[0]}", *case[1:])
+    method, adapter = instantiate(config.method), instantiate(config.adapter, _convert_="all")(model)
+    adapter_moved(adapter)
+    method.prepare(model, adapter, pairs)
+    adapter.teacher_passes = 0  # LACU's pools and distances are the teacher's too
+    torch.manual_seed(2)
+    batch = exact(with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
+    formula = formula_of(Formula(model, base, batch, method))
+    counted = []
+    handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))
+    torch.manual_seed(7)
+    losses = method.losses(model, adapter, batch)
+    handle.remove()
+    wanted = formula()
+    assert losses.keys() == wanted.keys() == set(method.terms)
+    for name in losses:
+        assert abs(wanted[name]) > 1e-6
+        torch.testing.assert_close(losses[name], wanted[name], rtol=1e-6, atol=1e-12)
+    torch.manual_seed(7)
+    least = int(case[0] == "spm" and len(case) == 3)
+    stop = int(torch.randint(least, STEPS, (1,))) if SAMPLED in case else 0
+    assert SAMPLED not in case or stop >= 1  # the sampler is at work in this test
+    assert adapter.teacher_passes == (2 + stop if teacher is None else teacher)
+    assert len(counted) == passes + stop
+    check_gradients(adapter.parameters(), losses, formula)
+
+
+def adapter_moved(adapter: Adapter) -> None:
+    """Away from zero change, where a LoRA's gradient is special and student and teacher agree."""
+    if isinstance(adapter, Lora):
+        return shake(adapter)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
+def check_gradients(
+    parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float = 1e-5
+) -> None:
+    """⟨∇L, v⟩ is (L(θ + hv) − L(θ − hv)) / 2h of the formula, v random over all parameters, for every term."""
+    generator = torch.Generator().manual_seed(9)
+    v = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    slopes = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        slopes[name] = sum((g * d).sum() for g, d in zip(gradients, v, strict=True) if g is not None)
+    ends = []
+    with torch.no_grad():
+        for move in (h, -2 * h):
+            for p, d in zip(parameters, v, strict=True):
+                p.add_(move * d)
+            ends.append(formula())
+    for name, slope in slopes.items():
+        difference = (ends[0][name] - ends[1][name]) / (2 * h)
+        assert abs(difference) > 1e-8
+        torch.testing.assert_close(slope, difference, rtol=1e-4, atol=1e-8)

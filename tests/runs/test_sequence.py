@@ -1,0 +1,334 @@
+"""Requests one after another: what each strategy adds, what no request may touch, and a log that cannot be changed
+unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import SHIPPED, SHORT, Command, complaint
+from configs import composed
+from judging import judge
+from loops import requests
+from PIL import Image
+
+from benchmarks.measure.answers import read
+from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
+from benchmarks.record.folder import Record
+from benchmarks.record.sequences import SequenceRun
+from benchmarks.report.sequences import section
+from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
+from fade.adapters import history
+from fade.adapters.lora import Lora
+from fade.adapters.stored import Stored
+from fade.adapters.verify import predictions
+from fade.cli import main as fade_command
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs
+from fade.errors import BadInput
+from fade.files import read_json
+from fade.methods.fade import Fade
+from fade.models import Diffusion
+from fade.sparsity import Neuron
+from fade.strategies.independent import Independent
+from fade.strategies.selft import SelFT
+from fade.strategies.stack import Stack
+
+
+def guarded(dataset: MiniCanvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:
+    """cat, after neon and bird were removed."""
+    neon, bird, cat = requests(dataset, "neon", "bird", "cat")
+    pairs = Pairs(dataset, cat, forget=16, retain=64, batch=4, cache=folder, gone=[neon, bird], guard=guard)
+    pairs.prepare(model)
+    return pairs
+
+
+def test_what_is_gone_is_on_neither_side(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    pairs = guarded(dataset, model, tmp_path, False)
+    items = [item for side in pairs.choose().values() for item in side]
+    assert not any({"neon", "bird"} & set(item.concepts) for item in items)
+    cells = dataset.cells()
+    asked = {tuple(cells[row].values()) for side in ("forget", "retain") for row in pairs.cells[side].tolist()}
+    assert not any({"neon", "bird"} & set(cell) for cell in asked)
+
+
+def test_the_guard_asks_for_what_is_gone_on_images_of_its_surrogate(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
+    plain, pairs = guarded(dataset, model, tmp_path, False), guarded(dataset, model, tmp_path, True)
+    items = [item for side in pairs.choose().values() for item in side]
+    assert not any({"neon", "bird"} & set(item.concepts) for item in items)  # no forgotten image is read
+    cells = dataset.cells()
+    asked = {tuple(cells[row].values()) for row in pairs.cells["retain"].tolist()}
+    assert {("neon", "car"), ("sketch", "bird"), ("neon", "bird")} <= asked  # captions alone, and both at once
+    assert ("neon", "cat") in {tuple(cells[row].values()) for row in pairs.cells["forget"].tolist()}
+    known = {tuple(z.flatten().tolist()) for z in plain.latents["retain"]}
+    assert {tuple(z.flatten().tolist()) for z in pairs.latents["retain"]} == known
+    for latent, row in zip(pairs.latents["retain"], pairs.cells["retain"].tolist(), strict=True):
+        if cells[row]["style"] == "neon" and cells[row]["object"] == "car":
+            photos = [
+                z
+                for z, r in zip(plain.latents["retain"], plain.cells["retain"].tolist(), strict=True)
+                if cells[r] == {"style": "photo", "object": "car"}
+            ]
+            assert any(torch.equal(latent, z) for z in photos)
+
+
+def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora) -> None:
+    saliency = {name: torch.rand(weight.shape) for name, weight in adapter.weights().items()}
+    first = Neuron(0.1)(saliency)
+    second = Stack(avoid=True).sparsity(Neuron(0.1), [first])(saliency)
+    overlap = sum(int((first[n] & second[n]).sum()) for n in first) / sum(int(m.sum()) for m in first.values())
+    again = sum(int((first[n] & Neuron(0.1)(saliency)[n]).sum()) for n in first) / sum(
+        int(m.sum()) for m in first.values()
+    )
+    assert again == 1 and overlap < 0.5
+    selected = SelFT(0.1).sparsity(Neuron(0.5), [])(saliency)
+    assert sum(int(m.sum()) for m in selected.values()) == round(0.1 * sum(m.numel() for m in selected.values()))
+
+
+def test_sequences_that_make_no_sense(dataset: MiniCanvas) -> None:
+    with pytest.raises(BadInput, match="'neon' twice"):
+        check_requests(dataset, ["neon", "cat", "neon"])
+    with pytest.raises(BadInput, match=r"surrogate 'fish' of 'cat' is itself removed.*what remains: bird, boat"):
+        check_requests(dataset, ["cat > fish", "fish > house"])
+    with pytest.raises(BadInput, match="name each of the requests 1 to 3"):
+        check_revoked([4], 3)
+    for option in ("minicanvas_10", "minicanvas_10b"):
+        assert len(check_requests(dataset, composed(f"sequence={option}").sequence.requests)) == 10
+
+
+def test_the_log_shows_every_change(tmp_path: Path) -> None:
+    for number, target in enumerate(("neon", "cat", "sketch"), 1):
+        event = {
+            "event": "forgotten",
+            "number": number,
+            "target": target,
+            "surrogate": "x",
+            "adapter_sha256": target,
+            "ua": 1.0,
+        }
+        for _ in range(2):  # a resumed run says it again
+            history.append(tmp_path, event, "base")
+    lines = history.read(tmp_path, "base")
+    assert [line["number"] for line in lines] == [1, 2, 3] and lines[0]["before"] == "base"
+    path = tmp_path / history.NAME
+    text = path.read_text()
+    other, file = (
+        text.replace('"target": "cat"', '"target": "dog"'),
+        text.replace('"adapter_sha256": "cat"', '"adapter_sha256": "dog"'),
+    )
+    for broken in (other, file, "\n".join(text.splitlines()[1:]), text[: len(text) // 2]):
+        path.write_text(broken)
+        with pytest.raises(BadInput, match=r"history\.jsonl, line"):
+            history.read(tmp_path, "base")
+    path.write_text(text)
+    with pytest.raises(BadInput, match="line 1"):
+        history.read(tmp_path, "another base")
+
+
+def sequence(dataset: MiniCanvas, model: Diffusion, folder: Path) -> Continual:
+    """neon, then cat, measured without distances on one image a cell."""
+    judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[]), folder / "cache")
+    requests = check_requests(dataset, ["neon > photo", "cat > fish"])
+    never = None  # what only training asks for
+    return Continual(
+        Record(folder / "run", "a: 1"), model, benchmark, requests, Stack(), Fade(), Neuron(0.1), never, never
+    )  # type: ignore[arg-type]
+
+
+def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+    run = sequence(dataset, model, tmp_path)
+    run.nearest = {"neon": "glass", "cat": "bird"}
+    read = {("neon", "bird"): "neon", ("glass", "bird"): "photo"}  # one neon is left, one glass is lost
+    rows = []
+    for cell in dataset.cells():
+        style, kind = cell["style"], cell["object"]
+        said = "photo" if style == "neon" else style
+        rows.append(
+            {
+                **cell,
+                "file": f"{style} {kind}",
+                "seed": "1",
+                "style_predicted": read.get((style, kind), said),
+                "object_predicted": "boat" if (style, kind) == ("photo", "car") else kind,
+            }
+        )
+    found = run.metrics(Measured(tmp_path, rows, {}, 32), [0, 1])
+    assert {target: m["value"] for target, m in found["ua"].items()} == {"neon": 7 / 8, "cat": 0}
+    kept = found["kept"]  # eight styles on eight objects; seven objects in nine styles: what nobody asked to remove
+    assert kept["style"]["value"] == pytest.approx(63 / 64) and kept["object"]["value"] == pytest.approx(62 / 63)
+    assert found["retention"] == pytest.approx((63 / 64 + 62 / 63) / 2)
+    assert found["nearest"]["value"] == pytest.approx((7 + 9) / (8 + 9)) and found["nearest"]["n"] == 17
+    assert set(run.metrics(Measured(tmp_path, rows, {}, 32), [0])["ua"]) == {"neon"}
+
+
+def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
+    run = sequence(dataset, model, tmp_path)
+    generator = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for answer in run.benchmark.wanted:
+        Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / answer.file)
+    rows = [dict(answer.cell) for answer in run.benchmark.wanted]
+    found = nearest(run.benchmark, Measured(tmp_path, rows, {}, 32), run.requests, run.never)
+    pixels = read(run.benchmark.wanted, tmp_path / "images").float() / 255
+    for target, domain in (("neon", "style"), ("cat", "object")):
+        labels = dataset.domains[domain]
+        taken = run.benchmark.judges[domain].probabilities(pixels)[:, labels.index(target)]
+        means = {x: taken[[row[domain] == x for row in rows]].mean().item() for x in labels if x != target}
+        assert found[target] == max(means, key=lambda label: means[label])
+
+
+class Learned:
+    """What training leaves for the record: its cost."""
+
+    def cost(self) -> dict[str, float]:
+        return {"steps": 1}
+
+
+@pytest.mark.parametrize(("strategy", "below"), [(Stack(), [0]), (Independent(), [])])
+def test_independent_adapters_are_trained_on_the_base_alone(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, strategy: Stack | Independent, below: list[int]
+) -> None:
+    run, seen = sequence(dataset, model, tmp_path), []
+    run.strategy, run.attach = strategy, lambda model, name: Lora.attach(model, rank=2, alpha=2, name=name)
+    run.learn = lambda *_: seen.append(list(run.on)) or Learned()  # type: ignore[func-returns-value, assignment, return-value]
+    run.train(run.folder(0), run.requests, 0, "request1")
+    run.put_on(0)
+    run.train(run.folder(1), run.requests, 1, "request2")
+    assert seen == [[], below]
+
+
+def test_the_summary() -> None:
+    def step(ua: dict[str, float], kept: float, seconds: float) -> dict[str, Any]:
+        return {
+            "ua": {k: {"value": v} for k, v in ua.items()},
+            "retention": kept,
+            "nearest": {"value": kept},
+            "cost": {"train_s": seconds, "adapter_bytes": 10},
+        }
+
+    steps = [step({"a": 1.0}, 0.9, 10), step({"a": 0.7, "b": 0.9}, 0.8, 11)]
+    found = summary(steps, {"retention": 1.0})
+    wanted = {
+        "ua_mean": 0.8,
+        "ua_worst": 0.7,
+        "rebound": 0.3,
+        "retention": 0.8,
+        "retention_drop": 0.2,
+        "retention_area": 0.85,
+        "nearest": 0.8,
+        "seconds": 21,
+        "last_over_first": 1.1,
+        "bytes": 20,
+    }
+    assert found == pytest.approx(wanted)
+
+
+def test_the_report_of_a_sequence() -> None:
+    """A row for each request and for each that was taken back, with intervals; other choices are other strategies."""
+    value = {"value": 0.9, "low": 0.8, "high": 1.0}
+
+    def step(*targets: str) -> dict[str, Any]:
+        return {
+            "ua": dict.fromkeys(targets, value),
+            "kept": {"style": value},
+            "retention": 0.9,
+            "nearest": value,
+            "fid_judge": {"value": 2.0},
+            "cost": {"train_s": 7, "adapter_bytes": 10_000},
+        }
+
+    steps = [step("neon"), step("neon", "sketch")]
+    taken = {**step("sketch"), "target": "neon", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
+    run = {
+        "method": "fade",
+        "strategy": "independent",
+        "overrides": ["strategy.compose=ties", "seed=3"],
+        "seeds": {"train": 3},
+        "requests": [{"target": "neon"}, {"target": "sketch"}],
+        "base": step(),
+        "steps": steps,
+        "revoked": [taken],
+        "summary": summary(steps, {"retention": 1.0}),
+    }
+    html = section([SequenceRun(Path(), run)])
+    assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
+    rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
+    assert (
+        len(rows) == 1 + 1 + 1 + 2 + 1
+        and "without neon" in rows[-1]
+        and "[0.0, 10.0]" in rows[-1]
+        and "[80.0, 100.0]" in rows[-2]
+    )
+
+
+def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[float]:
+    """A prediction of the shipped model with these adapters on it."""
+    model = Diffusion.load(str(SHIPPED / "pipeline"), 2, 3.0)
+    for name in names:
+        Stored.read(folder / name / below).attach(model, name)
+    return predictions(model).flatten().tolist()
+
+
+THREE = [
+    "sequence=minicanvas_10",
+    'sequence.requests=["neon > photo","cat > fish","sketch > photo"]',
+    "sequence.revoke=[2]",
+    *SHORT,
+]
+
+
+@pytest.mark.processes
+def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(*THREE)
+    assert "3 sketch" in done.stdout and "without cat's" in done.stdout and "strategy stack" in done.stdout
+    (folder,) = (tmp_path / "outputs").glob("*minicanvas_10*")
+    whole, log = read_json(folder / "results.json"), (folder / history.NAME).read_text()
+    assert [json.loads(line)["event"] for line in log.splitlines()] == ["forgotten"] * 3 + ["revoked"]
+
+    # killed after the second request was trained: what was done is not done again, and it ends as it did
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "03-sketch")
+    shutil.rmtree(folder / "revoked-02-cat")
+    (folder / "02-cat" / "measured.json").unlink()
+    (folder / history.NAME).write_text("\n".join(log.splitlines()[:1]) + "\n")
+    kept = (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns
+    run(*THREE)
+    again = read_json(folder / "results.json")
+    assert (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns == kept
+    for a, b in zip(whole["steps"], again["steps"], strict=True):
+        assert a["ua"] == b["ua"] and a["retention"] == b["retention"]
+    hashes = [json.loads(line)["adapter_sha256"] for line in log.splitlines()[:3]]
+    found = (folder / history.NAME).read_text().splitlines()
+    assert [json.loads(line)["adapter_sha256"] for line in found[:3]] == hashes
+
+    assert fade_command(["verify", str(folder), "--base", str(SHIPPED / "pipeline")]) == 0
+    assert "revoked    cat -> fish" in capsys.readouterr().out
+
+    base = ["--base", str(SHIPPED / "pipeline")]
+    assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "two"), "--without", "2"]) == 0
+    assert "2 requests as one patch" in capsys.readouterr().out
+    assert stacked(["01-neon", "03-sketch"], folder) == pytest.approx(stacked(["two"], tmp_path, ""), abs=1e-5)
+    assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "none"), "--without", "4"]) == 1
+    assert "the requests 1 to 3" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+    shutil.move(folder / "02-cat" / "adapter", tmp_path / "aside")
+    (folder / "results.json").unlink()
+    assert "says that it was made" in complaint(run(*THREE, code=1))
+
+
+def test_a_sequence_that_cannot_be_is_refused_before_any_work(run: Command, tmp_path: Path) -> None:
+    done = run("sequence=minicanvas_10", "method=uce", "strategy=l2sp", *SHORT[:1], *SHORT[2:], code=1)
+    assert "strategy=plain" in complaint(done) and not (tmp_path / "outputs").exists()

@@ -1,0 +1,278 @@
+"""Methods beside each other: means over targets, paired differences, tuning, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from command import ROOT
+from PIL import Image
+from scipy.stats import permutation_test
+
+from benchmarks.measure.predictions import write_rows
+from benchmarks.record.results import Run
+from benchmarks.studies.compare import (
+    DEVELOPMENT,
+    compared,
+    decided,
+    differences,
+    edge,
+    holm,
+    pictures,
+    same_targets,
+    sign_flip,
+    six,
+    stratified,
+    tuning,
+    write,
+)
+from fade.errors import BadInput
+from fade.files import write_json
+
+
+def run(
+    method: str, target: str, ua: float, seed: int = 0, domain: str = "style", overrides: tuple[str, ...] = ()
+) -> Run:
+    metrics = {
+        "ua": {"value": ua, "n": 24},
+        "ira": {"value": 1.0},
+        "cra": {"value": 0.9},
+        "cra_target": {"value": 1.0},
+        "fid_judge": {"value": 2.0},
+        "kid_judge": {"value": 0.004},
+    }
+    cost = {"locate_s": 1.0, "distil_s": 2.0, "peak_memory_mb": 900, "teacher_passes": 3, "adapter_bytes": 4000}
+    said = [f"target={target}", f"method={method}", *overrides]
+    base = {**metrics, "ua": {"value": 0.0, "n": 24}, "cra": {"value": 1.0}}
+    results = {
+        "method": method,
+        "variant": "",
+        "target": target,
+        "domain": domain,
+        "metrics": metrics,
+        "cost": cost,
+        "base": base,
+        "dataset": "minicanvas",
+        "protocol": "default",
+        "seeds": {"train": seed, "images": [1, 2]},
+        "sparsity": {"kind": "dense"},
+        "overrides": said,
+    }
+    return Run(Path(), results)
+
+
+def changed(run: Run, **other: Any) -> Run:
+    return Run(run.folder, {**run.results, **other})
+
+
+def test_a_target_with_more_seeds_weighs_no_more() -> None:
+    runs = [run("fade", "neon", 1.0, seed) for seed in range(3)] + [run("fade", "sketch", 0.5)]
+    assert six(runs, ["style"])["style ua"] == pytest.approx(75.0)
+    header, rows = compared([*runs, *[run("uce", t, 1.0) for t in ("neon", "sketch")]])
+    assert [row[0] for row in rows] == ["uce", "fade", "base (nothing done)"] and rows[1][
+        header.index("style ua")
+    ] == "75.0"
+
+
+def test_doing_nothing_has_a_row_and_ua_stands_apart_from_what_is_kept() -> None:
+    runs = [run("fade", "sketch", 0.5), run("fade", "bird", 1.0, domain="object")]
+    header, (fade, base) = compared(runs)
+    assert [fade[header.index(name)] for name in ("UA", "retention", "mean of six")] == ["75.0", "95.0", "88.33"]
+    assert [base[header.index(name)] for name in ("UA", "retention", "mean of six")] == ["0.0", "100.0", "66.67"]
+    assert base[header.index("kB")] == "–" and fade[header.index("kB")] == "4" and len(base) == len(header)
+    assert len(compared([changed(runs[0], base={}), runs[1]])[1]) == 1  # answers that others made may have no base
+
+
+def test_holm_and_the_sign_flip_test_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
+    gaps = np.array([1.0, 2.0, -0.5])  # sums of all signs: 3.5, 2.5, 1.5, 0.5 and their opposites; ours is 2.5
+    assert sign_flip(gaps) == 4 / 8 and sign_flip(np.ones(6)) == 2 / 64 and sign_flip(np.zeros(4)) == 1
+    ours = np.random.default_rng(1).normal(0.4, 1, 9)
+    theirs = permutation_test(
+        (ours, np.zeros(9)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flip(ours) == pytest.approx(theirs.pvalue)
+    many = np.random.default_rng(2).normal(0.3, 1, 15)  # random signs, near to all of them
+    signs = np.array(list(product((1, -1), repeat=15)))
+    assert sign_flip(many) == pytest.approx(np.mean(np.abs(signs @ many) >= many.sum()), abs=0.01)
+
+
+def test_domains_weigh_alike_in_a_difference() -> None:
+    mean, parts = stratified({("style", "a"): 1.0, ("style", "b"): 3.0, ("object", "c"): -4.0})
+    assert mean == -1.0 and parts.tolist() == [0.25, 0.75, -2.0]
+
+
+def test_paired_differences_by_domain() -> None:
+    places = [(f"s{k}", "style") for k in range(5)] + [(f"o{k}", "object") for k in range(3)]
+    runs = [run("fade", t, 0.6, domain=d) for t, d in places]
+    runs += [run("uce", t, 0.9 if d == "style" else 0.3, domain=d) for t, d in places]
+    runs += [run("ca", t, 0.9 + 0.01 * k, domain=d) for k, (t, d) in enumerate(places)]
+    header, rows = differences(runs, "fade")
+    found = {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in rows}
+    assert len(found) == 6 and header[0] == "against fade"
+    assert found["uce", "style"]["difference"] == "+10.00" and found["uce", "object"]["difference"] == "-10.00"
+    both = found["uce", "all"]
+    assert (both["difference"], both["Δ UA"], both["Δ retention"], both["n"]) == ("+0.00", "+0.00", "+0.00", "8")
+    assert both["over targets"] == "-10.0 to +10.0" and both[""] == ""
+    assert found["ca", "all"]["p (Holm)"] == f"{2 * 2 / 2**8:.3f}" and found["ca", "all"][""] == "better"
+    assert found["ca", "object"]["p (Holm)"] == f"{min(1, 2 * 2 / 2**3):.3f}"  # three targets decide nothing
+    assert decided(runs).startswith(
+        "Of all 3 pairs of methods 2 are decided at 5 % (sign-flip test over 8 targets, whose smallest p is 0.0078"
+    )
+    with pytest.raises(BadInput, match="no run of 'salun'; choose one of fade; uce; ca"):
+        differences(runs, "salun")
+
+
+def test_a_method_is_found_by_its_name_where_that_is_one_kind_of_run() -> None:
+    runs = [run("fade", "a", 0.5, overrides=("lr=1",)), run("uce", "a", 0.6)]
+    assert differences(runs, "fade")[0][0] == differences(runs, "fade lr=1")[0][0] == "against fade lr=1"
+    with pytest.raises(BadInput, match=r"several kinds of runs of 'fade'; choose one of fade lr=1; uce; fade lr=2"):
+        differences([*runs, run("fade", "a", 0.5, overrides=("lr=2",))], "fade")
+
+
+def test_seeds_of_one_target_are_no_independent_pairs() -> None:
+    targets = [f"t{k}" for k in range(4)]
+    once = [run("fade", t, 0.6) for t in targets] + [run("uce", t, 0.6 + 0.1 * k) for k, t in enumerate(targets)]
+    thrice = [changed(r, seeds={"train": seed}) for r in once for seed in range(3)]
+    assert differences(once, "fade") == differences(thrice, "fade")
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([run("uce", "a", 1.0)], "uce lacks the targets b; finish"),
+        (
+            [run("uce", "a", 1.0), run("uce", "b", 1.0), run("uce", "b", 1.0, seed=1)],
+            "fade lacks b seed 1, which others have",
+        ),
+        ([run("uce", t, 1.0, seed=1) for t in "ab"], "fade lacks a seed 1, b seed 1"),
+        (
+            [changed(run("uce", t, 1.0), protocol="official") for t in "ab"],
+            "different datasets, protocols or image seeds",
+        ),
+        (
+            [changed(run("uce", t, 1.0), seeds={"train": 0, "images": [1]}) for t in "ab"],
+            "different datasets, protocols or image seeds",
+        ),
+        (
+            [run("uce", t, 1.0) for t in ("a", "b", "cat", "neon")],
+            "settings were chosen on cat, neon, which no table may report",
+        ),
+    ],
+)
+def test_what_is_no_comparison_is_refused(others: list[Run], message: str) -> None:
+    runs = [run("fade", t, 1.0) for t in "ab"]
+    same_targets(runs)
+    with pytest.raises(BadInput, match=message):
+        same_targets([*runs, *others])
+
+
+def tried(method: str, key: str, means: dict[str, float], targets: tuple[str, ...] = ("neon", "cat")) -> list[Run]:
+    return [run(method, t, ua, overrides=(f"{key}={value}",)) for value, ua in means.items() for t in targets]
+
+
+def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> None:
+    runs = tried("ca", "lr", {"0.003": 0.2, "0.001": 0.9, "0.0003": 0.1}) + tried("ca", "lr", {"1": 1.0}, ("neon",))
+    runs += tried("esd", "lr", {"0.0003": 0.2, "0.001": 0.9}) + tried(
+        "spm", "lr", {"0.001": 0.9, "0.002": 0.2, "0.004": 0.1}
+    )
+    runs += tried("uce", "method.ridge", {"0.05": 1.0, "0.5": 1.0, "5": 1.0, "50": 0.9})  # a plateau: its middle
+    runs += tried("fmn", "lr", {"0.001": 0.5}) + tried(
+        "ca", "lr", {"0.001": 0.0}, ("sketch",)
+    )  # one value; no development target
+    runs += [run("seot", t, 0.5) for t in ("neon", "cat")]
+    (_, rows), lines = tuning(runs)
+    assert [row[1] for row in rows if row[0] == "ca"] == ["lr=0.001", "lr=0.003", "lr=0.0003"]
+    chosen = {row[0]: row[1] for row in rows if row[-1] == "chosen"}
+    assert chosen == {
+        "ca": "lr=0.001",
+        "esd": "lr=0.001",
+        "spm": "lr=0.001",
+        "uce": "method.ridge=0.5",
+        "fmn": "lr=0.001",
+        "seot": "",
+    }
+    said = dict(line.split(": ", 1) for line in lines)
+    assert said["ca"] == said["uce"] == "the best lies inside what was tried"
+    command = "the best lies at the EDGE in lr; go on with: python run.py -m +sweeps=tuning method="
+    assert said["esd"] == f"{command}esd lr=0.0033" and said["spm"] == f"{command}spm lr=0.0005"
+    assert said["fmn"] == f"{command}fmn lr=0.00033,0.003" and said["seot"].startswith("nothing was varied")
+    counts = (("pairs.batch", "1"), ("pairs.retain", "400"), ("weights.retain", "3"))
+    assert edge("fade", counts, [counts, (("pairs.batch", "2"), *counts[1:])]).endswith(
+        "method=fade pairs.batch=1 pairs.retain=133,1200 weights.retain=1,9"
+    )
+    with pytest.raises(BadInput, match="no run of a development target"):
+        tuning(tried("ca", "lr", {"1": 1.0}, ("sketch",)))
+
+
+def test_the_development_targets_are_those_of_the_sweep() -> None:
+    sweep = yaml.safe_load((ROOT / "sweeps" / "tuning.yaml").read_text())
+    assert tuple(sweep["hydra"]["sweeper"]["params"]["target"].split(",")) == DEVELOPMENT["minicanvas"]
+
+
+def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
+    for method, ua in (("fade", 0.9), ("uce", 1.0)):
+        for target in ("fish", "sketch"):
+            results = {
+                **run(method, target, ua).results,
+                "format": 1,
+                "surrogate": "photo",
+                "landed": {},
+                "identity": method + target,
+                "gates": {"judge_accuracy": {"style": 1.0}, "images": 9},
+            }
+            write_json(tmp_path / f"{method}-{target}" / "results.json", results)
+    write_json(tmp_path / "scored" / "results.json", {**results, "identity": "s", "cost": {"judge_s": 1.0}})
+    text = write([tmp_path], "fade", tmp_path / "out", False)
+    assert "scored: left out, it says no seed or no cost of training" in text and "base (nothing done)" in text
+    assert "Of all 1 pairs of methods 0 are decided" in text and "FADE's rate was chosen on fish too." in text
+    assert {f.name for f in (tmp_path / "out").iterdir()} >= {"methods.csv", "methods.md", "differences.tex"}
+
+
+def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
+    rows = [
+        {
+            "file": f"{style}_{kind}.png",
+            "prompt": "",
+            "seed": 1,
+            "style": style,
+            "object": kind,
+            "style_predicted": style,
+            "object_predicted": kind,
+        }
+        for style in ("neon", "photo")
+        for kind in ("cat", "bird")
+    ]
+    found = []
+    for method, seed, colour in (
+        ("uce", 1, "green"),
+        ("fade", 0, "blue"),
+        ("uce", 0, "red"),
+    ):  # of two seeds the lower is shown
+        folder = tmp_path / f"{method}{seed}"
+        for images in (folder / "images", tmp_path / "base"):
+            images.mkdir(parents=True, exist_ok=True)
+            for row in rows:
+                Image.new("RGB", (8, 8), colour).save(images / str(row["file"]))
+        write_rows(folder / "predictions.csv", rows)
+        about = {
+            "gates": {"judge_accuracy": {"style": 1.0, "object": 1.0}, "images": 4},
+            "base_answers": str(tmp_path / "base"),
+        }
+        found.append(Run(folder, {**run(method, "neon", 1.0, seed).results, **about}))
+    assert pictures(found, tmp_path) == []
+    with Image.open(tmp_path / "neon.png") as sheet:
+        assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
+        assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (
+            255,
+            0,
+            0,
+        )
+    shutil.rmtree(tmp_path / "base")
+    assert "no picture of neon" in pictures(found, tmp_path)[0]
