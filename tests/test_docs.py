@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.record.moved import key
 from benchmarks.runs.options import check_options
 from benchmarks.runs.usage import check
 from run import given
@@ -79,6 +80,14 @@ def test_every_option_that_is_named_is_there(page: Path) -> None:
     for group, values in re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=([a-z][\w,]*)", TEXTS[page]):
         for value in values.strip(",").split(","):
             assert value in NAMES[group], f"{group}={value}"
+
+
+@pages
+def test_no_page_names_what_is_called_otherwise_today(page: Path) -> None:
+    for name in set(re.findall(r"\b(?:dataset|protocol)\.\w+(?==)|`(?:dataset|protocol)\.[a-z]\w*", TEXTS[page])):
+        assert key(name.strip("`")) == name.strip("`") or name.strip("`") == "dataset.styles", (
+            name
+        )  # UnlearnCanvas has it
 
 
 def rows(page: str, header: str) -> list[list[str]]:
