@@ -212,9 +212,7 @@ class Parts:
 
 
 def unlearn_task(cfg: DictConfig) -> None:
-    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is not done
-    again.
-    """
+    """One run, the plan of one, or a sequence. Its folder is the record: a step whose file is there is done."""
     parts = Parts(cfg)
     if cfg.get("sequence"):
         sequence_task(cfg, parts)
@@ -307,9 +305,7 @@ def main(cfg: DictConfig) -> None:
 
 
 class Ledger(Callback):
-    """Hydra's callback: the driver of a sweep writes down what it asks for, so that a ledger can say what is
-    missing.
-    """
+    """Hydra's callback: the driver of a sweep writes what it asks for, so that a ledger can say what is missing."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.runtime.choices.launcher == "slurm":

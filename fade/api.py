@@ -101,9 +101,7 @@ class Handle:
 
     @property
     def scale(self) -> float:
-        """1 as trained, 0 the untouched pipeline. Set to what is no number of a sensible size, it raises BadInput and
-        stays.
-        """
+        """1 as trained, 0 the untouched pipeline. Set to no number of a sensible size, it raises BadInput and stays."""
         return self._scale
 
     @scale.setter
@@ -295,9 +293,7 @@ def unlearn(
 
 
 def without(retain: Sequence[str], concept: str) -> list[str]:
-    """The prompts that are to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left
-    out.
-    """
+    """The prompts to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left out."""
     asked = re.compile(rf"(?<!\w){re.escape(words(concept))}(?!\w)", re.IGNORECASE)
     shown = [prompt for prompt in retain if asked.search(prompt)]
     if shown and retain is not RETAIN:

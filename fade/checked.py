@@ -1,6 +1,4 @@
-"""Types and ranges of what is given, from the signatures themselves: `Count`, `Positive`, ... are written there,
-once.
-"""
+"""Types and ranges of what is given, by the signatures themselves: `Count`, `Positive`, ... are written there, once."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ IDLE = {
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; args[0] is the signal. No KeyboardInterrupt: Lightning makes exit(1) of that, without a
-    word.
-    """
+    """Ctrl-C or SIGTERM; args[0] is the signal. No KeyboardInterrupt: Lightning makes exit(1) of that, silently."""
 
 
 class _State:
@@ -90,9 +88,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def stoppable(then: str = "") -> Iterator[None]:
-    """Inside, a stop is raised, and ends here: one line with `then`, what becomes of the work, and exit code 130 or
-    143.
-    """
+    """Inside, a stop is raised, and ends here: one line with `then`, what becomes of the work, exit code 130 or 143."""
     _State.part = _State.place = ""
     _State.then, _State.said, _State.stopped, _State.raising = then, False, 0.0, True
     try:

@@ -121,9 +121,7 @@ def read_json(path: Path) -> Any:
 
 
 def unharmed(path: Path, read: Callable[[Path], Read]) -> Read | None:
-    """What `read` makes of a file that can be made again; None where it is not there, or harmed, which one line
-    says.
-    """
+    """What `read` makes of a file that can be remade; None where it is not there, or harmed, which one line says."""
     try:
         return read(path) if path.is_file() else None
     except Harmed as error:
@@ -141,9 +139,7 @@ ABSOLUTE = re.compile(r"""(?<![\w./~\\-])/(?=[^\s/])(?:[^/\n'",\[\]{}]+/)*([^/\n
 
 
 def without_folders(text: str) -> str:
-    """The text with the name alone of every absolute path: what is handed on says nothing of the machine it was made
-    on.
-    """
+    """The text with the name alone of every absolute path: what is handed on says nothing of its machine."""
     return ABSOLUTE.sub(r"\1", text)
 
 

@@ -43,9 +43,7 @@ METRICS: dict[str, About] = {
 
 
 def about(metric: str) -> About:
-    """A metric's description. A distance by another backbone than the judges' is one too; what is unknown is a
-    share.
-    """
+    """A metric's description. A distance by another backbone than the judges' is one; what is unknown is a share."""
     if metric in METRICS or not metric.startswith(("fid_", "kid_")):
         return METRICS.get(metric, About(metric))
     return About(metric, higher=False, share=False, times=KERNEL if metric.startswith("kid_") else 1)

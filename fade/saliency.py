@@ -1,6 +1,4 @@
-"""Stage one: which weights carry the concept. S = Σ_batches |∂ MSE(ε_θ(z_t, t, c), ε) / ∂θ|  (FADE, arXiv
-2602.07058).
-"""
+"""Stage one: what carries the concept. S = Σ_batches |∂ MSE(ε_θ(z_t, t, c), ε) / ∂θ|  (FADE, arXiv 2602.07058)."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ def sum_of_signed(
     guidance: float = 0.0,
     empty: Tensor | None = None,
 ) -> Saliency:
-    """|Σ_batches gradient| over the forget side: the absolute value after the sum, so that opposite signs cancel
-    (SalUn).
-    """
+    """|Σ_batches gradient| over the forget side: the absolute value after the sum: opposite signs cancel (SalUn)."""
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with trainable(weights):
         for batch in batches:

@@ -34,9 +34,7 @@ PATCHED = [r"attn2\.to_[kv]\.weight", r"conv_in\.bias"]
 
 
 def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int, patch: Sequence[str] = PATCHED) -> Stored:
-    """A finished adapter that does something: low rank, or a patch where no sparsity is given. The model is clean after
-    it.
-    """
+    """A finished adapter that does something: low rank, or a patch without a sparsity. The model is clean after it."""
     generator = torch.Generator().manual_seed(seed)
     adapter: Adapter
     if sparsity is None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import (
-    StableDiffusionPipeline,
-)
+from diffusers import StableDiffusionPipeline
 
 SHORT: dict[str, Any] = {
     "templates": ["A cat image in {}.", "A fish image in {}."],

@@ -35,9 +35,7 @@ def pipe(model: Diffusion) -> StableDiffusionPipeline:
 
 
 def test_the_snippet(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path) -> None:
-    """Trained, saved, on inside and off outside, scaled, merged, removed; the random state of the caller is not
-    touched.
-    """
+    """Trained, saved, on inside and off outside, scaled, merged, removed; the caller's random state stays."""
     clean, untouched, drawn = state(model), image(pipe), torch.random.get_rng_state()
     adapter = fade.unlearn(pipe, concept="neon style", surrogate="photo style", method="fade", **SHORT)
     assert state(model) == clean and torch.equal(torch.random.get_rng_state(), drawn)

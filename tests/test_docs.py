@@ -132,9 +132,7 @@ def test_every_sweep_is_named() -> None:
 
 
 def commands(program: str) -> list[tuple[str, ...]]:
-    """The words of every command line in README and docs that begins so; comments and synopses' brackets are left
-    out.
-    """
+    """The words of every command line in README and docs that begins so; without comments and synopses' brackets."""
     found = {}
     for text in (text for page, text in TEXTS.items() if page != WRONG):
         lines = re.findall(rf"^    (?:[A-Z_]+=\S+ )?({program} .*)$|`({program} [^`]*)`", text, re.MULTILINE)
@@ -144,9 +142,7 @@ def commands(program: str) -> list[tuple[str, ...]]:
 
 
 def jobs(words: list[str], params: dict[str, object]) -> Iterator[list[str]]:
-    """Overrides of single runs in which every option of a sweep occurs; of other values (targets, seeds, ...) the
-    first.
-    """
+    """Overrides of runs in which every option of a sweep occurs; of other values (targets, seeds, ...) the first."""
     parsed = OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words])
     choices = {
         o.get_key_element(): list(o.sweep_string_iterator())

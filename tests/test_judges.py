@@ -33,9 +33,7 @@ def checkpoint(path: Path, classes: int = 5, key: str | None = "model_state_dict
 
 
 def test_unlearncanvas_classifiers(tmp_path: Path) -> None:
-    """style50.pth: a state dict under model_state_dict, loaded without unpickling code; resize, no crop, mean and std
-    0.5.
-    """
+    """style50.pth: state dict under model_state_dict, loaded without pickle; resize, no crop, mean and std 0.5."""
     state = checkpoint(tmp_path / "style50.pth")
     size = timm.get_pretrained_cfg(VIT).input_size[-1]
     judge = Judge.pretrained("style", LABELS, VIT, str(tmp_path / "style50.pth"), "model_state_dict", size=size)

@@ -525,9 +525,7 @@ def test_a_reading_is_not_shown_as_the_papers() -> None:
 
 
 def test_a_variant_sets_what_was_released() -> None:
-    """ESD esd_sd.py: negative_guidance 2. SPM infer_spm.py: both factors times gamma. What is given explicitly
-    stays.
-    """
+    """ESD esd_sd.py: negative_guidance 2. SPM infer_spm.py: both factors times gamma. What is given stays."""
     for given, key, wanted in (
         (["method=esd"], "eta", 1.0),
         (["method=esd", "method.variant=as_released"], "eta", 2.0),

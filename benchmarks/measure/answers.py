@@ -222,9 +222,7 @@ def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
 
 
 def read(part: list[Answer], folder: Path) -> Tensor:
-    """Images (N, 3, H, W) uint8 of a part of the answer set. Raises BadInput naming the file that is unreadable or
-    odd.
-    """
+    """Images (N, 3, H, W) uint8 of a part of the answer set. Raises BadInput naming the file that cannot be read."""
     arrays: list[np.ndarray] = []
     for answer in part:
         path = folder / answer.file

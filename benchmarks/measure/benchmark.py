@@ -151,9 +151,7 @@ class Benchmark:
         return self.cache / f"real-{content_hash([self._tests(size), name, self.backbones[name].identity])}.safetensors"
 
     def _read_tests(self, size: int) -> None:
-        """One pass over the real images: how often each judge is right, and the features that distances compare
-        with.
-        """
+        """One pass over the real images: how often each judge is right, and the features for the distances."""
         items = self.dataset.items("test")
         table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
         right, deep = dict.fromkeys(self.judges, 0.0), {name: list[Tensor]() for name in self.backbones}
@@ -193,9 +191,7 @@ class Benchmark:
         return pairs
 
     def suits(self, model: Diffusion) -> None:
-        """Raises BadInput, before any work, for a sampler that there is not and for prompts that the tokenizer would
-        cut.
-        """
+        """Raises BadInput, before any work, for an unknown sampler and for prompts that the tokenizer would cut."""
         if self.protocol.sampling.sampler:
             model.scheduler(self.protocol.sampling.sampler)
         model.check_prompts([answer.prompt for answer in self.wanted])
@@ -287,9 +283,7 @@ class Benchmark:
         return self.measure(model, self.cache / f"base-{content_hash(identity)}")
 
     def real(self, name: str, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
-        """Features of the dataset's test images by one backbone, and their cells: the distances' reference, computed
-        once.
-        """
+        """Features of the dataset's test images by one backbone, and their cells: the distances' reference."""
         path = self._features_file(name, size)
         found = unharmed(path, read_tensors)
         if found is None:

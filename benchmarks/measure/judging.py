@@ -38,9 +38,7 @@ def check_accuracy(accuracies: dict[str, float], floor: float) -> None:
 
 @torch.no_grad()
 def predict(judges: dict[str, Judge], part: list[Answer], images: Tensor) -> list[Row]:
-    """Rows with, for each domain, the predicted label and the probability of the true one; images (N, 3, H, W)
-    uint8.
-    """
+    """Rows with, for each domain, the predicted label and that of the true one; images (N, 3, H, W) uint8."""
     rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in part]
     for domain, judge in judges.items():
         for row, p in zip(rows, judge.probabilities(images.float() / 255), strict=True):

@@ -19,9 +19,7 @@ QUIET_S = 600.0  # a run on another host that has written nothing for so long is
 
 
 def born(pid: int) -> int | None:
-    """When a process of this host began, in ticks since the system did; numbers of processes are given again, this is
-    not.
-    """
+    """When a process of this host began, in ticks since the system did; unlike its number never given again."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return None

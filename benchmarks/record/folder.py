@@ -70,9 +70,7 @@ class Record:
         return False
 
     def _check(self, config: str) -> None:
-        """Raises BadInput where the folder is another's. A run whose run.json is gone or harmed is known by its
-        config.yaml.
-        """
+        """Raises BadInput for another's folder. A run whose run.json is gone or harmed is known by its config.yaml."""
         known = claimed(self.folder).get("identity")
         if known not in (None, self.identity):
             raise BadInput(
@@ -82,9 +80,7 @@ class Record:
             raise BadInput(f"{self.folder} is not empty and is no run of this configuration; choose another out=FOLDER")
 
     def keep_splits(self, dataset: Dataset) -> None:
-        """Write splits.csv.gz: the split, cell and file of every image, as this run saw them; again where it is
-        harmed.
-        """
+        """Write splits.csv.gz: split, cell and file of every image, as this run saw them; anew where it is harmed."""
         path = self.folder / "splits.csv.gz"
         with suppress(OSError, EOFError, zlib.error):
             if gzip.decompress(path.read_bytes()):
@@ -158,9 +154,7 @@ def machine() -> str:
 
 
 def forget_peak_memory() -> None:
-    """Begin to count anew: several runs of a sweep share one process. Where that cannot be, the process's peak is all
-    runs'.
-    """
+    """Begin to count anew: several runs of a sweep share one process. Where it cannot, the peak is all runs'."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux, and only where it may be written

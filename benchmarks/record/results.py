@@ -378,9 +378,7 @@ def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: what it is, every metric with its interval and the base's value, what it cost, the numbers
-    chosen.
-    """
+    """One row a run: what it is, every metric with its interval and the base's value, its cost, the numbers chosen."""
     import pandas as pd  # here, so that who only reads runs does not wait for it
 
     return pd.DataFrame([_row(run) for run in runs])

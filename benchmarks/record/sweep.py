@@ -67,9 +67,7 @@ def state(folder: Path) -> tuple[Entry, list[str]]:
 
 
 def ledger(folder: Path) -> list[Entry]:
-    """Every run below a folder, and those that sweep.json asks for and that are not there. Raises BadInput for no
-    folder.
-    """
+    """Every run below a folder, and those that sweep.json asks for and that are not there. Raises BadInput for none."""
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}; give a sweep's output_dir")
     entries, seen = [], set()

@@ -1,6 +1,4 @@
-"""The report as one HTML file: no external request, readable on a phone, by keyboard and by a screen reader,
-printable.
-"""
+"""The report as one HTML file: no external request, readable on a phone, by keyboard and screen reader, printable."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ def percent(metric: dict[str, Any] | None, key: str) -> str:
 
 
 def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> dict[str, Any] | None:
-    """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
-    reason.
-    """
+    """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without one the first run's, for its reason."""
     values = metric_values(runs, key, base)
     if not values:
         return next((found for r in runs if (found := r.metric(key, base))), None)
@@ -105,10 +101,7 @@ def what_was_run(found: Found) -> str:
         ("Commit", all_of(lambda r: r.commit[:12] or "unknown")),
         ("Base weights", all_of(lambda r: r.base_sha256[:12] or "not given")),
         ("Machine", all_of(lambda r: r.machine)),
-        (
-            "Versions",
-            "; ".join(f"{name} {all_of(lambda r, n=name: r.versions.get(n, '?'))}" for name in libraries),
-        ),
+        ("Versions", "; ".join(f"{name} {all_of(lambda r, n=name: r.versions.get(n, '?'))}" for name in libraries)),
     ]
     return "<ul>" + "".join(f"<li><strong>{name}</strong>: {value}</li>" for name, value in lines) + "</ul>"
 
@@ -121,10 +114,7 @@ def main_table(found: Found) -> str:
         if any(r.base for r in runs):
             base = [cell(escape(f"base model ({name.split()[0]})"), kind="text"), cell("–")]
             rows.append(
-                (
-                    f"base {name}",
-                    base + [percent(mean_of([r for r in runs if r.base], k, base=True), k) for k in keys],
-                )
+                (f"base {name}", base + [percent(mean_of([r for r in runs if r.base], k, base=True), k) for k in keys])
             )
         line = [cell(escape(name), kind="text"), cell(str(len(runs)), len(runs))]
         rows.append((name, line + [percent(mean_of(runs, k), k) for k in keys]))
@@ -273,9 +263,7 @@ def legend(names: list[str]) -> str:
 
 
 def drawn(lines: Lines, labels: tuple[str, str], title: str, log: bool = False, ticks: Sequence[float] = ()) -> str:
-    """Lines of marks, one colour each, with their legend. Percent on both axes; below it is what `ticks` say, or a
-    logarithm.
-    """
+    """Lines of marks, their colours and legend. Percent on both axes; below it what `ticks` say, or a logarithm."""
     points = [point for line in lines.values() for point in line]
     xs = [x for x, _, _ in points]
     percent_below = not log and not ticks
@@ -433,9 +421,7 @@ def commands(found: Found) -> str:
 
 
 def page(found: Found, problems: list[str], home: Path, first: list[tuple[str, str]]) -> str:
-    """The whole document. home: the folder it will lie in, from which links to runs start. first: sections made
-    elsewhere.
-    """
+    """The document. home: the folder it will lie in, from which links to runs start. first: sections made elsewhere."""
     about_runs = (
         [
             ("Summary", main_table(found)),

@@ -57,9 +57,7 @@ def summary_rows(runs: Sequence[SequenceRun]) -> list[list[str]]:
 
 
 def section(runs: Sequence[SequenceRun]) -> str:
-    """HTML: the table; then, over the requests, the mean UA of all so far and what is kept of what was never asked
-    for.
-    """
+    """HTML: the table; then, by request, the mean UA of all so far and what is kept of what no one asked for."""
     if not runs:
         return ""
     rows = [(" ".join(row), [cell(escape(text)) for text in row]) for row in summary_rows(runs)]
@@ -75,9 +73,7 @@ def section(runs: Sequence[SequenceRun]) -> str:
 
 
 def triangle(run: SequenceRun, name: str) -> str:
-    """HTML: after each request, UA of all so far and what is kept, with intervals; then each request that was taken
-    back.
-    """
+    """HTML: after each request, UA of all so far and what is kept; then each request that was taken back."""
     targets, domains = run.targets, list(run.base.kept)
     header = ["after", *targets, *(f"kept {domain}s" for domain in domains), "nearest", "fid_judge", "s", "kB"]
     states: list[tuple[str, State, dict[str, Metric]]] = [("base", run.base, {})]

@@ -28,9 +28,7 @@ class RunSet:
 
 @dataclass(frozen=True)
 class Panel:
-    """kind: bar, scatter, line, columns (parallel coordinates) or pictures; x, y: keys of summaries, settings or
-    media.
-    """
+    """kind: bar, scatter, line, columns (parallel coordinates), pictures; x, y: keys of summaries, settings, media."""
 
     kind: str
     title: str
@@ -90,9 +88,7 @@ def spec(found: Sequence[Run]) -> Spec:
 
 
 def report(made: Spec, place: str) -> Any:
-    """A wandb-workspaces Report, not saved yet. place: ENTITY/PROJECT. Raises BadInput where the extra is not
-    installed.
-    """
+    """A wandb-workspaces Report, unsaved. place: ENTITY/PROJECT. Raises BadInput where the extra is not installed."""
     entity, _, project = place.partition("/")
     if not entity or not project:
         raise BadInput(f"--wandb is {place!r}; write ENTITY/PROJECT")

@@ -54,9 +54,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
 
 
 def check_options(config: Mapping[str, Any]) -> None:
-    """Raises BadInput for the first value that the run could not use. `config`: plain values, what is missing left
-    out.
-    """
+    """Raises BadInput for the first value that the run could not use. `config`: plain values, none missing."""
     check_node(config)
     check_device(str(config["device"]))
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])

@@ -1,6 +1,4 @@
-"""The parts of a finished run, built again from its config.yaml: dataset, judges, protocol, model. Hydra is not
-asked.
-"""
+"""A finished run's parts, built again from its config.yaml: dataset, judges, protocol, model. Hydra is not asked."""
 
 from __future__ import annotations
 

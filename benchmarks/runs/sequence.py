@@ -223,9 +223,7 @@ class Continual:
         return {**self.metrics(measured, met), "generate_s": measured.cost["generate_s"]}
 
     def metrics(self, measured: Measured, met: Sequence[int]) -> dict[str, Any]:
-        """UA of every request in force, retention of what was never asked for, and of the concepts nearest to the
-        requests.
-        """
+        """UA of every request in force, retention of what was never asked for, and of the requests' neighbours."""
         domains, rows, shared = list(self.benchmark.dataset.domains), measured.rows, self.benchmark.protocol.shared
         ua = {self.requests[i].target: forgotten(rows, self.requests[i], domains, shared) for i in met}
         kept = {d: share(hits([r for r in rows if r[d] in self.never[d]], domains, d, shared)) for d in domains}
@@ -236,9 +234,7 @@ class Continual:
         return {"ua": ua, "kept": kept, "retention": mean, "nearest": share(near), **fid}
 
     def take_back(self, k: int) -> dict[str, Any]:
-        """Drop request k, alone: the others stay in force. Where one adapter serves all, it is trained again without
-        k.
-        """
+        """Drop request k, alone: others stay in force. Where one adapter serves all, it is trained anew without k."""
         folder = self.record.folder / f"revoked-{k + 1:02d}-{self.requests[k].target}"
         left = [i for i in range(len(self.requests)) if i != k]
         taken = unharmed(folder / "measured.json", read_json)

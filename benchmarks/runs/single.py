@@ -1,6 +1,4 @@
-"""One run from model to results.json: the base measured, the adapter learned, the unlearned model measured, a picture
-made.
-"""
+"""One run from model to results.json: the base measured, the adapter learned, the result measured, a picture made."""
 
 from __future__ import annotations
 

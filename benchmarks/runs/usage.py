@@ -54,9 +54,7 @@ DIED = ("UncompletedJobError", "TerminatedWorkerError")  # submitit's and joblib
 
 
 def complain(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> int:
-    """Say in one line what the user can mend; return 2 for usage, 1 for input. What is the program's own is raised
-    again.
-    """
+    """Say in one line what the user can mend; return 2 for usage, 1 for input. A bug is raised again."""
     said = mendable(error, known)
     if said is None:
         raise error
@@ -65,9 +63,7 @@ def complain(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> in
 
 
 def mendable(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> tuple[str, int] | None:
-    """The line and the exit code; None for a bug. Hydra's and launchers' errors are told by name. known:
-    `explain`'s.
-    """
+    """Line and exit code; None for a bug. Hydra's and launchers' errors are told by name. known: `explain`'s."""
     kind, room, first = (
         type(error).__name__,
         type(error).__module__.partition(".")[0],
@@ -98,9 +94,7 @@ def given(arguments: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Raises Misused for what Hydra would take without a word: a key set twice, an empty surrogate, a list for one
-    name.
-    """
+    """Raises Misused for what Hydra would take silently: a key set twice, an empty surrogate, a list for one name."""
     seen: dict[str, str] = {}
     for key, value in given(arguments):
         if seen.setdefault(key, value) != value:
@@ -174,9 +168,7 @@ def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
 
 
 def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any]) -> str:
-    """The nearest keys and groups; where nothing is near, what stands beside it, or which option of its group has
-    it.
-    """
+    """The nearest keys and groups; where none is near, what stands beside it, or which option of its group has it."""
     if (today := moved.key(key)) != key:
         return f"no key {key} any more; it is {today}"
     names = keys(known)

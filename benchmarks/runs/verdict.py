@@ -96,9 +96,7 @@ def check_limits(limits: Mapping[str, Any]) -> None:
 
 
 def enough(run: Run | SequenceRun, limits: Mapping[str, Any]) -> None:
-    """Raises Below where a number is below its limit. Of a sequence: the worst request's UA, and retention for both
-    others.
-    """
+    """Raises Below for what is below its limit. Of a sequence: the worst request's UA, retention for both others."""
     found: dict[str, float | None]
     if isinstance(run, SequenceRun):
         last = run.steps[-1]

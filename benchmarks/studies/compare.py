@@ -175,9 +175,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def named(runs: Sequence[Run], name: str) -> str:
-    """The label that `name` means: itself, or the one label of a method of that name. Raises BadInput for none or
-    several.
-    """
+    """The label that `name` means: itself, or the one label of a method of that name. BadInput for none or several."""
     labels = list(dict.fromkeys(r.label for r in runs))
     of_method = {r.label for r in runs if name in (r.method_name, r.method)}
     if name in labels or len(of_method) == 1:
@@ -266,9 +264,7 @@ def best_of(means: dict[Setting, float]) -> Setting:
 
 
 def edge(method: str, best: Setting, tried: Sequence[Setting]) -> str:
-    """Whether the best setting lies inside what was tried, for every number that was varied; else the command that goes
-    on.
-    """
+    """Whether the best setting lies inside what was tried, for every number varied; else the command that goes on."""
     further = {}
     for key, value in best:
         values = sorted({v for setting in tried for k, text in setting if k == key and (v := number(text)) is not None})

@@ -118,9 +118,7 @@ def load(folders: list[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
 def coverage(
     groups: dict[tuple[str, str], list[dict[str, Any]]], design: Design, metric: str, draws: int
 ) -> dict[str, float]:
-    """Over all settings and domains: how often the interval holds the full value, and the interval's mean
-    half-width.
-    """
+    """Over all settings and domains: how often the interval holds the full value, and its mean half-width."""
     generator = np.random.default_rng(0)
     held, halves, worst = [], [], 1.0
     for runs in groups.values():

@@ -78,9 +78,7 @@ class Adapter(ABC):
         raise NotImplementedError(f"{self.kind} changes no weights")
 
     def turn(self, name: str, by: Tensor) -> None:
-        """ΔW ← ΔW `by` (in, in) of one weight (out, in) that trains, in place; for masks that keep it whole or not at
-        all.
-        """
+        """ΔW ← ΔW `by` (in, in) of one weight (out, in) that trains, in place; for masks that keep all or nothing."""
         raise NotImplementedError(f"{self.kind} changes no weights")
 
     def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
@@ -173,9 +171,7 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-        """The change that a file holds, on the CPU; no pipeline is needed yet, and any exception means a file unlike
-        its card.
-        """
+        """The change in a file, on the CPU; no pipeline is needed yet; any exception: a file unlike its card."""
 
     @classmethod  # noqa: B027
     def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:

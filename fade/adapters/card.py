@@ -1,6 +1,4 @@
-"""The card of an adapter, README.md: what was removed, how it was checked, how sure that is, and what was not
-checked.
-"""
+"""The card of an adapter, README.md: what was removed, how it was checked, how sure that is, what was not."""
 
 from __future__ import annotations
 

@@ -55,9 +55,7 @@ def export(
 
 @torch.no_grad()
 def changed_weights(adapter: Adapter) -> dict[str, Tensor]:
-    """What an attached adapter changes, as this change alone leaves it: W_0 + s·ΔW, whatever else is merged or
-    attached.
-    """
+    """What an attached adapter changes, by itself: W_0 + s·ΔW, whatever else is merged or attached."""
     untouched = ledger(adapter.model.unet).original
     return {
         name: added(untouched.get(name, weight.data), [change])
@@ -95,9 +93,7 @@ def export_factors(
 
 
 def export_patch(folder: Path, values: dict[str, Tensor]) -> float:
-    """Write the changed weights themselves. Raises BadInput where one is not finite, or the folder holds anything
-    else.
-    """
+    """Write the changed weights themselves. Raises BadInput where one is not finite, or the folder holds more."""
     if odd := not_finite(values):
         raise BadInput(f"{odd} is not finite at this scale; nothing was written: lower the scale")
     with _exported(folder) as temporary:

@@ -25,9 +25,7 @@ def state_after(before: str, line: dict[str, Any]) -> str:
 
 
 def read(folder: Path, base_sha256: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a log, none where there is no log. Raises BadInput where the chain is broken, or begins at another
-    base.
-    """
+    """The lines of a log, none where there is no log. Raises BadInput where the chain is broken or of another base."""
     path = folder / NAME
     if not path.is_file():
         return []
@@ -49,9 +47,7 @@ def read(folder: Path, base_sha256: str | None = None) -> list[dict[str, Any]]:
 
 
 def append(folder: Path, event: dict[str, Any], base_sha256: str) -> None:
-    """Add one event, whole or not at all; an event that is there already (same kind, same number) is not added
-    again.
-    """
+    """Add one event, whole or not at all; one that is there already (same kind, same number) is not added again."""
     lines = read(folder)
     if any((line["event"], line["number"]) == (event["event"], event["number"]) for line in lines):
         return

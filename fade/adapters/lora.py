@@ -258,9 +258,7 @@ class Lora(Adapter):
             layer.lora_B[self.name].weight.copy_(tensors[f"{name}.B"])
 
     def compact(self) -> dict[str, Tensor]:
-        """Only what the change needs: kept columns of A, kept rows of B, their places, and a bit mask if no
-        rectangle.
-        """
+        """Only what the change needs: kept columns of A, kept rows of B, their places, a bit mask if no rectangle."""
         tensors = {}
         for name, layer in self.layers.items():
             kept = layer.kept[self.name]

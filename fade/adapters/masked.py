@@ -75,9 +75,7 @@ class MaskedLinear(LoraLinear):
         return _Masked()
 
     def _apply(self, *args: Any, **settings: Any) -> nn.Module:
-        """Masks are no buffers (a stock loader must never meet them); they follow the weights to another device
-        here.
-        """
+        """Masks are no buffers (a stock loader must never meet them); they follow the weights to a device here."""
         super()._apply(*args, **settings)
         self.kept = {name: kept.to(self.get_base_layer().weight.device) for name, kept in self.kept.items()}
         self._folded = (None, torch.empty(0))

@@ -1,6 +1,4 @@
-"""Several changes made one: their sum (a stack folded), or TIES (arXiv 2306.01708, as CUIG uses it, arXiv
-2511.07970).
-"""
+"""Several changes as one: their sum (a stack folded) or TIES (arXiv 2306.01708, as CUIG uses it, arXiv 2511.07970)."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ Changes = dict[str, Tensor]  # name of a weight -> ΔW
 
 
 def changes_of(adapter: Adapter) -> Changes:
-    """What an attached adapter changes, at its scale, in single precision. Raises BadInput where that depends on the
-    prompt.
-    """
+    """What an adapter changes, at its scale, in single precision. Raises BadInput where it depends on the prompt."""
     if not adapter.mergeable:
         raise BadInput(f"adapter {adapter.name!r} depends on the prompt and has no fixed change to merge")
     return {name: change.float() for name in adapter.overwrites() if (change := adapter.exact(name)) is not None}

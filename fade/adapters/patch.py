@@ -177,9 +177,7 @@ class Patch(Adapter):
             weight.data.copy_(tensors[f"{key}.value"])
 
     def compact(self) -> dict[str, Tensor]:
-        """Differences of the weights that changed: whole, or the kept entries in order and a bit mask of their
-        places.
-        """
+        """Differences of the changed weights: whole, or the kept entries in order with a bit mask of their places."""
         tensors = {}
         for key, delta in (self.deltas or self._found()).items():
             if not delta.any():

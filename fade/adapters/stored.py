@@ -47,18 +47,14 @@ class Stored:
 
     @classmethod
     def of(cls, adapter: Adapter, card: dict[str, Any]) -> Stored:
-        """An attached adapter as a folder will hold it; `card`: what only the caller knows (concept, method, seeds,
-        ...).
-        """
+        """An attached adapter as a folder will hold it; `card`: what its maker knows (concept, method, seeds, ...)."""
         about = {"format": FORMAT, "kind": adapter.kind, **adapter.settings(), "sha256": adapter.sha256()}
         tensors = {name: value.detach().clone() for name, value in adapter.compact().items()}
         return cls({**about, **card, **identity(adapter.model)}, tensors)
 
     @classmethod
     def read(cls, folder: Path | str) -> Stored:
-        """Raises BadInput, one line, for what is missing, truncated, tampered with, newer than this version, or a
-        pickle.
-        """
+        """Raises BadInput, one line, for what is missing, cut, tampered with, newer than this version, or a pickle."""
         folder = Path(folder)
         about, path = read_card(folder), folder / "adapter.safetensors"
         tensors, metadata = _tensors(path)
@@ -91,9 +87,7 @@ class Stored:
             (temporary / "README.md").write_text(card_text(self.about), encoding="utf-8")
 
     def check_base(self, model: Diffusion) -> None:
-        """Raises BadInput where the pipeline is another than the one it was made for; its floating-point type is no
-        matter.
-        """
+        """Raises BadInput where the pipeline is another than the one it was made for; its precision is no matter."""
         wanted, known = self.about.get("base_sha256"), self.about.get("base_as", {})
         if wanted is None:
             raise BadInput(f"{self.folder} does not say which base it was made for; force=True attaches it anyway")

@@ -53,14 +53,5 @@ class DogBreeds(Files):
             items[label] = [Item(label, k, path) for k, path in enumerate(files)]
         labels = [name for (name,) in items]
         super().__init__(
-            name,
-            base,
-            items,
-            left,
-            {"breed": labels},
-            template,
-            shares=shares,
-            least=least,
-            on_bad=on_bad,
-            cache=cache,
+            name, base, items, left, {"breed": labels}, template, shares=shares, least=least, on_bad=on_bad, cache=cache
         )

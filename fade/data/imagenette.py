@@ -60,15 +60,7 @@ class Imagenette(Files):
                     own = (labels[given[key]] if part == "train" and given else label,)
                     items[own].append(Item(own, len(items[own]), path))
         super().__init__(
-            name,
-            base,
-            items,
-            left,
-            {"object": list(WNIDS)},
-            template,
-            shares=shares,
-            on_bad=on_bad,
-            cache=cache,
+            name, base, items, left, {"object": list(WNIDS)}, template, shares=shares, on_bad=on_bad, cache=cache
         )
 
     @staticmethod

@@ -47,9 +47,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path, left: Left) -> list[Path]:
-    """The images of one folder in natural order. Adds what is left out to `left`: other files, dead links, empty
-    files.
-    """
+    """A folder's images in natural order. What is left out goes to `left`: other files, dead links, empty files."""
     found = []
     for entry in entries(folder):
         try:
@@ -112,9 +110,7 @@ def _trouble(path: Path) -> str | None:
 
 
 def undecodable(paths: Iterable[Path], cache: Path) -> dict[str, str]:
-    """Decode every file and return those that fail, with the reason; the answer is kept in `cache` until a file
-    changes.
-    """
+    """Decode every file and return what fails, with the reason; the answer is kept in `cache` until a file changes."""
     paths = sorted(paths)
     stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     answer = cache / "checked" / f"{content_hash(stamps)}.json"

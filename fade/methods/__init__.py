@@ -33,9 +33,7 @@ class Method:
     variant = ""
 
     def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
-        """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps that it cannot
-        use.
-        """
+        """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps of no use to it."""
         name = type(self).__name__
         if kind not in self.kinds:
             raise BadInput(

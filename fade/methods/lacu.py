@@ -129,9 +129,7 @@ class Lacu(Method):
         return [captions[i] for i in order[: self.related] + drawn]
 
     def distances(self, model: Diffusion, z: Tensor, own: Tensor, others: Iterable[Tensor], kind: str) -> list[Tensor]:
-        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over the samples and own captions, the same z, t and noise for every
-        other.
-        """
+        """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over samples and own captions; same z, t and noise for every other."""
         generator = torch.Generator().manual_seed(self.seed)
         z = z[: max(self.samples[kind], len(own))]
         t = torch.randint(0, model.train_steps, (len(z),), generator=generator).to(z.device)

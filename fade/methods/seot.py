@@ -1,6 +1,4 @@
-"""SuppressEOT: no weights; the concept is suppressed in the text embedding of the prompts that name it (arXiv
-2402.05375).
-"""
+"""SuppressEOT: no weights; the concept is suppressed in the embedding of prompts that name it (arXiv 2402.05375)."""
 
 from __future__ import annotations
 

@@ -171,9 +171,7 @@ class Diffusion(nn.Module):
         return embeddings
 
     def listen(self, adapter: object) -> None:
-        """From here on `pipe("...")` itself tells attached adapters what is asked: edits apply and gates open there
-        too.
-        """
+        """From now on `pipe("...")` itself tells attached adapters what is asked: edits and gates work there too."""
         if any(other is adapter for other in self.listeners):
             return
         self.listeners.append(adapter)
@@ -239,9 +237,7 @@ class Diffusion(nn.Module):
         return self.unet(z_t, t, embedding).sample
 
     def latent(self, noise: Noise, size: int | None = None, device: str = "cpu") -> Tensor:
-        """The starting noise (1, C, h, w): draw number `place` of the seed's generator, on the CPU unless told
-        otherwise.
-        """
+        """The starting noise (1, C, h, w): draw number `place` of the seed's generator, on the CPU by default."""
         side = (size or self.size) // self.pipe.vae_scale_factor
         return _draws(noise.seed, (1, self.unet.config.in_channels, side, side), device)[noise.place]
 
@@ -268,9 +264,7 @@ class Diffusion(nn.Module):
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:
-        """Inside, every cross-attention layer appends its probabilities (B, heads, h·w, L) to the list, gradients
-        kept.
-        """
+        """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L) , gradients kept."""
         maps: list[Tensor] = []
         layers = [m for name, m in self.unet.named_modules() if name.endswith("attn2")]
         before = [layer.processor for layer in layers]
@@ -312,9 +306,7 @@ class Diffusion(nn.Module):
         return made.images.float().cpu()
 
     def scheduler(self, name: str | None, skip: int = 0) -> Any:
-        """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name that diffusers does not
-        have.
-        """
+        """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name unknown to diffusers."""
         kind = getattr(diffusers, name, None) if name else type(self.pipe.scheduler)
         if kind is None or not hasattr(kind, "set_timesteps"):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
@@ -353,9 +345,7 @@ class _Recording(AttnProcessor):
 
 
 class _Draws:
-    """The successive draws of one generator. The last that was asked for is remembered; an earlier one is drawn
-    anew.
-    """
+    """The successive draws of one generator. The last one asked for is remembered; an earlier one is drawn anew."""
 
     def __init__(self, seed: int, shape: tuple[int, ...], device: str) -> None:
         self.seed, self.shape, self.device = seed, shape, device

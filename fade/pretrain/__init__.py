@@ -87,9 +87,7 @@ class Pretraining:
     # what the folder holds
 
     def claim(self) -> None:
-        """Write the recipe into the folder, or take up the one that is there, made longer where more steps are asked
-        for.
-        """
+        """Write the recipe into the folder, or take up the one that is there, made longer where asked for."""
         path, images = self.out / "recipe.json", images_of(self.dataset)
         common = {
             "dataset": self.dataset.name,

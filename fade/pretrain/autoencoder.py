@@ -43,9 +43,7 @@ def make_autoencoder(s: AutoencoderSettings, size: int) -> AutoencoderKL:
 def autoencoder_loss(
     vae: AutoencoderKL, judges: Sequence[Judge], images: Tensor, s: AutoencoderSettings, flip: bool
 ) -> Callable[[torch.device], Tensor]:
-    """|y − x| + (y − x)² + edges + feature_weight · the judges' map distance + kl_weight · KL a latent value, in [-1,
-    1].
-    """
+    """|y − x| + (y − x)² + edges + feature_weight · map distance + kl_weight · KL a latent value, in [-1, 1]."""
 
     def loss(device: torch.device) -> Tensor:
         x = images[pick(len(images), s.batch)].to(device).float() / 127.5 - 1

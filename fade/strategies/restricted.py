@@ -1,6 +1,4 @@
-"""Restricted gradient: where forgetting and keeping disagree, each leaves out its part along the other (arXiv
-2412.07808).
-"""
+"""Restricted gradient: where the two disagree, each leaves out its part along the other (arXiv 2412.07808)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Lightning checkpoints without pickle: tensors in safetensors, the rest as JSON in its metadata; written whole or
-not.
-"""
+"""Lightning checkpoints without pickle: tensors in safetensors, the rest as JSON in its metadata; whole or not."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Several processes of one run (trainer=ddp): rank zero writes and the others read it; each takes its rows of every
-batch.
-"""
+"""Several processes of one run (trainer=ddp): rank zero writes, the others read; each takes its rows of every batch."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def lead(trainer: L.Trainer) -> None:
 
 
 def end_group() -> None:
-    """End the group after training: rank zero measures alone, and a metric that finds a group would wait for the
-    others.
-    """
+    """End the group after training: rank zero measures alone, and a metric that finds a group waits for the others."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -164,9 +164,7 @@ class Unlearner(L.LightningModule):
         return total
 
     def _objective(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-        """The weighted sum of the terms that have a weight, with the gradient that the method makes of all its
-        terms'.
-        """
+        """The weighted sum of the terms with a weight, with the gradient that the method makes of all its terms'."""
         weighted = {name: weights[name] * value for name, value in losses.items() if name in weights}
         total = torch.stack(list(weighted.values())).sum()
         return self._combined(weighted, total) if self.method.combines and len(weighted) == len(losses) else total
@@ -197,9 +195,7 @@ class Unlearner(L.LightningModule):
         return take
 
     def check_loss(self, total: Tensor, step: int) -> None:
-        """Raises BadInput, in every process at once, where the loss is no finite number: what follows would be none
-        either.
-        """
+        """Raises BadInput, in all processes at once, where the loss is no finite number: nor would any later one be."""
         value = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
         if math.isfinite(value):
             return
@@ -215,9 +211,7 @@ class Unlearner(L.LightningModule):
 
     @torch.no_grad()
     def check_learned(self) -> None:
-        """Raises BadInput where no step was taken, or the adapter holds nan or inf, or changes nothing: none is to be
-        saved.
-        """
+        """Raises BadInput where no step was taken, or the adapter holds nan or inf or changes nothing: never saved."""
         step, steps = self.trainer.global_step, self.trainer.max_steps
         if self.method.terms and not step:
             raise BadInput(f"none of the {steps} steps was trained; check what the trainer was given beside max_steps")

@@ -25,9 +25,7 @@ TYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_every_order_of_merging_unmerging_and_removing_leaves_the_base(model: Diffusion, dtype: torch.dtype) -> None:
-    """Two low-rank adapters and a patch on the same keys and values; each step is also what that subset alone would
-    be.
-    """
+    """Two low-rank adapters and a patch on the same keys and values; each step is also what that subset would be."""
     kinds = {"a": Neuron(0.3), "b": Weight(0.3), "c": None}
     stored = {name: made(model, name, kind, seed) for seed, (name, kind) in enumerate(kinds.items())}
     model.pipe.to(dtype)

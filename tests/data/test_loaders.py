@@ -393,9 +393,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Reading a thousand images takes no more than reading a hundred (python -m benchmarks.studies.loading measures
-    100,000).
-    """
+    """Reading a thousand images takes as much as a hundred (python -m benchmarks.studies.loading measures 100,000)."""
     make_class(tmp_path / "a" / "cat", 25, ".png")
     dataset = Folder("a", str(tmp_path / "a"), {"object": None}, PHOTO)
     items = [item for split in SPLITS for item in dataset.items(split)]

@@ -195,9 +195,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
 
 
 def test_noise_as_the_published_scripts_drew_it(model: Diffusion) -> None:
-    """One generator per seed through the grid (compvis samplers), or the seed set anew for each image (diffusers
-    ones).
-    """
+    """One generator per seed through the grid (compvis samplers), or the seed set for each image (diffusers ones)."""
     generator = torch.Generator().manual_seed(188)
     drawn = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3)]
     assert [torch.equal(model.latent(Noise(188, k)), drawn[k]) for k in (2, 0, 1)] == [True] * 3

@@ -129,9 +129,7 @@ def test_few_seeds_and_one_cell() -> None:
 
 
 def drawn(rng: np.random.Generator, size: tuple[int, int, int], p: float, seed: float, cell: float) -> np.ndarray:
-    """(times, images) successes of a probit model: shares of the variance that the seeds and the cells have in
-    common.
-    """
+    """(times, images) successes of a probit model: shares of the variance that seeds and cells have in common."""
     times, cells, seeds = size
     shared = np.sqrt(seed) * rng.standard_normal((times, 1, seeds)) + np.sqrt(cell) * rng.standard_normal(
         (times, cells, 1)

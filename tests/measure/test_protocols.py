@@ -77,9 +77,7 @@ def uce(model: Diffusion, prompts: list[str], seed: int, scale: float) -> Made:
 
 
 def spm(model: Diffusion, prompts: list[str], seed: int, scale: float, negative: str) -> Made:
-    """generator=torch.cuda.manual_seed(seed) is None: the pipeline draws from the global generator, seeded for each
-    image.
-    """
+    """generator=torch.cuda.manual_seed(seed) is None: the noise is the global generator's, seeded for each image."""
     for prompt in prompts:
         torch.manual_seed(seed)
         first = torch.randn(1, 4, 8, 8)

@@ -29,9 +29,7 @@ def gated(model: Diffusion, name: str, gate: Gate) -> Lora:
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_gates_add_up_exactly(model: Diffusion, power: float) -> None:
-    """Σ_i γ_i^power B_i A_i, each prompt of a batch with its own γ: the same as a base whose weights were changed
-    so.
-    """
+    """Σ_i γ_i^power B_i A_i, each prompt of a batch with its own γ: as a base whose weights were changed so."""
     model.double()
     base = copy.deepcopy(model.unet)
     adapters = [gated(model, "one", Gate(("neon",), power)), gated(model, "other", Gate(("mosaic", "fish"), power))]

@@ -51,9 +51,7 @@ def stepped(combine: Callable[[dict[str, list[Tensor]]], list[Tensor]], seed: in
 
 @pytest.mark.parametrize("seed", range(6))
 def test_scissorhands_cone_is_gems_quadratic_program(seed: int) -> None:
-    """min ½ v² (‖g_o‖² + 0.001) + v ⟨g, g_o⟩ over v ≥ 0.5, and g + v g_o is the step, where ⟨g, g_o⟩ < 0; every tenth
-    step.
-    """
+    """min ½ v² (‖g_o‖² + 0.001) + v ⟨g, g_o⟩ over v ≥ 0.5, g + v g_o the step, where ⟨g, g_o⟩ < 0; every tenth step."""
     method = ScissorHands(cone=True)
     method.places, memory = [1], torch.randn(5, generator=torch.Generator().manual_seed(seed + 50)).double()
     method.load_state({"0": memory})  # of the second weight alone

@@ -138,9 +138,7 @@ def outcomes(mutants: Sequence[Mutant], workers: int) -> Iterator[tuple[Mutant, 
 
 
 def failing_alone(mutants: Sequence[Mutant]) -> str:
-    """What pytest says of listed tests that are missing, or fail without any error planted; nothing where there are
-    none.
-    """
+    """pytest's words on listed tests that are missing, or fail without any error planted; nothing for none."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     with tempfile.NamedTemporaryFile("r") as said:
         _, status = os.waitpid(forked(None, tests, said.name), 0)

@@ -253,9 +253,7 @@ def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> 
 
 @pytest.mark.slow
 def test_from_nothing_to_a_stock_pipeline(tmp_path: Path) -> None:
-    """A few steps of every stage, a second call that does nothing but measure, and a third that trains one stage
-    longer.
-    """
+    """A few steps of every stage, a second call that does nothing but measure, a third that trains one stage longer."""
     dataset = MiniCanvas(TEMPLATE, PARTIALS, train=2, judge=2, test=2)
     found = recipe(tmp_path, dataset).run()
     assert found["grid_images"] == 360 and set(found["judges"]) == {"style", "object"}

@@ -1,6 +1,4 @@
-"""A tiny run whose files are harmed, lost or swapped: made again to the same result, or one line that says what to
-do.
-"""
+"""A run whose files are harmed, lost or swapped: made again to the same result, or one line that tells what to do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Requests one after another: what each strategy adds, what no request may touch, and a log that cannot be changed
-unseen.
-"""
+"""Requests one after another: what a strategy adds, what no request may touch, a log that cannot be changed unseen."""
 
 from __future__ import annotations
 

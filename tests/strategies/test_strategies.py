@@ -227,9 +227,7 @@ def maps_of(model: Diffusion, z_t: Tensor, t: Tensor, prompt: Tensor) -> list[Te
 
 @torch.no_grad()
 def test_duges_terms_are_their_formulas(model: Diffusion, adapter: Lora, pairs: Pairs) -> None:
-    """The prompt's attention now against the surrogate's before the request; denoising on a bank under its own
-    captions.
-    """
+    """Attention now against the surrogate's before the request; denoising on a bank by its own captions."""
     shake(adapter)
     found, batch = losses_of(Duge(bank=4).method(Fade()), model, adapter, pairs)
     assert found.keys() == {"forget", "retain", "attention", "replay"}

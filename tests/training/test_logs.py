@@ -58,9 +58,7 @@ def test_layers_are_a_line_each_on_disk(tmp_path: Path) -> None:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB, chunks of crc, length, kind) after 7
-    bytes.
-    """
+    """A .wandb file's records: LevelDB's log format (blocks of 32 KiB, chunks of crc, length, kind) after 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, whole = path.read_bytes(), 7, b""

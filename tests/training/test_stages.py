@@ -150,9 +150,7 @@ def test_random_masks_are_a_control_of_either_shape() -> None:
 
 
 def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:
-    """One step of plain gradient descent, by hand: the masks are the sparsity's, and w_f and w_r scale their
-    gradients.
-    """
+    """One step of plain gradient descent, by hand: the masks are the sparsity's, w_f and w_r scale gradients."""
     adapter = Lora.attach(model, rank=2, alpha=2)
     shake(adapter)
     before = [parameter.detach().clone() for parameter in adapter.parameters()]
