@@ -174,7 +174,6 @@ class Parts:
             pairs,
             step.method,
             step.sparsity,
-            dict(cfg.weights) | step.weights,
             instantiate(cfg.optimizer.build),
             self.timesteps,
             saliency,

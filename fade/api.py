@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -188,7 +189,7 @@ def unlearn(
     steps: Whole = 1550,
     batch: Count = 4,
     lr: Rate = 1e-4,
-    weights: dict[str, NonNegative] | None = None,
+    terms: dict[str, NonNegative] | None = None,
     seed: Seed = 0,
 ) -> Handle:
     """Train an adapter that draws `surrogate` where `concept` is asked for; the adapter is off then.
@@ -197,11 +198,11 @@ def unlearn(
 
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by
     the pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate
-    weights. weights: of the loss terms, by name. The defaults are those of FADE's script for Stable Diffusion (arXiv
-    2602.07058); other methods have rates, ranks and weights of their own, which conf/method names and this function
-    does not know. Raises BadInput for words, templates, numbers or a method that cannot be used, for a pipeline in half
-    precision, for one that carries another adapter (the new one would be right only on top of it), and where training
-    ends in nan or in nothing.
+    weights. terms: weights of the loss terms, by name; the others keep the method's own. The defaults are those of
+    FADE's script for Stable Diffusion (arXiv 2602.07058); other methods have rates and ranks of their own, which
+    conf/method names and this function does not know. Raises BadInput for words, templates, numbers or a method that
+    cannot be used, for a pipeline in half precision, for one that carries another adapter (the new one would be right
+    only on top of it), and where training ends in nan or in nothing.
     """
     model = diffusion_of(pipe)
     if pipe.unet.dtype != torch.float32:
@@ -210,16 +211,12 @@ def unlearn(
             "(the adapter then goes onto half precision too)"
         )
     refuse_attached(model)
-    device, how = model.device, method_of(method)
+    device, how = model.device, copy(method_of(method))
     mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
-    if strange := [term for term in weights or {} if term not in how.terms]:
-        raise BadInput(
-            f"weights has {strange[0]!r}; {type(how).__name__} has the terms {', '.join(how.terms) or 'none'}"
-        )
-    if weights is not None and not weights:
-        raise BadInput("weights is {}; name a loss term, or leave it out for the default")
+    if terms is not None and not terms:
+        raise BadInput("terms is {}; name a loss term, or leave it out for the default")
+    how.terms = how.weighted(terms)
     retain = without(retain, concept)
-    wanted = {**{term: 1.0 for term in how.terms}, **({"forget": 0.3} if method == "fade" else {}), **(weights or {})}
     steps = steps if how.terms else 0
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
     request = Request.of(dataset, concept, surrogate)
@@ -235,7 +232,7 @@ def unlearn(
         "steps": steps,
         "batch": batch,
         "lr": lr,
-        "weights": wanted,
+        "terms": dict(how.terms),
         "method": vars_of(how),
     }
     with (
@@ -268,7 +265,6 @@ def unlearn(
                 pairs,
                 how,
                 mask,
-                wanted,
                 partial(torch.optim.AdamW, lr=lr),
                 Uniform(),
                 Path(folder) / "saliency.safetensors",

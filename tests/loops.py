@@ -22,18 +22,20 @@ from fade.timesteps import Uniform
 from fade.training.unlearner import Unlearner, fit
 
 
-def unlearner(model: Diffusion, adapter: Adapter, pairs: Pairs, folder: Path, **settings: Any) -> Unlearner:
-    given = {
-        "weights": {"forget": 1.0, "retain": 1.0},
-        "cosine": True,
-        "locate_batch": 8,
-        "optimizer": partial(torch.optim.AdamW, lr=1e-2),
-    } | settings
+def unlearner(
+    model: Diffusion,
+    adapter: Adapter,
+    pairs: Pairs,
+    folder: Path,
+    terms: dict[str, float] | None = None,
+    **settings: Any,
+) -> Unlearner:
+    given = {"cosine": True, "locate_batch": 8, "optimizer": partial(torch.optim.AdamW, lr=1e-2)} | settings
     return Unlearner(
         model,
         adapter,
         pairs,
-        Fade(),
+        Fade(terms={"forget": 1.0, "retain": 1.0, **(terms or {})}),
         Neuron(0.2),
         timesteps=Uniform(),
         saliency_file=folder / "saliency.safetensors",
@@ -82,7 +84,6 @@ def unlearner_of(config: DictConfig, model: Diffusion, adapter: Adapter, pairs: 
         pairs,
         instantiate(config.method),
         instantiate(config.sparsity),
-        dict(config.weights),
         instantiate(config.optimizer.build),
         instantiate(config.timesteps),
         file,

@@ -28,9 +28,18 @@ DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": 
 # file -> (every value that it sets, where the values come from)
 TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # methods
-    "method/fade": ({"saliency": "forget"}, "arXiv 2602.07058, stage one: the sum of |gradient| of the forget side"),
+    "method/fade": (
+        {"saliency": "forget", "terms.forget": 0.3, "terms.retain": 1.0},
+        "arXiv 2602.07058, stage one: the sum of |gradient| of the forget side; FADE's run script: its weights",
+    ),
     "method/spare": (
-        {"/timesteps": "targeted", "method.saliency": "forget", "method.variant": "this project's reading"},
+        {
+            "/timesteps": "targeted",
+            "method.saliency": "forget",
+            "method.terms.forget": 0.3,
+            "method.terms.retain": 1.0,
+            "method.variant": "this project's reading",
+        },
         "ours: no code of it is public",
     ),
     "method/esd": (
@@ -41,7 +50,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.eta": None,
             "method.guidance": 3.0,
             "method.sampling_steps": 15,
-            "weights.forget": 1.0,
+            "method.terms.forget": 1.0,
         }
         | NO_DECAY
         | NO_CLIPPING,
@@ -66,7 +75,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         PATCH
         | KEYS_AND_VALUES
         | DECAY
-        | {"method.variant": "paper", "method.prior": True, "weights.forget": 1.0, "weights.prior": 1.0},
+        | {"method.variant": "paper", "method.prior": True, "method.terms.forget": 1.0, "method.terms.prior": 1.0},
         "CA diffusers/train.py: cross-attn, adam_weight_decay 1e-2, prior_loss_weight 1.0; max_grad_norm 1.0 is the "
         "trainer's",
     ),
@@ -77,8 +86,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "adapter.targets": ["."],
             "sparsity.p": 0.5,
             "method.guidance": 7.5,
-            "weights.forget": 1.0,
-            "weights.retain": 0.5,
+            "method.terms.forget": 1.0,
+            "method.terms.retain": 0.5,
         }
         | NO_DECAY
         | NO_CLIPPING,
@@ -98,8 +107,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.sampling_steps": 15,
             "method.anchors": 4,
             "method.gate_power": None,
-            "weights.forget": 1.0,
-            "weights.retain": 1000.0,
+            "method.terms.forget": 1.0,
+            "method.terms.retain": 1000.0,
         }
         | DECAY
         | NO_CLIPPING,
@@ -107,7 +116,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "train_spm.py: guidance_scale=3; src/configs/config.py: max_grad_norm 0.0; AdamW8bit's own weight decay 1e-2",
     ),
     "method/fmn": (
-        PATCH | DECAY | {"adapter.targets": [r"attn2\."], "method.end": True, "weights.forget": 1.0},
+        PATCH | DECAY | {"adapter.targets": [r"attn2\."], "method.end": True, "method.terms.forget": 1.0},
         "FMN configs/attn.yaml: use_pooler true, adam_weight_decay 0.01, max_grad_norm 1.0 (the trainer's); UC: "
         "--only_xa",
     ),
@@ -122,8 +131,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.step": 0.0,
             "method.passes": 0,
             "method.epoch": 15,
-            "weights.forget": 0.1,
-            "weights.retain": 1.0,
+            "method.terms.forget": 0.1,
+            "method.terms.retain": 1.0,
         }
         | NO_DECAY
         | NO_CLIPPING,
@@ -138,8 +147,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.batches": None,
             "method.redraw": None,
             "method.cone": False,
-            "weights.forget": 0.1,
-            "weights.retain": 1.0,
+            "method.terms.forget": 0.1,
+            "method.terms.retain": 1.0,
         }
         | NO_DECAY
         | NO_CLIPPING,
@@ -160,9 +169,9 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.latents": "noise",
             "method.mapped": "nearest",
             "method.seed": "${seed}",
-            "weights.forget": 5.0,
-            "weights.retain": 25.0,
-            "weights.stay": 2e-4,
+            "method.terms.forget": 5.0,
+            "method.terms.retain": 25.0,
+            "method.terms.stay": 2e-4,
             "optimizer.schedule.warmup": 10,
         }
         | DECAY,
@@ -178,7 +187,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "tuned/minicanvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
     "tuned/minicanvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
     "tuned/minicanvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
-    "tuned/minicanvas/spm": ({"pairs.batch": 4, "weights.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
+    "tuned/minicanvas/spm": ({"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
     "tuned/minicanvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
     # of Stable Diffusion
     "tuned/sd15/ca": (
@@ -256,7 +265,6 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "retained)",
     ),
     # what several share
-    "weights/fade": ({"forget": 0.3, "retain": 1.0}, "arXiv 2602.07058 and its run script: 0.3 and 1.0"),
     "adapter/lora": ({"rank": 8, "alpha": 8, "dropout": 0.0, "targets": ATTENTION}, "ours"),
     "adapter/sd": ({"rank": 4, "alpha": 4, "dropout": 0.2, "targets": ATTENTION}, "FADE's run script"),
     "adapter/text": ({"strength": 1.0}, "SEOT suppress_eot_w_nulltext.py: alpha 1.0"),
@@ -423,7 +431,6 @@ GROUPS = (
     "tuned/minicanvas",
     "tuned/sd15",
     "tuned/sd15_unlearncanvas",
-    "weights",
     "adapter",
     "optimizer",
     "timesteps",

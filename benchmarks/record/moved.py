@@ -28,6 +28,7 @@ OPTIONS = {
     "experiment=unlearncanvas_object": "+sweeps=unlearncanvas_object",
 }
 KEYS = {
+    "weights": "method.terms",
     "dataset.source": "dataset",
     "dataset.judges": "judges",
     "dataset.classifiers": "classifiers",

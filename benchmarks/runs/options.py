@@ -31,7 +31,6 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "output_dir": Word,
     "cache_dir": Word,
     "checkpoint_every": Count,
-    "weights.*": NonNegative,
     "sequence.name": Word,
     "sequence.requests": Annotated[list[Word], Field(min_length=1)],
     "sequence.revoke": list[int],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Example, Pairs
-from fade.errors import BadInput
+from fade.errors import BadInput, at_least
 from fade.models import Diffusion
 from fade.saliency import Saliency, sum_of_abs
 
@@ -21,16 +22,27 @@ Take = Callable[[dict[str, float] | None], None]  # a further step of the run's 
 class Method:
     """A method is two functions, `locate` and `losses`; the rest has defaults.
 
-    terms: the names of its losses, one shared vocabulary (forget, retain, prior, ...). kinds: of adapters it can train.
-    variant: which of several published versions this is, for tables; "" where there is one.
+    terms: its losses, one shared vocabulary (forget, retain, prior, ...), each with the paper's weight; the constructor
+    takes others. kinds: of adapters it can train. variant: which of several published versions this is, for tables; ""
+    where there is one.
     """
 
-    terms: tuple[str, ...] = ()
+    terms: Mapping[str, float] = MappingProxyType({})
     kinds: tuple[str, ...] = ("lora", "patch")
     combines = False  # whether `combine` turns the terms' gradients into the step's
     draws_t = True  # whether its forget term uses the t of the batch, which `timesteps` draws
     passes = 0  # how many times it takes further steps before some of its own
     variant = ""
+
+    def weighted(self, terms: Mapping[str, float] | None) -> dict[str, float]:
+        """The weights of all terms, those that are given in place of the method's own. Raises BadInput for a term that
+        it does not have and for a weight below 0.
+        """
+        if odd := [term for term in terms or {} if term not in self.terms]:
+            own = ", ".join(self.terms) or "none"
+            raise BadInput(f"method.terms has {odd[0]!r}; {type(self).__name__} has the terms {own}")
+        at_least(0, **{f"method__terms__{term}": weight for term, weight in (terms or {}).items()})
+        return {**self.terms, **(terms or {})}
 
     def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
         """Raises BadInput, before any work, for an adapter, sparsity, number of steps or timesteps of no use to it."""
@@ -75,8 +87,8 @@ class Method:
         raise NotImplementedError
 
     def before_step(self, step: int, adapter: Adapter, take: Take) -> None:
-        """What comes before step number `step`, counted from 0. take(weights) takes a further step of the same
-        optimizer, on a batch of its own and the terms that `weights` names; None: as the run's own steps."""
+        """What comes before step number `step`, counted from 0. take(terms) takes a further step of the same
+        optimizer, on a batch of its own and the terms that are named, so weighted; None: as the run's own steps."""
 
     def combine(self, gradients: dict[str, Gradients]) -> Gradients:
         """The step's gradient from those of the weighted terms, where `combines` is set."""

@@ -7,12 +7,14 @@ L = ‖ε_θ(x_t, t, c_target) − sg ε(x_t, t, c_anchor)‖² + λ_p ‖ε_θ(
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch
 from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
@@ -28,11 +30,17 @@ class ConceptAblation(Method):
     x_t with the forget term, where the code gives it a second half of the batch with images, t and noise of its own.
     """
 
-    def __init__(self, variant: str = "paper", prior: bool = True) -> None:
+    terms: Mapping[str, float] = {"forget": 1.0, "prior": 1.0}
+
+    def __init__(
+        self, variant: str = "paper", prior: bool = True, terms: Mapping[str, NonNegative] | None = None
+    ) -> None:
         if variant not in ("paper", "as_released"):
             raise BadInput(f"method.variant is {variant!r}; Concept Ablation has paper and as_released")
         self.variant, self.prior = variant, prior
-        self.terms = ("forget", "prior") if prior else ("forget",)
+        self.terms = self.weighted(terms)
+        if not prior:
+            del self.terms["prior"]
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         anchor = batch["anchor"]

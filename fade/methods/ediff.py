@@ -5,10 +5,13 @@ L = L_denoise(retain) + λ (L_f(θ) − L̄_f), L_f = ‖ε_θ(x_t, t, c_f) − 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch
 from fade.errors import at_least
 from fade.methods import Gradients, Method, Take, dot, relabelled
@@ -16,8 +19,8 @@ from fade.models import Diffusion
 
 
 class EraseDiff(Method):
-    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step and times weights.forget, which is
-    1 there; 0: λ is weights.forget (released: 0.1).
+    """`step` η > 0: the paper's λ = max(0, η − cos(∇L_r, ∇L_f)), anew in every step and times terms.forget, which is
+    1 there; 0: λ is terms.forget (released: 0.1).
 
     passes: K. Every `epoch` steps, before the first of them, K inner passes of `epoch` steps each are taken on L_f
     alone, from θ, and after each θ is put back; between two of them stands an outer pass on L that is thrown away as
@@ -30,13 +33,15 @@ class EraseDiff(Method):
     step; c_pseudo is each caption's surrogate; a single latent serves both captions.
     """
 
-    terms = ("forget", "retain")
+    terms: Mapping[str, float] = {"forget": 0.1, "retain": 1.0}
 
-    def __init__(self, step: float = 0.0, passes: int = 0, epoch: int = 15) -> None:
+    def __init__(
+        self, step: float = 0.0, passes: int = 0, epoch: int = 15, terms: Mapping[str, NonNegative] | None = None
+    ) -> None:
         at_least(0, method__step=step, method__passes=passes)
         at_least(1, method__epoch=epoch)
         self.step, self.passes, self.epoch = step, passes, epoch
-        self.combines = step > 0
+        self.combines, self.terms = step > 0, self.weighted(terms)
         self.variant = ("paper" if step > 0 else "as_released") + ("" if passes else ", one level")
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:

@@ -6,12 +6,14 @@ L = ‖ε_θ(x_t, t, c) − sg[base − η (ε_0(x_t, t, c) − ε_0(x_t, t, ∅
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Method
@@ -31,11 +33,16 @@ class Esd(Method):
     not replaced.
     """
 
-    terms = ("forget",)
+    terms: Mapping[str, float] = {"forget": 1.0}
     draws_t = False
 
     def __init__(
-        self, variant: str = "paper", eta: float | None = None, guidance: float = 3.0, sampling_steps: int = 50
+        self,
+        variant: str = "paper",
+        eta: float | None = None,
+        guidance: float = 3.0,
+        sampling_steps: int = 50,
+        terms: Mapping[str, NonNegative] | None = None,
     ) -> None:
         if variant not in ETA:
             raise BadInput(f"method.variant is {variant!r}; ESD has {' and '.join(ETA)}")
@@ -43,6 +50,7 @@ class Esd(Method):
         at_least(0, method__eta=eta, method__guidance=guidance)
         at_least(1, method__sampling_steps=sampling_steps)
         self.variant, self.eta, self.guidance, self.sampling_steps = variant, eta, guidance, sampling_steps
+        self.terms = self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.embed([""])

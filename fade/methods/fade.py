@@ -6,13 +6,14 @@ L = w_f · MSE(ε_{θ+Δ}(z_f, t, c_f), ε_θ(z_f, t, c_s)) + w_r · MSE(ε_{θ+
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch
 from fade.errors import BadInput
 from fade.methods import Method, noised
@@ -29,14 +30,16 @@ class Fade(Method):
     which it samples; a LoRA's A starts as kaiming uniform (PEFT's default), there as a Gaussian.
     """
 
-    terms = ("forget", "retain")
+    terms: Mapping[str, float] = {"forget": 0.3, "retain": 1.0}  # FADE's script
 
-    def __init__(self, saliency: str = "forget", variant: str = "") -> None:
+    def __init__(
+        self, saliency: str = "forget", variant: str = "", terms: Mapping[str, NonNegative] | None = None
+    ) -> None:
         if saliency not in ("forget", "ratio"):
             raise BadInput(
                 f"method.saliency is {saliency!r}; choose forget (the paper's) or ratio (forget over retain)"
             )
-        self.saliency, self.variant = saliency, variant
+        self.saliency, self.variant, self.terms = saliency, variant, self.weighted(terms)
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
         forget = sum_of_abs(model, adapter.weights(), batches, "forget")

@@ -5,10 +5,13 @@ L = ‖A[:, :, concept tokens]‖_F over all cross-attention layers and heads, o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.methods import Method, named_in_all, noised
 from fade.models import Diffusion
@@ -22,10 +25,10 @@ class ForgetMeNot(Method):
     the loss does not grow with it.
     """
 
-    terms = ("forget",)
+    terms: Mapping[str, float] = {"forget": 1.0}
 
-    def __init__(self, end: bool = True) -> None:
-        self.end = end
+    def __init__(self, end: bool = True, terms: Mapping[str, NonNegative] | None = None) -> None:
+        self.end, self.terms = end, self.weighted(terms)
         self.variant = "" if end else "concept tokens alone"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

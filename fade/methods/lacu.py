@@ -6,13 +6,14 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.data.prompts import Cell, swapped
 from fade.errors import BadInput, at_least
@@ -35,7 +36,7 @@ class Lacu(Method):
     request removed may be kept, for they must stay so. adapter.targets says what is trained; released: the whole U-Net.
     """
 
-    terms = ("forget", "retain", "stay")
+    terms: Mapping[str, float] = {"forget": 5.0, "retain": 25.0, "stay": 2e-4}  # λ_u (of 5 to 7), λ_p, λ_reg
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Lacu(Method):
         latents: str = "noise",
         mapped: str = "nearest",
         seed: int = 0,
+        terms: Mapping[str, NonNegative] | None = None,
     ) -> None:
         if mapped not in ("nearest", "given"):
             raise BadInput(
@@ -68,6 +70,7 @@ class Lacu(Method):
         )
         self.pool, self.sampling_steps, self.mapped, self.seed = pool, sampling_steps, mapped, seed
         self.related, self.others, self.latents = related, others, latents
+        self.terms = self.weighted(terms)
         self.samples = {"mapping": mapping_samples, "related": related_samples}
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

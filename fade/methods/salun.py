@@ -5,11 +5,12 @@ L = ‖ε_θ(x_t, t, c_f) − sg ε_θ(x_t, t, c_pseudo)‖² + α · L_denoise(
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.errors import at_least
 from fade.methods import Method, relabelled
@@ -22,14 +23,14 @@ class SalUn(Method):
 
     guidance: w. The pseudo caption is the surrogate's, predicted by the live model without gradient. Differs: one
     latent for both captions (the released code draws the autoencoder's posterior twice). The released code without its
-    mask is this with sparsity=dense. weights.retain is α.
+    mask is this with sparsity=dense. terms.retain is α.
     """
 
-    terms = ("forget", "retain")
+    terms: Mapping[str, float] = {"forget": 1.0, "retain": 0.5}
 
-    def __init__(self, guidance: float = 7.5) -> None:
+    def __init__(self, guidance: float = 7.5, terms: Mapping[str, NonNegative] | None = None) -> None:
         at_least(0, method__guidance=guidance)
-        self.guidance = guidance
+        self.guidance, self.terms = guidance, self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.embed([""])

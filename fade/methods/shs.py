@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Size, Tensor, nn
 
 from fade.adapters import Adapter
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Gradients, Method, Take, denoising, dot, relabelled
@@ -57,7 +58,7 @@ VARIANTS = {
 
 class ScissorHands(Method):
     """|θ ⊙ Σ_batches |∂L_f/∂θ|| ranks all weights under the adapter; of the top `cut` those that `redraw` (regular
-    expressions over names) finds are drawn anew, biases as 0. None: the variant's own value. weights.forget is λ or α.
+    expressions over names) finds are drawn anew, biases as 0. None: the variant's own value. terms.forget is λ or α.
 
     as_released ranks by the guided loss ‖ε − [(1 + 7.5) ε_θ(c_f) − 7.5 ε_θ(∅)]‖², ascends the concept's own denoising
     loss and redraws self-attention in two blocks of the decoder. unlearncanvas ranks by the plain loss, teaches the
@@ -74,7 +75,7 @@ class ScissorHands(Method):
     kaiming for relu, a plain ranking) there is no variant.
     """
 
-    terms = ("forget", "retain")
+    terms: Mapping[str, float] = {"forget": 0.1, "retain": 1.0}
     kinds = ("patch",)
 
     def __init__(
@@ -84,6 +85,7 @@ class ScissorHands(Method):
         batches: int | None = None,
         redraw: list[str] | None = None,
         cone: bool = False,
+        terms: Mapping[str, NonNegative] | None = None,
     ) -> None:
         if variant not in VARIANTS:
             raise BadInput(f"method.variant is {variant!r}; choose {' or '.join(VARIANTS)}")
@@ -97,7 +99,7 @@ class ScissorHands(Method):
         at_least(1, method__batches=self.batches)
         self.redraw = released.redraw if redraw is None else tuple(redraw)
         self.guidance, self.fresh, self.ascends = released.guidance, released.fresh, variant == "as_released"
-        self.combines, self.due = cone, False
+        self.combines, self.due, self.terms = cone, False, self.weighted(terms)
         self.variant = f"{variant}, cone" if cone else variant
         self.memory: list[Tensor] = []  # g_o, for each weight of `redraw`
 

@@ -6,6 +6,8 @@ L = ‖ε_{θ+Δ}(x_t, c) − [ε_0(x_t, ∅) − η (ε_0(x_t, c) − ε_0(x_t,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
@@ -13,6 +15,7 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from fade.adapters import Adapter
 from fade.adapters.gate import Gate
 from fade.adapters.lora import Lora
+from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Method
@@ -32,10 +35,10 @@ class Spm(Method):
 
     Differs: the gate knows the concept's own words; c are the forget captions; t is the sampler's own, where the code
     takes 999 − ⌊1000 stop / n⌋, a little noisier; proj_in and proj_out are not adapted where they are 1 × 1
-    convolutions (Stable Diffusion 1, MiniCanvas). weights.retain is λ.
+    convolutions (Stable Diffusion 1, MiniCanvas). terms.retain is λ.
     """
 
-    terms = ("forget", "retain")
+    terms: Mapping[str, float] = {"forget": 1.0, "retain": 1000.0}
     kinds = ("lora",)
     draws_t = False
 
@@ -47,6 +50,7 @@ class Spm(Method):
         sampling_steps: int = 30,
         anchors: int = 4,
         gate_power: float | None = None,
+        terms: Mapping[str, NonNegative] | None = None,
     ) -> None:
         if variant not in GATE_POWER:
             raise BadInput(f"method.variant is {variant!r}; SPM has {' and '.join(GATE_POWER)}")
@@ -55,7 +59,7 @@ class Spm(Method):
         at_least(0, method__eta=eta, method__guidance=guidance, method__gate_power=gate_power)
         at_least(2 if self.released else 1, method__sampling_steps=sampling_steps, method__anchors=anchors)
         self.eta, self.guidance, self.sampling_steps, self.anchors = eta, guidance, sampling_steps, anchors
-        self.gate_power = gate_power
+        self.gate_power, self.terms = gate_power, self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.embed([""])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,14 +19,13 @@ from fade.sparsity import Sparsity
 @dataclass
 class Step:
     """What is trained for one request. requests: met at once; gone: met before, their images are not touched; guard:
-    whether the captions that are gone are held where they are; weights: of loss terms that the strategy adds."""
+    whether the captions that are gone are held where they are."""
 
     requests: list[Request]
     gone: list[Request]
     method: Method
     sparsity: Sparsity
     guard: bool = False
-    weights: dict[str, float] = field(default_factory=dict)
 
     @property
     def times(self) -> int:
@@ -45,7 +43,6 @@ class Strategy:
     together = False
     sums = True
     guard = False
-    weights: Mapping[str, float] = MappingProxyType({})
 
     def check(self, method: Method) -> None:
         """Raises BadInput, before any work, for a method that the strategy cannot wrap."""
@@ -62,14 +59,8 @@ class Strategy:
     ) -> Step:
         """What is trained for request number k (from 0)."""
         now, gone = (list(requests[: k + 1]), []) if self.together else ([requests[k]], list(requests[:k]))
-        return Step(
-            now,
-            [] if self.on_base else gone,
-            self.method(method),
-            self.sparsity(sparsity, used),
-            self.guard,
-            dict(self.weights),
-        )
+        gone = [] if self.on_base else gone
+        return Step(now, gone, self.method(method), self.sparsity(sparsity, used), self.guard)
 
     def assemble(self, model: Diffusion, adapters: Sequence[Adapter]) -> list[Adapter]:
         """The adapters that are measured, given those of all requests, which are attached; more may be attached."""
@@ -77,7 +68,7 @@ class Strategy:
 
 
 class Around(Method):
-    """A method with something added: everything else is the inner method's."""
+    """A method with something added, to its `terms` too: everything else is the inner method's."""
 
     def __init__(self, inner: Method) -> None:
         self.inner = inner

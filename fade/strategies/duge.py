@@ -21,20 +21,20 @@ class Duge(Strategy):
     """Its parameter regulariser is not public and left out; the non-concept prompt is the surrogate's caption."""
 
     def __init__(self, attention: float = 1.0, replay: float = 1.0, bank: int = 32) -> None:
-        self.weights, self.bank = {"attention": attention, "replay": replay}, bank
+        self.added, self.bank = {"attention": attention, "replay": replay}, bank
 
     def check(self, method: Method) -> None:
         trained(method, "duge")
 
     def method(self, method: Method) -> Method:
-        return Attending(method, self.bank)
+        return Attending(method, self.added, self.bank)
 
 
 class Attending(Around):
-    def __init__(self, inner: Method, bank: int) -> None:
+    def __init__(self, inner: Method, added: dict[str, float], bank: int) -> None:
         super().__init__(inner)
         self.bank = bank
-        self.terms = (*inner.terms, "attention", "replay")
+        self.terms = {**inner.terms, **added}
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """The bank is spread evenly over what is kept."""

@@ -14,7 +14,7 @@ class Restricted(Strategy):
     g_r'. What else the method minimises (LACU's pull toward the weights before) is added as it is.
 
     Differs from the released code (reds-lab): there α multiplies the gradient of the raw retain loss, here that of the
-    term as `weights` weighs it, so that FADE's 0.3 : 1.0 and α 1.5 are 5 : 1; and there the forget loss is ascent on
+    term as the method weighs it, so that FADE's 0.3 : 1.0 and α 1.5 are 5 : 1; and there the forget loss is ascent on
     the denoising loss, held at 1 where it exceeds m (1.1), here it is the method's own.
     """
 

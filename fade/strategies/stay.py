@@ -23,20 +23,20 @@ class Stay(Strategy):
     def __init__(self, power: int, weight: float) -> None:
         if power not in (1, 2):
             raise BadInput(f"strategy.power is {power}; choose 1 (L1-SP) or 2 (L2-SP)")
-        self.power, self.weights = power, {"anchor": weight}
+        self.power, self.weight = power, weight
 
     def check(self, method: Method) -> None:
         trained(method, f"l{self.power}sp")
 
     def method(self, method: Method) -> Method:
-        return Staying(method, self.power)
+        return Staying(method, self.power, self.weight)
 
 
 class Staying(Around):
-    def __init__(self, inner: Method, power: int) -> None:
+    def __init__(self, inner: Method, power: int, weight: float) -> None:
         super().__init__(inner)
         self.power, self.free = power, 0
-        self.terms = (*inner.terms, "anchor")
+        self.terms = {**inner.terms, "anchor": weight}
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().prepare(model, adapter, pairs)

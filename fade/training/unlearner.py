@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ OptimizerOf = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 class Unlearner(L.LightningModule):
     """Trains `adapter` so that `model` forgets the request of `pairs`.
 
-    weights: one for each of the method's terms. warmup: steps of linear warm-up; then the rate falls along a cosine
+    warmup: steps of linear warm-up; then the rate falls along a cosine
     where `cosine` is set. Step i draws everything from (seed, i), so a resumed run ends as an undisturbed one.
     """
 
@@ -52,7 +52,6 @@ class Unlearner(L.LightningModule):
         pairs: Pairs,
         method: Method,
         sparsity: Sparsity,
-        weights: dict[str, float],
         optimizer: OptimizerOf,
         timesteps: Timesteps,
         saliency_file: Path,
@@ -62,16 +61,12 @@ class Unlearner(L.LightningModule):
         seed: Seed = 0,
     ) -> None:
         super().__init__()
-        missing = [term for term in method.terms if term not in weights]
-        if missing:
-            raise BadInput(f"no weight for the loss term {missing[0]!r}; add weights.{missing[0]}=NUMBER")
-        at_least(0, **{f"weights__{term}": weights[term] for term in method.terms})
         at_least(1, optimizer__schedule__locate_batch=locate_batch)
         sparsity.suits(adapter.weights())
         timesteps.suits(model)
         method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
-        self.weights, self.make_optimizer, self.saliency_file = weights, optimizer, saliency_file
+        self.make_optimizer, self.saliency_file = optimizer, saliency_file
         self.timesteps, self.measured = timesteps, torch.zeros(0)
         self.locate_batch, self.warmup, self.cosine, self.seed = locate_batch, warmup, cosine, seed
         self.strict_loading = False
@@ -155,7 +150,7 @@ class Unlearner(L.LightningModule):
         self.drawn += torch.histc(batch["forget"]["t"].float().cpu(), len(self.drawn), 0, self.model.train_steps)
         batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
-        total = self._objective(losses, self.weights)
+        total = self._objective(losses, self.method.terms)
         self.check_loss(total.detach(), step // together + 1)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
@@ -163,9 +158,9 @@ class Unlearner(L.LightningModule):
         self.log("timestep", batch["forget"]["t"].float().mean(), sync_dist=True)
         return total
 
-    def _objective(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    def _objective(self, losses: dict[str, Tensor], terms: Mapping[str, float]) -> Tensor:
         """The weighted sum of the terms with a weight, with the gradient that the method makes of all its terms'."""
-        weighted = {name: weights[name] * value for name, value in losses.items() if name in weights}
+        weighted = {name: terms[name] * value for name, value in losses.items() if name in terms}
         total = torch.stack(list(weighted.values())).sum()
         return self._combined(weighted, total) if self.method.combines and len(weighted) == len(losses) else total
 
@@ -181,12 +176,12 @@ class Unlearner(L.LightningModule):
         """Further steps of the optimizer before `step`, which the trainer does not count: Method.before_step."""
         numbers = count(1)
 
-        def take(weights: dict[str, float] | None) -> None:
+        def take(terms: dict[str, float] | None) -> None:
             (optimizer,) = self.trainer.optimizers
             optimizer.zero_grad()
             for _ in range(self.trainer.accumulate_grad_batches):
                 losses = self.method.losses(self.model, self.adapter, self._drawn(step, next(numbers)))
-                (self._objective(losses, weights or self.weights) / self.trainer.accumulate_grad_batches).backward()
+                (self._objective(losses, terms or self.method.terms) / self.trainer.accumulate_grad_batches).backward()
             self.clip_gradients(optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm)
             optimizer.step()
             self.adapter.project()

@@ -112,7 +112,7 @@ def test_what_does_not_go_together_is_refused_when_it_is_put_together(
         ("uce", ["adapter.targets=['.']"], "keys and values of cross-attention"),
         ("salun", ["sparsity=neuron"], "rows and columns of matrices"),
         ("esd", ["sparsity=random"], "rows and columns of matrices"),
-        ("fade", ["weights.forget=-1"], r"weights\.forget"),
+        ("fade", ["method.terms.forget=-1"], r"method\.terms\.forget"),
         ("fade", ["optimizer.schedule.locate_batch=0"], "locate_batch"),
     ):
         with pytest.raises(BadInput, match=message):

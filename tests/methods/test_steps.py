@@ -90,7 +90,7 @@ def test_scissorhands_step_is_driven_by_both_terms_and_their_weights(
     losses = wanted()
     total = losses["retain"] + 0.1 * losses["forget"]
     slopes = torch.autograd.grad(total, adapter.parameters(), allow_unused=True)
-    unlearner._objective(unlearner.method.losses(model, adapter, batch), unlearner.weights).backward()
+    unlearner._objective(unlearner.method.losses(model, adapter, batch), unlearner.method.terms).backward()
     for parameter, slope in zip(adapter.parameters(), slopes, strict=True):
         torch.testing.assert_close(parameter.grad, slope)
     assert all(g.norm() > 0 for g in torch.autograd.grad(wanted()["forget"], adapter.parameters()[:1]))

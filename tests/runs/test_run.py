@@ -151,7 +151,7 @@ def test_a_plan_says_what_it_will_cost(tmp_path: Path, run: Command) -> None:
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
         (["dataset=imagenette"], 2, "Missing mandatory value: dataset.root"),
-        (["weights.retain=null", "~weights.retain"], 2, "weights.retain"),
+        (["method.terms.retain=null", "~method.terms.retain"], 2, "method.terms.retain"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

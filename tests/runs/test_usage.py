@@ -29,7 +29,8 @@ from benchmarks.runs.usage import Misused, check
         (["trainer.max_step=3"], "no key trainer.max_step; closest: trainer.max_steps"),
         (["lr=1e-4"], "no group or key 'lr'; closest: optimizer.build.lr"),
         (["method=fade", "method.variant=foo"], "no key method.variant with method=fade; it belongs to method=ca, "),
-        (["~weights.retian"], "no key weights.retian; closest: weights.retain"),
+        (["~method.terms.retian"], "no key method.terms.retian; closest: method.terms.retain"),
+        (["weights.forget=0.5"], "no key weights.forget any more; it is method.terms.forget"),
         (["+sweeps=sead"], "sweeps has no option 'sead'"),
         (["sweeps=seeds"], "no group or key 'sweeps'; closest: +sweeps"),
         (["target=neon,cat"], "several values need -m: python run.py -m target=neon,cat"),
@@ -54,7 +55,7 @@ def test_a_wrong_command_line_is_one_line_and_two(
 
 
 def test_what_is_given_twice_alike_or_deleted_and_given_is_no_mistake() -> None:
-    check(["seed=1", "seed=1", "~weights.retain", "+weights.retain=2", "protocol.seeds=[188,288]", "-m", "a>b"])
+    check(["seed=1", "seed=1", "~trainer.devices", "+trainer.devices=2", "protocol.seeds=[188,288]", "-m", "a>b"])
     with pytest.raises(Misused, match="seed is given twice, as 1 and as 2"):
         check(["seed=1", "target=neon", "seed=2"])
 

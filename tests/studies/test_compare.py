@@ -203,9 +203,9 @@ def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> Non
     command = "the best lies at the EDGE in lr; go on with: python run.py -m +sweeps=tuning method="
     assert said["esd"] == f"{command}esd lr=0.0033" and said["spm"] == f"{command}spm lr=0.0005"
     assert said["fmn"] == f"{command}fmn lr=0.00033,0.003" and said["seot"].startswith("nothing was varied")
-    counts = (("pairs.batch", "1"), ("pairs.retain", "400"), ("weights.retain", "3"))
+    counts = (("pairs.batch", "1"), ("pairs.retain", "400"), ("method.terms.retain", "3"))
     assert edge("fade", counts, [counts, (("pairs.batch", "2"), *counts[1:])]).endswith(
-        "method=fade pairs.batch=1 pairs.retain=133,1200 weights.retain=1,9"
+        "method=fade pairs.batch=1 pairs.retain=133,1200 method.terms.retain=1,9"
     )
     with pytest.raises(BadInput, match="no run of a development target"):
         tuning(tried("ca", "lr", {"1": 1.0}, ("sketch",)))

@@ -155,7 +155,7 @@ def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pai
     shake(adapter)
     before = [parameter.detach().clone() for parameter in adapter.parameters()]
     weights, rate = {"forget": 2.0, "retain": 0.5}, 0.1
-    given = {"weights": weights, "optimizer": partial(torch.optim.SGD, lr=rate), "cosine": False, "seed": 3}
+    given = {"terms": weights, "optimizer": partial(torch.optim.SGD, lr=rate), "cosine": False, "seed": 3}
     trainer = partial(quiet(1, 1), gradient_clip_val=None)
     fit(unlearner(model, adapter, pairs, tmp_path, **given), trainer, tmp_path / "checkpoints", 9, [])
     found = [parameter.detach().clone() for parameter in adapter.parameters()]
@@ -264,11 +264,12 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert undisturbed[1] == 10
 
 
-def test_a_term_without_a_weight_is_an_error_before_step_one(
-    model: Diffusion, adapter: Adapter, pairs: Pairs, tmp_path: Path
-) -> None:
-    with pytest.raises(BadInput, match=r"weights\.retain"):
-        unlearner(model, adapter, pairs, tmp_path, weights={"forget": 1.0})
+def test_a_weight_for_a_term_that_there_is_not_and_one_below_zero_are_errors() -> None:
+    with pytest.raises(BadInput, match=r"method\.terms has 'prior'; Fade has the terms forget, retain"):
+        Fade(terms={"prior": 1.0})
+    with pytest.raises(BadInput, match=r"method\.terms\.retain is -1; it must be 0 or more"):
+        Fade(terms={"retain": -1})
+    assert Fade(terms={"retain": 2.0}).terms == {"forget": 0.3, "retain": 2.0} and Fade.terms["retain"] == 1.0
 
 
 def test_requests(dataset: MiniCanvas) -> None:
@@ -324,6 +325,5 @@ def test_what_training_cannot_use_is_refused_before_it_is_begun(
             "measured on 8 of its latents",
         ),
     ):
-        weights = dict.fromkeys(method.terms, 1.0)
         with pytest.raises(BadInput, match=message):
-            Unlearner(model, adapter, drawn(forget=16), method, Dense(), weights, optimizer, timesteps, tmp_path / "s")
+            Unlearner(model, adapter, drawn(forget=16), method, Dense(), optimizer, timesteps, tmp_path / "s")
