@@ -33,7 +33,7 @@ class Timesteps(ABC):
         """Turn uniform draws (B,) of 0..total−1 into draws of this distribution."""
 
 
-def unit(uniform: Tensor, total: int) -> Tensor:
+def _unit(uniform: Tensor, total: int) -> Tensor:
     """Draws (B,) of [0, 1): within their 1/total at random, or some timesteps would come twice and others never."""
     return (uniform.double() + torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device)) / total
 
@@ -62,7 +62,7 @@ class Window(Timesteps):
             raise BadInput(f"timesteps.high is {self.high}; this model's timesteps end at {model.train_steps - 1}")
 
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
-        return self.low + (unit(uniform, total) * (self.high - self.low + 1)).long()
+        return self.low + (_unit(uniform, total) * (self.high - self.low + 1)).long()
 
 
 class Targeted(Timesteps):
@@ -107,7 +107,7 @@ class Targeted(Timesteps):
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
         p = self.probabilities(measured.double()).to(uniform.device)
         edges = torch.cat([torch.zeros(1, dtype=p.dtype, device=p.device), p.cumsum(0)])
-        u = unit(uniform, total) * edges[-1]
+        u = _unit(uniform, total) * edges[-1]
         k = torch.searchsorted(edges, u, right=True).clamp(1, len(p)) - 1
         return ((k + (u - edges[k]) / p[k]) * total / len(p)).long().clamp(0, total - 1)
 

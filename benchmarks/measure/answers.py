@@ -26,7 +26,7 @@ from fade.models import Diffusion, Noise, Sampling
 
 log = logging.getLogger(__name__)
 # among the images: a line a batch, {"seconds": ..., "sha256": {file: ...}}, written just before its files
-MADE = ".made.jsonl"
+_MADE = ".made.jsonl"
 NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
@@ -51,7 +51,7 @@ class Answer:
         return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
 
 
-def noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
+def _noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
     """The noise of the cell `index` of the grid; steps: that its image takes. Raises BadInput for an unknown
     kind.
     """
@@ -97,15 +97,17 @@ def answers(
     """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes."""
     cells = dataset.cells()
     kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
-    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept]
+    return [
+        Answer(cells[k], prompts[k], seed, _noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept
+    ]
 
 
 def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:
     """Write the images that are not there yet, or are not what was written. A batch is made whole or not at all, so a
-    resumed set equals another. MADE keeps their hashes, and what they cost over all starts."""
+    resumed set equals another. _MADE keeps their hashes, and what they cost over all starts."""
     folder.mkdir(parents=True, exist_ok=True)
     refuse_strangers(wanted, folder)
-    spoilt = {answer.file for answer in harmed(wanted, folder)}
+    spoilt = {answer.file for answer in _harmed(wanted, folder)}
     if spoilt:
         log.warning("%s: %s not what was written there (%d in all); made again", folder, min(spoilt), len(spoilt))
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
@@ -121,16 +123,16 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
         part = batches[number]
         start = time.monotonic()
         images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
-        pictures = [encoded(to_picture(image), answer.suffix) for answer, image in zip(part, images, strict=True)]
+        pictures = [_encoded(_to_picture(image), answer.suffix) for answer, image in zip(part, images, strict=True)]
         hashes = {answer.file: hashlib.sha256(data).hexdigest() for answer, data in zip(part, pictures, strict=True)}
-        append(folder / MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
+        append(folder / _MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
         for answer, data in zip(part, pictures, strict=True):
             with atomic(folder / answer.file) as temporary:
                 temporary.write_bytes(data)
         stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
 
 
-def encoded(picture: Image.Image, suffix: str) -> bytes:
+def _encoded(picture: Image.Image, suffix: str) -> bytes:
     """PNG, or JPEG of quality 75 as UnlearnCanvas's scripts write."""
     data = io.BytesIO()
     if suffix == "png":
@@ -151,8 +153,8 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """The lines of MADE that can be read; none for images of an older version or of another tool."""
-    path, lines = folder / MADE, []
+    """The lines of _MADE that can be read; none for images of an older version or of another tool."""
+    path, lines = folder / _MADE, []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         with suppress(ValueError, KeyError, TypeError):  # a kill cut it short, or it was harmed
             line = json.loads(text)
@@ -165,7 +167,7 @@ def seconds(folder: Path) -> float:
     return sum(line["seconds"] for line in lines_of(folder))
 
 
-def harmed(wanted: list[Answer], folder: Path) -> list[Answer]:
+def _harmed(wanted: list[Answer], folder: Path) -> list[Answer]:
     """The images that are there, and are none that was written under their name."""
     written: dict[str, set[str]] = {}
     for line in lines_of(folder):  # two processes that share a cache may both have made one
@@ -185,7 +187,7 @@ def fingerprint(wanted: list[Answer], folder: Path) -> str:
     return content_hash([(answer.file, file_hash(folder / answer.file)) for answer in wanted])
 
 
-def to_picture(image: Tensor) -> Image.Image:
+def _to_picture(image: Tensor) -> Image.Image:
     """(3, H, W) in [0, 1] to RGB."""
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
@@ -213,11 +215,11 @@ def refuse_gaps(wanted: list[Answer], folder: Path) -> None:
 
 def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
     """Raises BadInput where an image is another than the one that was written there."""
-    spoilt = [answer.file for answer in harmed(wanted, folder)]
+    spoilt = [answer.file for answer in _harmed(wanted, folder)]
     if spoilt:
         raise BadInput(
             f"{folder / spoilt[0]} is not the image that was written there ({len(spoilt)} in all); put it back, or "
-            f"delete {folder / MADE} to score what is there"
+            f"delete {folder / _MADE} to score what is there"
         )
 
 

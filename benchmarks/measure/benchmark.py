@@ -42,7 +42,7 @@ from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 CHUNK = 128  # images in memory at a time
-JUDGED = (
+_JUDGED = (
     "judged.json"  # beside predictions.csv: {"images": hash of all, "predictions": hash of the table, "seconds": ...}
 )
 
@@ -213,7 +213,7 @@ class Benchmark:
         files = {name: folder / f"features-{name}.safetensors" for name in self.backbones}
         if not self._holds(images, table, files):
             self._judge(images, table, files)
-        said = unharmed(folder / JUDGED, read_json) or {}
+        said = unharmed(folder / _JUDGED, read_json) or {}
         size = read(self.wanted[:1], images).shape[-1]
         features = {name: read_tensors(file)[0]["features"] for name, file in files.items()}
         return Measured(folder, read_rows(table), features, size, {**(cost or {}), "judge_s": said.get("seconds", 0.0)})
@@ -223,7 +223,7 @@ class Benchmark:
         found = [unharmed(file, read_tensors) for file in files.values()]
         if not table.is_file() or any(one is None for one in found):
             return False
-        judged = table.with_name(JUDGED)
+        judged = table.with_name(_JUDGED)
         if not judged.is_file():  # of an older version
             rows = unharmed(table, read_rows) or []
             return [row.get("file") for row in rows] == [answer.file for answer in self.wanted]
@@ -257,7 +257,7 @@ class Benchmark:
         for name, file in files.items():
             write_tensors(file, {"features": torch.cat(deep[name])})
         write_json(
-            table.with_name(JUDGED),
+            table.with_name(_JUDGED),
             {
                 "images": fingerprint(self.wanted, images),
                 "predictions": hashlib.sha256(as_csv(rows).encode()).hexdigest(),

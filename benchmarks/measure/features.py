@@ -48,7 +48,7 @@ class Inception:
     """torch-fidelity's network through torchmetrics, 2048 pooled features. weights: its published .pth, on disk."""
 
     def __init__(self, weights: str, device: torch.device) -> None:
-        needs(weights, "inception")
+        _needs(weights, "inception")
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -67,7 +67,7 @@ class TorchvisionInception:
     transform_input on top, and the average of Mixed_7c. weights: torchvision's inception_v3 state dict, on disk."""
 
     def __init__(self, weights: str, device: torch.device) -> None:
-        needs(weights, "torchvision")
+        _needs(weights, "torchvision")
         self.network = inception_v3(weights=None, transform_input=True, init_weights=False).to(device).eval()
         state = load_file(weights) if weights.endswith(".safetensors") else read_state(Path(weights), None)
         try:
@@ -114,7 +114,7 @@ class ClipScore:
         return (100 * torch.cosine_similarity(made.image_embeds, made.text_embeds)).clamp(min=0).cpu()
 
 
-def needs(weights: str | None, name: str) -> None:
+def _needs(weights: str | None, name: str) -> None:
     if not weights or not Path(weights).is_file():
         raise BadInput(f"fid_{name} needs its weights on disk; set protocol.backbones.{name}=FILE (now {weights})")
 

@@ -82,7 +82,7 @@ def interval(right: np.ndarray, cells: np.ndarray, noises: np.ndarray) -> tuple[
     return value, *wilson(value, len(cells), Z2 + added(residuals, noises, LEAST) + added(residuals, cells, 0.0))
 
 
-def numbered(names: Sequence[Hashable]) -> np.ndarray:
+def _numbered(names: Sequence[Hashable]) -> np.ndarray:
     """Names as numbers from 0, in order of appearance."""
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.array([index[name] for name in names])
@@ -91,7 +91,7 @@ def numbered(names: Sequence[Hashable]) -> np.ndarray:
 def share(images: Sequence[Hit]) -> Metric:
     """The mean of the cells' success rates, with its interval."""
     right = np.array([image.right for image in images], dtype=float)
-    found = interval(right, numbered([image.cell for image in images]), numbered([image.noise for image in images]))
+    found = interval(right, _numbered([image.cell for image in images]), _numbered([image.noise for image in images]))
     value, low, high = map(float, found)
     return {"value": value, "low": low, "high": high, "n": len(images)}
 

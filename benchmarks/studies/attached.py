@@ -21,7 +21,7 @@ from fade.models import Diffusion, Noise, Sampling
 from fade.models.ledger import ledger
 from fade.sparsity import Neuron, Sparsity, Weight
 
-MASKS = {"neuron": Neuron, "weight": Weight}
+_MASKS = {"neuron": Neuron, "weight": Weight}
 
 
 def adapters(model: Diffusion, n: int, rank: int, sparsity: Sparsity) -> list[Stored]:
@@ -40,7 +40,7 @@ def adapters(model: Diffusion, n: int, rank: int, sparsity: Sparsity) -> list[St
     return made
 
 
-def speed(model: Diffusion, images: int, steps: int, repeats: int) -> float:
+def _speed(model: Diffusion, images: int, steps: int, repeats: int) -> float:
     """Images a second, the best of the repeats; one batch before them warms up."""
     prompts, noise = ["A cat image in neon style."] * images, [Noise(k) for k in range(images)]
     taken = []
@@ -51,7 +51,7 @@ def speed(model: Diffusion, images: int, steps: int, repeats: int) -> float:
     return images / min(taken[1:])
 
 
-def megabytes(model: Diffusion) -> float:
+def _megabytes(model: Diffusion) -> float:
     """Of the U-Net's tensors: parameters, what adapters add, and what is remembered or kept aside for them."""
     held = [*model.unet.parameters(), *model.unet.buffers(), *ledger(model.unet).original.values()]
     for module in model.unet.modules():
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--p", type=float, default=0.1)
-    parser.add_argument("--mask", choices=list(MASKS), default="neuron")
+    parser.add_argument("--mask", choices=list(_MASKS), default="neuron")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=5)
@@ -77,11 +77,11 @@ def main() -> None:
         model = Diffusion.load(given.base, given.steps, 4.0)
         if torch.cuda.is_available():
             model.to("cuda")
-        stored = adapters(model, max(given.counts), given.rank, MASKS[given.mask](given.p))
+        stored = adapters(model, max(given.counts), given.rank, _MASKS[given.mask](given.p))
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
     size = given.images, given.steps, given.repeats
-    base, weight = speed(model, *size), megabytes(model)
+    base, weight = _speed(model, *size), _megabytes(model)
     rows = [["none", "0", f"{base:.2f}", "1.00", f"{weight:.1f}"]]
     for state in ("attached", "merged"):
         for n in given.counts:
@@ -89,12 +89,12 @@ def main() -> None:
             if state == "merged":
                 for adapter in on:
                     adapter.merge()
-            found = speed(model, *size)
-            rows.append([state, str(n), f"{found:.2f}", f"{found / base:.2f}", f"{megabytes(model):.1f}"])
+            found = _speed(model, *size)
+            rows.append([state, str(n), f"{found:.2f}", f"{found / base:.2f}", f"{_megabytes(model):.1f}"])
             for adapter in on:
                 adapter.detach()
     rows.append(
-        ["none", "0", f"{(again := speed(model, *size)):.2f}", f"{again / base:.2f}", f"{megabytes(model):.1f}"]
+        ["none", "0", f"{(again := _speed(model, *size)):.2f}", f"{again / base:.2f}", f"{_megabytes(model):.1f}"]
     )
     print(table(["adapters", "n", "images/s", "of none", "U-Net MB"], rows))
 

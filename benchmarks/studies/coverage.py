@@ -22,7 +22,7 @@ from benchmarks.report.tables import table
 from fade.console import command
 from fade.errors import BadInput, at_least
 
-SHARES = ("ua", "ira", "cra", "cra_target")
+_SHARES = ("ua", "ira", "cra", "cra_target")
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Design:
         return self.targets * self.cells * self.seeds
 
 
-DESIGNS = (Design(1, 0.5, 1), Design(1, 0.25, 1), Design(1, 0.25, 0.6), Design(0.5, 0.5, 1), Design(0.5, 0.25, 0.6))
+_DESIGNS = (Design(1, 0.5, 1), Design(1, 0.25, 1), Design(1, 0.25, 0.6), Design(0.5, 0.5, 1), Design(0.5, 0.25, 0.6))
 
 
-def hits(rows: list[Row], target: str, domain: str, metric: str) -> dict[tuple[str, str, str], bool]:
+def _hits(rows: list[Row], target: str, domain: str, metric: str) -> dict[tuple[str, str, str], bool]:
     """(style, object, seed) -> whether the image counts as a success of the metric; only the images that it counts."""
     other = "object" if domain == "style" else "style"
     judged = domain if metric in ("ua", "ira") else other
@@ -109,7 +109,7 @@ def load(folders: list[Path]) -> dict[tuple[str, str], list[dict[str, Any]]]:
             raise BadInput(
                 f"{run.folder / 'predictions.csv'} has no image of the target {run.target!r} of results.json"
             )
-        found: dict[str, Any] = {m: hits(rows, run.target, run.domain, m) for m in SHARES}
+        found: dict[str, Any] = {m: _hits(rows, run.target, run.domain, m) for m in _SHARES}
         found["all"] = [(row["style"], row["object"], row["seed"]) for row in rows]
         groups.setdefault((run.setting, run.domain), []).append(found)
     return groups
@@ -143,11 +143,11 @@ def main() -> None:
         groups = load(given.folders)
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
-    header = ["targets", "cells", "seeds", "cost", *(f"{m} cover (worst) ± points" for m in SHARES)]
+    header = ["targets", "cells", "seeds", "cost", *(f"{m} cover (worst) ± points" for m in _SHARES)]
     rows = []
-    for design in DESIGNS:
+    for design in _DESIGNS:
         row = [f"{100 * x:.0f} %" for x in (design.targets, design.cells, design.seeds, design.cost)]
-        for metric in SHARES:
+        for metric in _SHARES:
             c = coverage(groups, design, metric, given.draws)
             row.append(f"{100 * c['coverage']:.1f} ({100 * c['worst']:.0f}) ± {100 * c['half']:.1f}")
         rows.append(row)

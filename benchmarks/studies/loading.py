@@ -18,7 +18,7 @@ from fade.console import command
 from fade.data.folder import Folder
 
 
-def tree(root: Path, files: int, classes: int) -> None:
+def _tree(root: Path, files: int, classes: int) -> None:
     """`files` small JPEGs in `classes` folders."""
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 60).convert("RGB").save(buffer, format="jpeg")
@@ -29,7 +29,7 @@ def tree(root: Path, files: int, classes: int) -> None:
             (folder / f"{k}.jpg").write_bytes(buffer.getvalue())
 
 
-def memory_mb() -> float:
+def _memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -39,18 +39,18 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tree(Path(folder), given.files, given.classes)
-        before, began = memory_mb(), time.monotonic()
+        _tree(Path(folder), given.files, given.classes)
+        before, began = _memory_mb(), time.monotonic()
         dataset = Folder("big", folder, {"object": None}, "A photo of a {object}.")
         items = dataset.items("train")
         print(
-            f"{dataset.summary()}\nstarted in {time.monotonic() - began:.1f} s, {memory_mb() - before:.0f} MB for the "
+            f"{dataset.summary()}\nstarted in {time.monotonic() - began:.1f} s, {_memory_mb() - before:.0f} MB for the "
             f"list"
         )
         for done in range(0, min(len(items), 20_480), 256):
             dataset.images(items[done : done + 256], 64)
             if done % 5120 == 0:
-                print(f"{done + 256:6d} images read, peak memory {memory_mb():.0f} MB")
+                print(f"{done + 256:6d} images read, peak memory {_memory_mb():.0f} MB")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from fade.data.folder import Files
 from fade.data.images import Left, image_files, subfolders
 from fade.errors import BadInput
 
-STANFORD = re.compile(r"n\d{8}-(.+)")
+_STANFORD = re.compile(r"n\d{8}-(.+)")
 
 
 def breed(folder: str) -> str:
     """A folder's label: no wnid, no trailing "dog", underscores ("kerry blue terrier dog" -> kerry_blue_terrier)."""
-    match = STANFORD.fullmatch(folder)
+    match = _STANFORD.fullmatch(folder)
     name = (match[1] if match else folder).strip().replace(" ", "_")
     return name[: -len("_dog")] if name.lower().endswith("_dog") else name
 

@@ -26,7 +26,7 @@ def split_sizes(n: int, shares: dict[str, float] | None) -> dict[str, int]:
     return {**sizes, first: n - sum(sizes.values()) + sizes[first]}
 
 
-def names(given: int, files: list[str]) -> str:
+def _names(given: int, files: list[str]) -> str:
     """ "3 files (a, b, ...)", as much as fits in one line."""
     return f"{given} ({', '.join(Path(f).name for f in files[:3])}{', ...' if given > 3 else ''})"
 
@@ -108,7 +108,7 @@ class Files(Dataset):
         return open_image(item.path, size)
 
     def summary(self) -> str:
-        left = [f"{why}: {names(len(files), files)}" for why, files in self.left.items()]
+        left = [f"{why}: {_names(len(files), files)}" for why, files in self.left.items()]
         return f"{super().summary()}{self._few()}; left out: {', '.join(left) or 'nothing'}"
 
     def _few(self) -> str:
@@ -145,7 +145,7 @@ class Folder(Files):
         base, left = Path(root), Left()
         if not base.is_dir():
             raise BadInput(f"no folder {base}; set dataset.root to where {name} lies")
-        found = {domain: labels or level(base, depth) for depth, (domain, labels) in enumerate(domains.items())}
+        found = {domain: labels or _level(base, depth) for depth, (domain, labels) in enumerate(domains.items())}
         items: dict[tuple[str, ...], list[Item]] = {(): []}
         for labels in found.values():
             items = {(*concepts, label): [] for concepts in items for label in labels}
@@ -157,7 +157,7 @@ class Folder(Files):
         super().__init__(name, base, items, left, found, template, surrogates, partials, shares, least, on_bad, cache)
 
 
-def level(root: Path, depth: int) -> list[str]:
+def _level(root: Path, depth: int) -> list[str]:
     """Names of the folders `depth` levels below the first, sorted. Raises BadInput where there are none."""
     folders = subfolders(root)
     for _ in range(depth):

@@ -22,7 +22,7 @@ WNIDS = {
     "golf_ball": "n03445777",
     "parachute": "n03888257",
 }
-NOISE = (0, 1, 5, 25, 50)
+_NOISE = (0, 1, 5, 25, 50)
 
 
 class Imagenette(Files):
@@ -45,7 +45,7 @@ class Imagenette(Files):
         base = self.find(Path(root))
         left = Left()
         items: dict[tuple[str, ...], list[Item]] = {(label,): [] for label in WNIDS}
-        given = noisy(base, noisy_labels) if noisy_labels is not None else {}
+        given = _noisy(base, noisy_labels) if noisy_labels is not None else {}
         labels = {wnid: label for label, wnid in WNIDS.items()}
         for part in ("train", "val"):
             for label, wnid in WNIDS.items():
@@ -92,10 +92,10 @@ class Imagenette(Files):
         return chosen
 
 
-def noisy(base: Path, percentage: int) -> dict[str, str]:
+def _noisy(base: Path, percentage: int) -> dict[str, str]:
     """train/<wnid>/<file> -> wnid, from the published table of wrong labels."""
-    if percentage not in NOISE:
-        raise BadInput(f"dataset.noisy_labels is {percentage}; choose one of {', '.join(map(str, NOISE))}, or null")
+    if percentage not in _NOISE:
+        raise BadInput(f"dataset.noisy_labels is {percentage}; choose one of {', '.join(map(str, _NOISE))}, or null")
     path = base / "noisy_imagenette.csv"
     if not path.is_file():
         raise BadInput(f"no {path}; dataset.noisy_labels needs it")

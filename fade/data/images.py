@@ -16,12 +16,12 @@ from fade.errors import BadInput
 from fade.files import content_hash, read_json, write_json
 
 log = logging.getLogger(__name__)
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 Left = dict[str, list[str]]  # why -> the files and folders that a loader left out
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, hidden names left out, 2.jpg before 10.jpg. Raises BadInput where it cannot be listed."""
     try:
         with os.scandir(folder) as found:
@@ -33,7 +33,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda entry: (len(entry.name), entry.name))
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is, or links to, a folder; a link that leads in a circle is none."""
     try:
         return entry.is_dir()
@@ -43,17 +43,17 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, by name."""
-    return sorted(Path(entry.path) for entry in entries(folder) if is_folder(entry))
+    return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
 
 
 def image_files(folder: Path, left: Left) -> list[Path]:
     """A folder's images in natural order. What is left out goes to `left`: other files, dead links, empty files."""
     found = []
-    for entry in entries(folder):
+    for entry in _entries(folder):
         try:
             if entry.is_dir():
                 left.setdefault("folder among the images", []).append(entry.path)
-            elif Path(entry.name).suffix.lower() not in SUFFIXES:
+            elif Path(entry.name).suffix.lower() not in _SUFFIXES:
                 left.setdefault("no image by its name", []).append(entry.path)
             elif entry.stat().st_size == 0:
                 left.setdefault("empty", []).append(entry.path)

@@ -10,7 +10,7 @@ from fade.data.folder import Files
 from fade.data.images import Left, image_files, subfolders
 from fade.errors import BadInput
 
-VARIANTS = {"original": "lfw", "funneled": "lfw_funneled", "deepfunneled": "lfw-deepfunneled"}
+_VARIANTS = {"original": "lfw", "funneled": "lfw_funneled", "deepfunneled": "lfw-deepfunneled"}
 
 
 class LFW(Files):
@@ -32,15 +32,15 @@ class LFW(Files):
         cache: str = "cache",
         name: str = "lfw",
     ) -> None:
-        if variant not in VARIANTS:
-            raise BadInput(f"dataset.variant is {variant!r}; choose one of {', '.join(VARIANTS)}")
+        if variant not in _VARIANTS:
+            raise BadInput(f"dataset.variant is {variant!r}; choose one of {', '.join(_VARIANTS)}")
         base, left = Path(root), Left()
         if not base.is_dir():
             raise BadInput(f"no folder {base}; set dataset.root to where LFW lies")
-        nested = [name for name in VARIANTS.values() if (base / name).is_dir()]
-        if nested and VARIANTS[variant] not in nested:
-            raise BadInput(f"{base} holds {', '.join(nested)} and no {VARIANTS[variant]}; set dataset.variant")
-        images = base / VARIANTS[variant] if nested else base
+        nested = [name for name in _VARIANTS.values() if (base / name).is_dir()]
+        if nested and _VARIANTS[variant] not in nested:
+            raise BadInput(f"{base} holds {', '.join(nested)} and no {_VARIANTS[variant]}; set dataset.variant")
+        images = base / _VARIANTS[variant] if nested else base
         items: dict[tuple[str, ...], list[Item]] = {}
         for folder in subfolders(images):
             own = image_files(folder, left)
@@ -70,7 +70,7 @@ class LFW(Files):
         )
 
 
-def lines(file: Path) -> list[str]:
+def _lines(file: Path) -> list[str]:
     """The lines of a list in whatever encoding it was saved: UTF-8, UTF-16 with its mark, else Latin-1."""
     data = file.read_bytes()
     marked = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -96,9 +96,9 @@ def _missing(file: Path, why: str, gone: list[str], what: str, kind: str, left: 
 
 def _check_pairs(file: Path, items: dict[tuple[str, ...], list[Item]], left: Left, on_bad: str) -> None:
     """Compare the images on disk with the folds' pairs: `name n m` or `name n other m`, between tabs."""
-    here = {f"{name}_{number(item.path)}" for name, group in _names(items).items() for item in group if item.path}
+    here = {f"{name}_{_number(item.path)}" for name, group in _names(items).items() for item in group if item.path}
     asked: set[tuple[str, str]] = set()
-    for line in lines(file):
+    for line in _lines(file):
         match line.split("\t"):
             case [name, n, m] if n.isdigit() and m.strip().isdigit():
                 asked |= {(name, n), (name, m.strip())}
@@ -113,7 +113,7 @@ def _check_pairs(file: Path, items: dict[tuple[str, ...], list[Item]], left: Lef
     _missing(file, "person that pairs.txt compares, not on disk", absent, what, "people", left, on_bad)
 
 
-def number(path: Path) -> int:
+def _number(path: Path) -> int:
     """The N of Name_000N.jpg; 0 where there is none."""
     digits = path.stem.rpartition("_")[2]
     return int(digits) if digits.isdigit() else 0
@@ -123,7 +123,7 @@ def _check_people(file: Path, items: dict[tuple[str, ...], list[Item]], left: Le
     """Compare the people on disk with the list: `name <tab> images` lines between counts."""
     here = _names(items)
     listed: dict[str, int] = {}
-    for line in lines(file):
+    for line in _lines(file):
         name, _, count = line.partition("\t")
         if count.strip().isdigit():
             listed[name] = int(count)

@@ -20,7 +20,7 @@ from fade.files import content_hash
 PRESENT = 2 / 3 - 1e-6  # of three votes, two
 
 
-def read_mat(folder: Path, key: str, file: str) -> np.ndarray:
+def _read_mat(folder: Path, key: str, file: str) -> np.ndarray:
     """One variable of one .mat file. Raises BadInput for a missing file or key, and for MATLAB's HDF5 format."""
     path = folder / file
     if not path.is_file():
@@ -37,7 +37,7 @@ def read_mat(folder: Path, key: str, file: str) -> np.ndarray:
     return found[key]
 
 
-def texts(cells: np.ndarray) -> list[str]:
+def _texts(cells: np.ndarray) -> list[str]:
     """MATLAB's cell array of strings."""
     return [str(np.ravel(cell)[0]) for cell in np.ravel(cells)]
 
@@ -68,10 +68,10 @@ class SUNAttributes(Files):
         tables = [f for f in sorted(base.glob("SUNAttributeDB*")) if f.is_dir()] or [base / "SUNAttributeDB"]
         labels = [
             name.replace(" ", "_").replace("/", "-")
-            for name in texts(read_mat(tables[0], "attributes", "attributes.mat"))
+            for name in _texts(_read_mat(tables[0], "attributes", "attributes.mat"))
         ]
-        paths = texts(read_mat(tables[0], "images", "images.mat"))
-        votes = read_mat(tables[0], "labels_cv", "attributeLabels_continuous.mat")
+        paths = _texts(_read_mat(tables[0], "images", "images.mat"))
+        votes = _read_mat(tables[0], "labels_cv", "attributeLabels_continuous.mat")
         if votes.shape != (len(paths), len(labels)):
             raise BadInput(
                 f"{tables[0]}: labels_cv is {votes.shape}, for {len(paths)} images and {len(labels)} attributes"

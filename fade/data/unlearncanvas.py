@@ -37,8 +37,8 @@ OTHER_STYLES = """
     Blue_Blooming Crypto_Punks Dreamweave Foliage_Patchwork Impasto Palette_Knife Pointillism Rainwash
     Realistic_Watercolor Techno
 """.split()  # noqa: SIM905
-TEXT = re.compile(r"An? (.+) image in (.+) style\.?", re.IGNORECASE)
-INDEXES = {
+_TEXT = re.compile(r"An? (.+) image in (.+) style\.?", re.IGNORECASE)
+_INDEXES = {
     "test": range(1, 6),
     "train": range(6, 18),
     "judge": range(18, 21),
@@ -78,7 +78,7 @@ class UnlearnCanvas(Files):
         cells = [(style, name) for style in domains["style"] for name in domains["object"]]
         shards = sorted(base.rglob("*.parquet"))
         items: dict[tuple[str, ...], list[Item]]
-        items = from_parquet(shards, cells) if shards else {cell: from_folder(base, cell, left) for cell in cells}
+        items = _from_parquet(shards, cells) if shards else {cell: _from_folder(base, cell, left) for cell in cells}
         super().__init__(
             name,
             base,
@@ -94,14 +94,14 @@ class UnlearnCanvas(Files):
         self.says = {self.photo_style: "photo"}  # of the texts that the model was trained on
 
     def items(self, split: str) -> list[Item]:
-        return [item for group in self.files.values() for item in group if item.index in INDEXES[split]]
+        return [item for group in self.files.values() for item in group if item.index in _INDEXES[split]]
 
     def image(self, item: Item, size: int) -> Image.Image:
         if item.row is None:
             return super().image(item, size)
         assert item.path is not None
         try:
-            with Image.open(io.BytesIO(row_bytes(item.path, item.row))) as file:
+            with Image.open(io.BytesIO(_row_bytes(item.path, item.row))) as file:
                 return square(rgb(file), size)
         except UNREADABLE as error:
             raise BadInput(f"{item.path}, row {item.row}: not a readable image ({error})") from error
@@ -117,7 +117,7 @@ class UnlearnCanvas(Files):
         return items if any(g and g[0].row is not None for g in items.values()) else super()._without_bad(items, cache)
 
 
-def from_folder(base: Path, cell: tuple[str, str], left: Left) -> list[Item]:
+def _from_folder(base: Path, cell: tuple[str, str], left: Left) -> list[Item]:
     folder = base.joinpath(*cell)
     if not folder.is_dir() and cell[0] == "Seed_Images" and (base / "Seed_Image").is_dir():
         folder = base / "Seed_Image" / cell[1]  # as the benchmark's README writes it
@@ -132,7 +132,7 @@ def from_folder(base: Path, cell: tuple[str, str], left: Left) -> list[Item]:
 
 def parse_text(text: str) -> tuple[str, str]:
     """ "A Dogs image in Van Gogh style" -> (Van_Gogh, Dogs); "photo" and "Seed Images" are Seed_Images."""
-    match = TEXT.fullmatch(text.strip())
+    match = _TEXT.fullmatch(text.strip())
     if not match:
         raise BadInput(f"the text {text!r} is not of the form 'A OBJECT image in STYLE style'")
     style = match[2].replace(" ", "_")
@@ -147,7 +147,7 @@ def _pyarrow() -> Any:
     return parquet
 
 
-def from_parquet(shards: list[Path], cells: list[tuple[str, str]]) -> dict[tuple[str, ...], list[Item]]:
+def _from_parquet(shards: list[Path], cells: list[tuple[str, str]]) -> dict[tuple[str, ...], list[Item]]:
     """Items by the cells that the shards' texts name; only the text column is read."""
     found: dict[tuple[str, ...], list[Item]] = {cell: [] for cell in cells}
     for shard in shards:
@@ -167,7 +167,7 @@ def _row_group(shard: Path, group: int) -> list[Any]:
     return _pyarrow().ParquetFile(shard).read_row_group(group, columns=["image"]).column("image").to_pylist()
 
 
-def row_bytes(shard: Path, row: int) -> bytes:
+def _row_bytes(shard: Path, row: int) -> bytes:
     """The encoded image of one row: bytes, or the hub's {bytes, path}. Neighbouring rows share one read."""
     metadata = _pyarrow().ParquetFile(shard).metadata
     for group in range(metadata.num_row_groups):
