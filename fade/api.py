@@ -34,6 +34,7 @@ from fade.errors import BadInput
 from fade.methods import Method
 from fade.models import Diffusion
 from fade.models.ledger import ledger
+from fade.models.stable_diffusion import StableDiffusion
 from fade.origin import origin
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
 from fade.timesteps import Uniform
@@ -299,14 +300,15 @@ def without(retain: Sequence[str], concept: str) -> list[str]:
 
 def refuse_attached(model: Diffusion) -> None:
     """Raises BadInput where anything is on the pipeline, this package's or a stock LoRA."""
-    unet = model.unet
-    other = [*getattr(unet, "peft_config", {}), *(writer.name for writer in ledger(unet).writers), *model.edits]
+    network = model.network
+    other = [*getattr(network, "peft_config", {}), *(writer.name for writer in ledger(network).writers)]
+    other += [listener.name for listener, _ in model.prompts.listeners]
     if other:
         what = model.handles[0] if model.handles else f"the adapter {other[0]!r}"
         raise BadInput(
             f"{what} is on this pipeline, and what is trained now would be right only on top of it; remove it first"
         )
-    if next(unet.parameters()).is_inference():
+    if next(network.parameters()).is_inference():
         raise BadInput("the pipeline was loaded under torch.inference_mode() and cannot be trained on; load it outside")
 
 
@@ -368,7 +370,7 @@ def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
             )
         bar = dict(getattr(pipe, "_progress_bar_config", {}))
         with same_flags(pipe.unet, pipe.vae, pipe.text_encoder):
-            vars(pipe)["_diffusion"] = Diffusion(pipe, steps=50, guidance=7.5)
+            vars(pipe)["_diffusion"] = StableDiffusion(pipe, steps=50, guidance=7.5)
         pipe.set_progress_bar_config(**bar)
     return vars(pipe)["_diffusion"]
 
@@ -388,7 +390,7 @@ def _sampled(model: Diffusion, steps: int, guidance: float) -> Iterator[None]:
 
 def _free_name(model: Diffusion) -> str:
     """A name that no adapter of this U-Net has."""
-    taken, n = set(getattr(model.unet, "peft_config", {})), 1
+    taken, n = set(getattr(model.network, "peft_config", {})), 1
     while f"fade{n}" in taken:
         n += 1
     return f"fade{n}"

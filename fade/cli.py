@@ -29,7 +29,7 @@ from fade.adapters.stored import DTYPES, Stored
 from fade.adapters.verify import CYCLES, claims
 from fade.errors import BadInput
 from fade.files import atomic_folder, read_json
-from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 from fade.tensors import not_finite
 
 
@@ -70,7 +70,7 @@ def merge(given: argparse.Namespace) -> None:
         raise BadInput(
             f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale"
         )
-    model.unet.load_state_dict(values, strict=False)
+    model.network.load_state_dict(values, strict=False)
     with atomic_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
     print(
@@ -126,8 +126,8 @@ def verify(given: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def base_of(given: argparse.Namespace) -> Diffusion:
-    return Diffusion.load(given.base, 50, 7.5, dtype=given.dtype)
+def base_of(given: argparse.Namespace) -> StableDiffusion:
+    return StableDiffusion.load(given.base, 50, 7.5, dtype=given.dtype)
 
 
 def refuse_existing(folder: Path) -> None:

@@ -23,9 +23,9 @@ Containers = (dict, OrderedDict, list, set)
 @contextmanager
 def untouched(model: Diffusion, only_on_error: bool = False) -> Iterator[None]:
     """After it the pipeline is what it was before; only_on_error: where it ends well, what was done stays."""
-    written = ledger(model.unet)
+    written = ledger(model.network)
     writers = list(written.writers)
-    objects = [model.pipe, model.pipe.scheduler, written, *model.modules()]
+    objects = [model.pipe, model.pipe.scheduler, model.prompts, written, *model.modules()]
     before = [(thing, remembered(thing)) for thing in objects]
     done = False
     try:
@@ -63,7 +63,7 @@ def take_back(model: Diffusion, written: Ledger, writers: list[Writer]) -> None:
     """The weights as these writers alone leave them. What one of them is still training is nobody else's."""
     written.writers[:] = writers
     training = {name for writer in writers if writer.training for name in writer.overwrites()}
-    weights = {plain(name): weight for name, weight in model.unet.named_parameters()}
+    weights = {plain(name): weight for name, weight in model.network.named_parameters()}
     for name in written.original.keys() - training:
         weights[name].data = written.value(name, weights[name])
         weights[name].grad = None

@@ -19,6 +19,7 @@ from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
@@ -61,7 +62,9 @@ def model() -> Diffusion:
     )
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
     unet = make_unet(settings, 4, 8)
-    return Diffusion(make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0)
+    return StableDiffusion(
+        make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0
+    )
 
 
 @pytest.fixture

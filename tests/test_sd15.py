@@ -13,7 +13,8 @@ from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
-from fade.models import Diffusion, Noise, Sampling
+from fade.models import Noise, Sampling
+from fade.models.stable_diffusion import StableDiffusion
 from fade.pretrain import make_tokenizer
 from fade.sparsity import Weight
 
@@ -59,7 +60,7 @@ def pipe() -> StableDiffusionPipeline:
 
 @pytest.mark.slow
 def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniCanvas, tmp_path: Path) -> None:
-    model = Diffusion(
+    model = StableDiffusion(
         pipe, steps=2, guidance=9.0, size=128
     )  # at 64 px the middle block sees one place: attention is constant
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net

@@ -22,7 +22,7 @@ from slurm_cluster import Cluster, missing
 
 import fade
 from benchmarks.record.sweep import ledger
-from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SMALL = [
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 def seconds_a_step() -> float:
     """About what a training step takes here: a step is three passes forward and one backward of 32 latents."""
-    model = Diffusion.load(str(Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"), 4, 3.0)
+    model = StableDiffusion.load(str(Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"), 4, 3.0)
     side, channels = model.unet.config.sample_size, model.unet.config.in_channels
     z, text = torch.randn(32, channels, side, side), model.embed(["A cat image in neon style."] * 32)
     began = time.monotonic()

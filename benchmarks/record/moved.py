@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# a module of format 1 -> the module that holds the same names today
+# a module, or what it held -> where it is today; the longer name stands first
 MOVED = {
     "fade.lora": "fade.adapters.lora",
     "fade.patch": "fade.adapters.patch",
     "fade.matrix": "fade.adapters.matrix",
     "fade.textedit": "fade.adapters.text",
+    "fade.diffusion.Diffusion": "fade.models.stable_diffusion.StableDiffusion",
+    "fade.models.Diffusion": "fade.models.stable_diffusion.StableDiffusion",
     "fade.diffusion": "fade.models",
     "fade.logs": "fade.training.logs",
     "benchmarks.benchmark": "benchmarks.measure.benchmark",

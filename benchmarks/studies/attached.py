@@ -19,6 +19,7 @@ from fade.console import command
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.ledger import ledger
+from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Neuron, Sparsity, Weight
 
 _MASKS = {"neuron": Neuron, "weight": Weight}
@@ -53,8 +54,8 @@ def _speed(model: Diffusion, images: int, steps: int, repeats: int) -> float:
 
 def _megabytes(model: Diffusion) -> float:
     """Of the U-Net's tensors: parameters, what adapters add, and what is remembered or kept aside for them."""
-    held = [*model.unet.parameters(), *model.unet.buffers(), *ledger(model.unet).original.values()]
-    for module in model.unet.modules():
+    held = [*model.network.parameters(), *model.network.buffers(), *ledger(model.network).original.values()]
+    for module in model.network.modules():
         held += [module._folded[1]] if hasattr(module, "_folded") else []
         held += [kept.mask for kept in module.kept.values()] if hasattr(module, "kept") else []
     return sum(tensor.numel() * tensor.element_size() for tensor in held) / 2**20
@@ -74,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         at_least(1, counts=min(given.counts), images=given.images, steps=given.steps, repeats=given.repeats)
-        model = Diffusion.load(given.base, given.steps, 4.0)
+        model = StableDiffusion.load(given.base, given.steps, 4.0)
         if torch.cuda.is_available():
             model.to("cuda")
         stored = adapters(model, max(given.counts), given.rank, _MASKS[given.mask](given.p))

@@ -95,7 +95,7 @@ class Adapter(ABC):
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the U-Net is the teacher: this adapter contributes nothing, earlier ones stay on."""
-        handle = self.model.unet.register_forward_pre_hook(self._count)
+        handle = self.model.network.register_forward_pre_hook(self._count)
         self._mute(True)
         try:
             yield
@@ -198,7 +198,7 @@ class Adapter(ABC):
 
 def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
     """Raises BadInput where the U-Net lacks one of the named weights or has another shape."""
-    found = {plain(name): list(weight.shape) for name, weight in model.unet.named_parameters()}
+    found = {plain(name): list(weight.shape) for name, weight in model.network.named_parameters()}
     for name, shape in shapes.items():
         if found.get(name) != shape:
             raise BadInput(

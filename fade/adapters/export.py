@@ -56,7 +56,7 @@ def export(
 @torch.no_grad()
 def changed_weights(adapter: Adapter) -> dict[str, Tensor]:
     """What an attached adapter changes, by itself: W_0 + s·ΔW, whatever else is merged or attached."""
-    untouched = ledger(adapter.model.unet).original
+    untouched = ledger(adapter.model.network).original
     return {
         name: added(untouched.get(name, weight.data), [change])
         for name, weight in adapter.overwrites().items()

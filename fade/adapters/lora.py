@@ -32,24 +32,25 @@ class Lora(Adapter):
 
     def __init__(self, model: Diffusion, name: str, layers: dict[str, MaskedLinear], rank: int, alpha: float) -> None:
         super().__init__(model, name)
-        self.unet, self.layers, self.rank, self.alpha = model.unet, layers, rank, alpha
+        self.layers, self.rank, self.alpha = layers, rank, alpha
         self.merged = False
         self._gate: Gate | None = None
         self._asked: tuple[list[str] | None, Tensor] = (
             None,
             torch.empty(0),
         )  # the last batch's prompts, how strongly met
-        self._gating = self.unet.register_forward_pre_hook(self._open, with_kwargs=True)
+        self._gating = self.model.network.register_forward_pre_hook(self._open, with_kwargs=True)
 
     def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """Before each pass of the U-Net: the gate of every sample, while prompts are being generated for."""
         if self.gate is None:
             return
         gates = {}
-        if self.model.asked:
+        asked = self.model.prompts.asked
+        if asked:
             sample = args[0] if args else given["sample"]
-            if self._asked[0] is not self.model.asked:  # the prompts are the same in every pass of a batch
-                self._asked = self.model.asked, self.gate.strength(self.model, self.model.asked)
+            if self._asked[0] is not asked:  # the prompts are the same in every pass of a batch
+                self._asked = asked, self.gate.strength(self.model, asked)
             strength = self._asked[1]
             gates = {self.name: strength.repeat(len(sample) // len(strength))}
         else:
@@ -80,20 +81,22 @@ class Lora(Adapter):
             raise BadInput(f"adapter.alpha is {alpha}; it must be a number above 0")
         if not 0 <= dropout < 1:
             raise BadInput(f"adapter.dropout is {dropout}; it must lie in [0, 1)")
-        unet = model.unet
-        earlier = list(getattr(unet, "peft_config", {}))
+        network = model.network
+        earlier = list(getattr(network, "peft_config", {}))
         if name in earlier:
             raise BadInput(f"an adapter named {name!r} is attached already; give name=")
         found = [
-            n for n, m in unet.named_modules() if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))
+            n
+            for n, m in network.named_modules()
+            if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))
         ]
         if not found:
             raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
         for layer in found:
-            module = unet.get_submodule(layer)
+            module = network.get_submodule(layer)
             if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
                 raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
-        largest = max(min(unet.get_submodule(layer).weight.shape) for layer in found)
+        largest = max(min(network.get_submodule(layer).weight.shape) for layer in found)
         if rank > largest:
             raise BadInput(
                 f"adapter.rank is {rank}, and no matrix of these layers has more than {largest}; give a lower one"
@@ -103,9 +106,9 @@ class Lora(Adapter):
         with warnings.catch_warnings(
             action="ignore", category=UserWarning
         ):  # that there is an adapter already: it is meant
-            unet.add_adapter(config, adapter_name=name)
-        unet.set_adapter([*earlier, name])
-        layers = {n: unet.get_submodule(n) for n in found}
+            network.add_adapter(config, adapter_name=name)
+        network.set_adapter([*earlier, name])
+        layers = {n: network.get_submodule(n) for n in found}
         for layer in layers.values():
             for key, parameter in layer.named_parameters():
                 parameter.requires_grad_(key.split(".")[-2] == name)
@@ -120,7 +123,7 @@ class Lora(Adapter):
         self._gate = gate
         for layer in self.layers.values():
             layer.gates.pop(self.name, None)
-        (self.model.listen if gate else self.model.unlisten)(self)
+        (self.model.prompts.add if gate else self.model.prompts.remove)(self)
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
@@ -187,7 +190,7 @@ class Lora(Adapter):
 
     @property
     def ledger(self) -> Ledger:
-        return ledger(self.unet)
+        return ledger(self.model.network)
 
     def overwrites(self) -> dict[str, nn.Parameter]:
         return {
@@ -224,10 +227,10 @@ class Lora(Adapter):
         self.unmerge()
         self.gate = None
         self._gating.remove()
-        if list(self.unet.peft_config) == [self.name]:
-            self.unet.unload_lora()
+        if list(self.model.network.peft_config) == [self.name]:
+            self.model.network.unload_lora()
             return
-        self.unet.delete_adapters(self.name)
+        self.model.network.delete_adapters(self.name)
         for layer in self.layers.values():
             layer.kept.pop(self.name)
             layer.gates.pop(self.name, None)
@@ -237,7 +240,7 @@ class Lora(Adapter):
 
     def settle(self) -> None:
         """Dropout is for training; what remains is frozen."""
-        self.unet.eval()
+        self.model.network.eval()
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 

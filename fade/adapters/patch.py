@@ -39,22 +39,22 @@ class Patch(Adapter):
         self._masks: Masks = {}  # of weights that are not kept whole
         self._hooks: list[Any] = []
         self._away: dict[str, Tensor] = {}  # the changed values, while the untouched ones are in their place
-        self.ledger = ledger(model.unet)
+        self.ledger = ledger(model.network)
         self.ledger.add(self)
         self.start = {key: self.ledger.value(key, weight, without=self) for key, weight in chosen.items()}
 
     @classmethod
-    def attach(
-        cls, model: Diffusion, targets: list[str] | tuple[str, ...] = (r"attn2\.to_[kv]\.weight",), name: str = "fade"
-    ) -> Self:
-        """Free every parameter of the U-Net whose name one of the regular expressions `targets` finds.
+    def attach(cls, model: Diffusion, targets: list[str] | tuple[str, ...] | None = None, name: str = "fade") -> Self:
+        """Free every parameter of the network whose name one of the regular expressions `targets` finds; without them
+        the keys and values of its cross-attention.
 
         Raises BadInput where nothing matches or an expression is none.
         """
+        targets = [model.text_keys] if targets is None else targets
         try:
             found = {
                 plain(n): p
-                for n, p in model.unet.named_parameters()
+                for n, p in model.network.named_parameters()
                 if ".lora_" not in n and any(re.search(t, plain(n)) for t in targets)
             }
         except re.error as error:

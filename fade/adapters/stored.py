@@ -130,7 +130,7 @@ class Stored:
 
 def identity(model: Diffusion) -> dict[str, Any]:
     """The base an adapter is made for: its hash, its floating-point type, and the hashes it has in others."""
-    own = str(model.unet.dtype).removeprefix("torch.")
+    own = str(model.network.dtype).removeprefix("torch.")
     known = {name: model.sha256(getattr(torch, name)) for name in DTYPES}
     return {"base_sha256": known.get(own) or model.sha256(), "base_dtype": own, "base_as": known}
 

@@ -26,8 +26,7 @@ class TextEdit(Adapter):
     def __init__(self, model: Diffusion, name: str, strength: float) -> None:
         super().__init__(model, name)
         self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
-        model.edits.append(self.edit)
-        model.listen(self)
+        model.prompts.add(self, self.edit)
 
     @classmethod
     def attach(cls, model: Diffusion, strength: float = 1.0, name: str = "fade") -> TextEdit:
@@ -41,10 +40,10 @@ class TextEdit(Adapter):
             return embeddings
         edited = embeddings.clone()
         for row, prompt in enumerate(prompts):
-            places = self.model.places(prompt, self.concept)
-            if places:
+            named = self.model.token_positions(prompt, self.concept)
+            if named:
                 end = len(self.model.token_ids([prompt])[0]) + 1
-                chosen = [*places, *range(min(end, embeddings.shape[1] - 1), embeddings.shape[1])]
+                chosen = [*named, *range(min(end, embeddings.shape[1] - 1), embeddings.shape[1])]
                 edited[row, chosen] = suppressed(embeddings[row, chosen], self.strength * self.scale)
         return edited
 
@@ -52,8 +51,7 @@ class TextEdit(Adapter):
         self.muted = muted
 
     def detach(self) -> None:
-        self.model.edits.remove(self.edit)
-        self.model.unlisten(self)
+        self.model.prompts.remove(self)
 
     def settings(self) -> dict[str, Any]:
         return {"strength": self.strength, "concept": self.concept}

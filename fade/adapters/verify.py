@@ -51,7 +51,7 @@ def claims(stored: Stored, base: Callable[[], Diffusion], cycles: int = CYCLES) 
 @torch.no_grad()
 def predictions(model: Diffusion) -> Tensor:
     """ε of two fixed latents under a prompt."""
-    z = torch.cat([model.latent(Noise(1)), model.latent(Noise(2))]).to(model.device, model.unet.dtype)
+    z = torch.cat([model.latent(Noise(1)), model.latent(Noise(2))]).to(model.device, model.network.dtype)
     return model.predict(z, torch.tensor([10, 900], device=model.device), model.embed(["a picture"] * 2))
 
 
@@ -68,7 +68,7 @@ def round_trip(model: Diffusion, stored: Stored, folder: Path) -> float:
 
 
 def weights_of(model: Diffusion) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.unet.state_dict().items()}
+    return {name: value.clone() for name, value in model.network.state_dict().items()}
 
 
 def largest_gap(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:

@@ -202,7 +202,7 @@ class Pairs:
         for row, (cell, text) in enumerate(zip(cells, captions, strict=True)):
             for request in self.requests:
                 if request.concerns(cell):
-                    self.concept[row, model.places(text, self.said(request))] = True
+                    self.concept[row, model.token_positions(text, self.said(request))] = True
         self.end = torch.tensor([len(ids) + 1 for ids in model.token_ids(captions)], device=self.own.device)
         self._find_anchors(cells, index)
         if self.guard:

@@ -109,7 +109,7 @@ def named_in_all(model: Diffusion, pairs: Pairs, why: str) -> None:
     """Raises BadInput where a forget caption has no token of any concept to forget."""
     said = [pairs.said(request) for request in pairs.requests]
     for caption, _ in pairs.captions("forget"):
-        if not any(model.places(caption, concept) for concept in said):
+        if not any(model.token_positions(caption, concept) for concept in said):
             raise BadInput(f"{why}, and the caption {caption!r} does not say {' or '.join(map(repr, said))}")
 
 

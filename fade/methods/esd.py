@@ -60,7 +60,7 @@ class Esd(Method):
         stop = int(torch.randint(0, self.sampling_steps, (1,)))
         with torch.no_grad():
             with contextlib.nullcontext() if self.variant == "paper" else adapter.off():
-                x_t, t = model.partly(prompt, self.sampling_steps, stop, self.guidance, self.empty)
+                x_t, t = model.denoise_until(prompt, self.sampling_steps, stop, self.guidance, self.empty)
             with adapter.off():
                 given, empty = model.predict(x_t, t, prompt), model.predict(x_t, t, self.empty.expand_as(prompt))
         base = empty if self.variant == "paper" else given

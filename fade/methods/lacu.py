@@ -107,7 +107,8 @@ class Lacu(Method):
     def made(self, model: Diffusion, embedding: Tensor, empty: Tensor) -> Tensor:
         """Latents (B, C, h, w) that the teacher makes of the captions."""
         parts = [
-            model.partly(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0] for part in embedding.split(32)
+            model.denoise_until(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0]
+            for part in embedding.split(32)
         ]
         return torch.cat(parts)
 

@@ -71,7 +71,7 @@ class Spm(Method):
         prompt = batch["forget"]["prompt"]
         stop = int(torch.randint(int(self.released), self.sampling_steps, (1,)))
         with torch.no_grad():
-            x_t, t = model.partly(prompt, self.sampling_steps, stop, self.guidance, self.empty)
+            x_t, t = model.denoise_until(prompt, self.sampling_steps, stop, self.guidance, self.empty)
             blank = self.anchors // 2 if self.released else 0
             anchors = torch.cat([self.empty.expand(blank, *prompt.shape[1:]), anchored(prompt, self.anchors - blank)])
             z_a, t_a = x_t[:1].expand(len(anchors), *x_t.shape[1:]), t[:1].expand(len(anchors))

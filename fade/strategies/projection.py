@@ -6,6 +6,7 @@ kept captions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -91,7 +92,7 @@ def reading_text(adapter: Adapter) -> list[str]:
     return [
         name
         for name, weight in adapter.weights().items()
-        if ("attn2.to_k" in name or "attn2.to_v" in name) and weight.dim() == 2
+        if re.search(adapter.model.text_keys, name) and weight.dim() == 2
     ]
 
 
@@ -102,8 +103,8 @@ def columns(model: Diffusion, pairs: Pairs, alike: float = 0.95) -> Tensor:
     for cell in (cell for cell in pairs.dataset.cells() if pairs.side(cell) == "retain"):
         text = pairs.caption(cell)
         embedding = model.embed([text])[0]
-        named = [model.places(text, pairs.dataset.says.get(label, words(label))) for label in cell.values()]
-        found += [embedding[places].mean(0) for places in named if places]
+        named = [model.token_positions(text, pairs.dataset.says.get(label, words(label))) for label in cell.values()]
+        found += [embedding[positions].mean(0) for positions in named if positions]
     if not found:
         raise BadInput(
             "strategy projection: the kept captions name none of their concepts, so there is nothing to protect"

@@ -55,7 +55,7 @@ class Selected(Around):
         with trainable(weights):
             for k in range(self.states):
                 row = slice(k % len(asked), k % len(asked) + 1)
-                z, t = model.partly(asked[row], self.states, k, 3.0, empty)
+                z, t = model.denoise_until(asked[row], self.states, k, 3.0, empty)
                 with torch.no_grad():
                     wanted = model.predict(z, t, others[row])
                 loss = mse_loss(model.predict(z, t, asked[row]), wanted)

@@ -166,7 +166,7 @@ def test_a_prompt_given_to_the_pipeline_reaches_edits_and_gates(model: Diffusion
     open_ = stock()
     gated.gate = Gate(("neon style",), 2.0)
     assert torch.equal(stock(), model.generate(prompts, noise)) and not torch.equal(stock(), open_)
-    assert model.asked is None
+    assert model.prompts.asked is None
     edit.detach()
     gated.detach()
     assert torch.equal(stock(), untouched)

@@ -118,7 +118,7 @@ def test_the_compvis_samplers_draws_and_highest_step(
     protocol = instantiate(composed(f"protocol=unlearncanvas_{name}").protocol, _convert_="all")
     sampling = protocol.sampling
     wanted = answers(dataset, [""] * 72, [188], protocol.noise, steps=sampling.steps - sampling.skip)
-    assert [answer.noise.place for answer in wanted[:3]] == [0, draws, 2 * draws]
+    assert [answer.noise.draw for answer in wanted[:3]] == [0, draws, 2 * draws]
     scheduler = model.scheduler(sampling.sampler, sampling.skip)
     scheduler.set_timesteps(sampling.steps)
     assert scheduler.timesteps[0] == highest and scheduler.timesteps[-1] == 1 and len(scheduler.timesteps) == draws - 1

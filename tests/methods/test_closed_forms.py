@@ -112,7 +112,7 @@ def test_seot_touches_only_prompts_that_name_the_concept(model: Diffusion) -> No
     assert torch.equal(edited[1], plain[1]) and torch.equal(model.embed([""]), empty)
     for row in (0, 2):
         end = len(model.token_ids([ASKED[row]])[0]) + 1
-        touched = sorted({*model.places(ASKED[row], "neon"), *range(end, 16)})
+        touched = sorted({*model.token_positions(ASKED[row], "neon"), *range(end, 16)})
         others = [i for i in range(16) if i not in touched]
         assert torch.equal(edited[row, others], plain[row, others]) and len(others) > 2
         σ = torch.linalg.svdvals(plain[row, touched])

@@ -36,7 +36,7 @@ def test_gates_add_up_exactly(model: Diffusion, power: float) -> None:
     z, t, c = torch.randn(3, 4, 8, 8).double(), torch.tensor(500), model.embed(ASKED)
     γ = torch.stack([Gate(adapter.gate.prompts).strength(model, ASKED) for adapter in adapters])  # type: ignore[union-attr]
     assert γ[0, 0] == 1 and γ[1, 1] == 1 and 0 < γ[0, 1] < 1
-    model.asked = ASKED
+    model.prompts.asked = ASKED
     with torch.no_grad():
         found = model.predict(torch.cat([z, z]), t, torch.cat([c, c]))  # as under guidance: the prompts twice over
         for i in range(3):

@@ -36,11 +36,12 @@ def test_padding_that_is_no_end_of_text_is_not_attended_away(model: Diffusion, p
 
 
 def test_places_are_all_mentions_that_the_encoder_sees(model: Diffusion, pairs: Pairs) -> None:
-    assert model.places("neon cat neon", "neon") == [1, 3]
-    assert model.places("A cat image in neon style.", "cat") == [2]
-    assert model.places("A cat image", "neon") == model.places("", "neon") == model.places("neon", "") == []
+    assert model.token_positions("neon cat neon", "neon") == [1, 3]
+    assert model.token_positions("A cat image in neon style.", "cat") == [2]
+    for prompt, concept in (("A cat image", "neon"), ("", "neon"), ("neon", "")):
+        assert model.token_positions(prompt, concept) == []
     long = "neon " * 30
-    assert model.places(long, "neon") == list(range(1, 15)) and len(model.token_ids([long])[0]) == 14
+    assert model.token_positions(long, "neon") == list(range(1, 15)) and len(model.token_ids([long])[0]) == 14
     assert Uce("last").contexts(model, [(long, long)])[0].shape == (1, 32)
     caption = pairs.dataset.caption({"style": "neon", "object": "cat"})
     row = [pairs.dataset.caption(cell) for cell in pairs.dataset.cells()].index(caption)

@@ -25,7 +25,7 @@ from benchmarks.report.__main__ import status
 from benchmarks.runs.usage import complain
 from fade.data.minicanvas import write
 from fade.judges import Judge
-from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 
 STAGES = (
     "loading the pipeline",
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_the_wrong_shape(tmp_path: Path) -> None:
     config = tmp_path / "pipeline" / "unet" / "config.json"
     config.write_text(config.read_text().replace('"cross_attention_dim": 64', '"cross_attention_dim": 32'))
     with pytest.raises(fade.BadInput, match="cannot load the pipeline"):
-        Diffusion.load(str(tmp_path / "pipeline"), 2, 3.0)
+        StableDiffusion.load(str(tmp_path / "pipeline"), 2, 3.0)
 
 
 def test_the_shipped_weights() -> None:

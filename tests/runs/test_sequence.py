@@ -33,6 +33,7 @@ from fade.errors import BadInput
 from fade.files import read_json
 from fade.methods.fade import Fade
 from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Neuron
 from fade.strategies.independent import Independent
 from fade.strategies.selft import SelFT
@@ -272,7 +273,7 @@ def test_the_report_of_a_sequence() -> None:
 
 def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[float]:
     """A prediction of the shipped model with these adapters on it."""
-    model = Diffusion.load(str(SHIPPED / "pipeline"), 2, 3.0)
+    model = StableDiffusion.load(str(SHIPPED / "pipeline"), 2, 3.0)
     for name in names:
         Stored.read(folder / name / below).attach(model, name)
     return predictions(model).flatten().tolist()

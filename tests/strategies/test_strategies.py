@@ -30,6 +30,7 @@ from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.methods.uce import Uce
 from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
 from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer
 from fade.sparsity import Dense, Module, Neuron
 from fade.strategies import Strategy
@@ -144,7 +145,7 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
         guidance=3.0,
     )
     encoder = make_text_encoder(tokenizer, settings)
-    return Diffusion(make_pipeline(model.vae, encoder, tokenizer, model.unet, model.pipe.scheduler), 2, 3.0)
+    return StableDiffusion(make_pipeline(model.vae, encoder, tokenizer, model.unet, model.pipe.scheduler), 2, 3.0)
 
 
 @pytest.mark.parametrize("kind", [Lora, Patch])
@@ -201,7 +202,7 @@ def test_selfts_score_is_its_formula(model: Diffusion, adapter: Lora, pairs: Pai
     weight.requires_grad_(True)
     for k in range(4):
         asked, other = batches[0]["forget"]["prompt"][k : k + 1], batches[0]["forget"]["surrogate"][k : k + 1]
-        z, t = model.partly(asked, 4, k, 3.0, model.embed([""]))
+        z, t = model.denoise_until(asked, 4, k, 3.0, model.embed([""]))
         ((model.unet(z, t, asked).sample - model.unet(z, t, other).sample.detach()) ** 2).mean().backward()
     assert weight.grad is not None
     torch.testing.assert_close(found[name], (weight * weight.grad).abs().detach(), rtol=1e-3, atol=1e-10)

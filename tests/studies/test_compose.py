@@ -128,7 +128,7 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
             "judge_floor": 0.0,
         },
         "model": {
-            "_target_": "fade.models.Diffusion.load",
+            "_target_": "fade.models.stable_diffusion.StableDiffusion.load",
             "path": "${shipped:minicanvas/pipeline}",
             "steps": 2,
             "guidance": 3.0,
