@@ -46,23 +46,18 @@ def check(name: str, value: Any, hint: Any, none: str = "null") -> None:
         value = value.item()
     if (where := _wrong(value, hint)) is None or (isinstance(value, list) and _wrong(tuple(value), hint) is None):
         return
-    if (
-        isinstance(value, Mapping) and where and where[0] in value and len(where) == 1
-    ):  # the entry itself is what is wrong
+    if isinstance(value, Mapping) and where and where[0] in value and len(where) == 1:  # the entry is what is wrong
         name, value = f"{name}.{where[0]}", value[where[0]]
-        hint = next(
-            get_args(part)[1] for part in (hint, *get_args(hint)) if issubclass(get_origin(part) or int, Mapping)
-        )
-    said = (
-        none
-        if value is None
-        else str(value)
-        if isinstance(value, (bool, int, float, Sequence))
-        else f"a {type(value).__name__}"
-    )
-    said = repr(value) if isinstance(value, str) else said
+        mapping = (part for part in (hint, *get_args(hint)) if issubclass(get_origin(part) or int, Mapping))
+        hint = get_args(next(mapping))[1]
     quotes = ", a number in quotes" if isinstance(value, (bool, int, float)) and str in (hint, *get_args(hint)) else ""
-    raise BadInput(f"{name} is {said}; it must be {says(hint, none)}{quotes}")
+    raise BadInput(f"{name} is {none if value is None else _shown(value)}; it must be {says(hint, none)}{quotes}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    return str(value) if isinstance(value, (bool, int, float, Sequence)) else f"a {type(value).__name__}"
 
 
 def _wrong(value: Any, hint: Any) -> tuple[Any, ...] | None:
@@ -79,15 +74,18 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
 
 
+def _limits(fields: Sequence[Any]) -> str:
+    found = {key: getattr(m, key) for f in fields for m in f.metadata for key in LIMITS if hasattr(m, key)}
+    words = [text.format(found[key]) for key, text in LIMITS.items() if key in found]
+    return f"from {found['ge']} to {found['le']}" if {"ge", "le"} <= set(found) else " and ".join(words)
+
+
 def says(hint: Any, none: str = "null") -> str:
     """A type hint in words."""
     parts = get_args(hint)
     origin = get_origin(hint)
     if origin is Annotated:
-        found = {key: getattr(m, key) for f in parts[1:] for m in f.metadata for key in LIMITS if hasattr(m, key)}
-        words = [text.format(found[key]) for key, text in LIMITS.items() if key in found]
-        limits = f"from {found['ge']} to {found['le']}" if {"ge", "le"} <= set(found) else " and ".join(words)
-        return f"{says(parts[0], none)}, {limits}"
+        return f"{says(parts[0], none)}, {_limits(parts[1:])}"
     if origin in (Union, types.UnionType):
         known = [part for part in parts if part is types.NoneType or get_origin(part) or part in PLAIN]
         return " or ".join(dict.fromkeys(says(part, none) for part in known or parts))

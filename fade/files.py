@@ -37,19 +37,23 @@ def atomic(path: Path) -> Iterator[Path]:
     old = path.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        mode = 0o666 & ~umask()
         for file in (temporary, *temporary.rglob("*")):
             if file.is_file():
-                file.chmod(mode)
+                file.chmod(0o666 & ~umask())
         if temporary.is_dir() and path.is_dir():
             os.replace(path, old)
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, or nothing where neither is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -61,8 +61,9 @@ def sum_of_abs(
     with trainable(weights):
         for batch in batches:
             example = batch["forget"] if side == "forget" else batch["retain"]
-            found = denoising_gradients(model, weights, example, guidance, empty)
-            for name, gradient in zip(weights, found, strict=True):
+            for name, gradient in zip(
+                weights, denoising_gradients(model, weights, example, guidance, empty), strict=True
+            ):
                 total[name] += gradient.abs()
     return total
 

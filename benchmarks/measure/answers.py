@@ -110,26 +110,27 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
     spoilt = {answer.file for answer in _harmed(wanted, folder)}
     if spoilt:
         log.warning("%s: %s not what was written there (%d in all); made again", folder, min(spoilt), len(spoilt))
+    there = {a.file for a in wanted if (folder / a.file).is_file()} - spoilt
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
-    missing = [
-        number
-        for number, part in enumerate(batches)
-        if not all((folder / a.file).is_file() and a.file not in spoilt for a in part)
-    ]
+    missing = [number for number, part in enumerate(batches) if not {a.file for a in part} <= there]
     if not missing:
         return
     stage = Stage("images", len(wanted), "while making images")
     for made, number in enumerate(missing, 1):
-        part = batches[number]
-        start = time.monotonic()
-        images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
-        pictures = [_encoded(_to_picture(image), answer.suffix) for answer, image in zip(part, images, strict=True)]
-        hashes = {answer.file: hashlib.sha256(data).hexdigest() for answer, data in zip(part, pictures, strict=True)}
-        append(folder / _MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
-        for answer, data in zip(part, pictures, strict=True):
-            with atomic(folder / answer.file) as temporary:
-                temporary.write_bytes(data)
-        stage.done(min((number + 1) * batch, len(wanted)), made=made * len(part))
+        _make(model, batches[number], folder, sampling)
+        stage.done(min((number + 1) * batch, len(wanted)), made=made * len(batches[number]))
+
+
+def _make(model: Diffusion, part: list[Answer], folder: Path, sampling: Sampling) -> None:
+    """Write one batch; what is said of it in _MADE comes first."""
+    start = time.monotonic()
+    images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
+    pictures = {a.file: _encoded(_to_picture(image), a.suffix) for a, image in zip(part, images, strict=True)}
+    hashes = {file: hashlib.sha256(data).hexdigest() for file, data in pictures.items()}
+    append(folder / _MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
+    for file, data in pictures.items():
+        with atomic(folder / file) as temporary:
+            temporary.write_bytes(data)
 
 
 def _encoded(picture: Image.Image, suffix: str) -> bytes:

@@ -123,16 +123,12 @@ def backbones(
     names: list[str], weights: dict[str, str], judges: dict[str, Judge], device: torch.device
 ) -> dict[str, Backbone]:
     """The backbones by name. Raises BadInput for an unknown one or missing weights."""
-    makers: dict[str, Callable[[str, torch.device], Backbone]] = {
-        "inception": Inception,
-        "torchvision": TorchvisionInception,
+    makers: dict[str, Callable[[], Backbone]] = {
+        "judge": lambda: JudgeFeatures(judges),
+        "inception": lambda: Inception(weights.get("inception", ""), device),
+        "torchvision": lambda: TorchvisionInception(weights.get("torchvision", ""), device),
     }
-    found: dict[str, Backbone] = {}
     for name in names:
-        if name == "judge":
-            found[name] = JudgeFeatures(judges)
-        elif name in makers:
-            found[name] = makers[name](weights.get(name, ""), device)
-        else:
-            raise BadInput(f"protocol.fid names {name!r}; choose from judge, {', '.join(makers)}")
-    return found
+        if name not in makers:
+            raise BadInput(f"protocol.fid names {name!r}; choose from {', '.join(makers)}")
+    return {name: makers[name]() for name in names}

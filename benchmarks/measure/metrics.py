@@ -140,24 +140,23 @@ def scores(
 ) -> dict[str, Metric]:
     """UA, IRA and, where the dataset has another domain, CRA and cra_target. photo: the style that is no style.
     shared: whether images of one seed began with one latent."""
-    how = READINGS[reading]
-
-    def counted(judged: str) -> list[Row]:
-        with_photo = how.photo_in_style if judged == "style" else how.photo_in_object
-        return [row for row in rows if with_photo or photo is None or row.get("style") != photo or target == photo]
-
-    aimed = [row for row in counted(domain) if row[domain] == target]
-    others = [row for row in counted(domain) if row[domain] != target]
-    found = {
-        "ua": share(hits(aimed, domains, domain, shared, gone=True)),
-        "ira": share(hits(others, domains, domain, shared)),
-    }
-    for other in domains:
-        if other != domain:
-            kept = [row for row in counted(other) if how.target_in_cra or row[domain] != target]
-            found["cra"] = share(hits(kept, domains, other, shared))
-            found["cra_target"] = share(hits(aimed, domains, other, shared))
+    how, style = READINGS[reading], None if target == photo else photo
+    counted = _counted(rows, domain, how, style)
+    aimed = [row for row in counted if row[domain] == target]
+    others = [row for row in counted if row[domain] != target]
+    found = {"ua": share(hits(aimed, domains, domain, shared, gone=True))}
+    found["ira"] = share(hits(others, domains, domain, shared))
+    for other in (name for name in domains if name != domain):
+        kept = [row for row in _counted(rows, other, how, style) if how.target_in_cra or row[domain] != target]
+        found["cra"] = share(hits(kept, domains, other, shared))
+        found["cra_target"] = share(hits(aimed, domains, other, shared))
     return found
+
+
+def _counted(rows: Sequence[Row], judged: str, how: Reading, photo: str | None) -> list[Row]:
+    """The rows that a domain's judge is asked about: all, or those without the style that is no style."""
+    with_photo = how.photo_in_style if judged == "style" else how.photo_in_object
+    return [row for row in rows if with_photo or photo is None or row.get("style") != photo]
 
 
 def landed(rows: list[Row], target: str, domain: str) -> dict[str, int]:

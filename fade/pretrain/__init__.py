@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,51 +90,51 @@ class Pretraining:
     def claim(self) -> None:
         """Write the recipe into the folder, or take up the one that is there, made longer where asked for."""
         path, images = self.out / "recipe.json", images_of(self.dataset)
+        common = {key: getattr(self.dataset, key) for key in ("template", "domains")}
         common = {
             "dataset": self.dataset.name,
-            "template": self.dataset.template,
-            "domains": self.dataset.domains,
-            "size": self.size,
-            "seed": self.seed,
-            "flip": self.flip,
+            **common,
+            **{key: getattr(self, key) for key in ("size", "seed", "flip")},
         }
         if path.is_file():
             before = read_json(path)
             if before.get("images", images) != images:
                 raise BadInput(f"{self.out} was made of other images (see recipe.json); choose another out=FOLDER")
             for key, value in common.items():
-                if before.get(key) != value:
-                    raise BadInput(
-                        f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER"
-                    )
+                self.same(key, before.get(key) == value)
             for stage in STAGES:
                 self.take_up(stage, before.get(stage))
         write_json(path, {**common, "images": images, **{stage: asdict(getattr(self, stage)) for stage in STAGES}})
+
+    def same(self, key: str, unchanged: bool) -> None:
+        if not unchanged:
+            raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
 
     def take_up(self, stage: str, before: dict[str, Any] | None) -> None:
         """Go on from what a stage was asked for before. With more steps its rate falls to zero where it was to end, and
         begins again there; a stage whose successor is done already must stay as it is."""
         asked: Schedule = getattr(self, stage)
-        given = asdict(asked)
+        given, before = asdict(asked), before or {}
         free = ("steps", "restarts", "sampling_steps", "guidance", "gate")
-        other = [key for key in given if key not in free and (before or {}).get(key) != given[key]]
-        if before is None or other:
-            key = ".".join(["pretrain", stage, *other[:1]])
-            raise BadInput(f"{self.out} was begun with another {key} (see recipe.json); choose another out=FOLDER")
-        if given["steps"] < before["steps"]:
-            raise BadInput(
-                f"pretrain.{stage}.steps is {given['steps']}, and {self.out} was begun with {before['steps']}; give as "
-                "many or more, or choose another out=FOLDER"
-            )
-        longer = given["steps"] > before["steps"]
-        later = STAGES[STAGES.index(stage) + 1 :]
-        if longer and any(self.done(name) for name in later):
-            raise BadInput(
-                f"pretrain.{stage}.steps is more than {before['steps']}, with which {later[0]} was made already; "
-                f"choose another out=FOLDER, or delete {self.state / later[0]}* and what follows it"
-            )
+        other = [key for key in given if key not in free and before.get(key) != given[key]]
+        self.same(".".join(["pretrain", stage, *other[:1]]), not other)
+        self.check_steps(stage, asked.steps, before["steps"])
+        longer = asked.steps > before["steps"]
         restarts = [*before["restarts"], before["steps"]] if longer else before["restarts"]
         setattr(self, stage, replace(asked, restarts=sorted({*restarts, *asked.restarts})))
+
+    def check_steps(self, stage: str, steps: int, before: int) -> None:
+        if steps < before:
+            raise BadInput(
+                f"pretrain.{stage}.steps is {steps}, and {self.out} was begun with {before}; give as "
+                "many or more, or choose another out=FOLDER"
+            )
+        later = STAGES[STAGES.index(stage) + 1 :]
+        if steps > before and any(self.done(name) for name in later):
+            raise BadInput(
+                f"pretrain.{stage}.steps is more than {before}, with which {later[0]} was made already; "
+                f"choose another out=FOLDER, or delete {self.state / later[0]}* and what follows it"
+            )
 
     def done(self, stage: str) -> bool:
         """Whether the stage has left what the next one needs, at the steps that are asked for now."""
@@ -186,29 +187,26 @@ class Pretraining:
         vae = make_autoencoder(s, self.size)
         for judge in judges.values():
             judge.requires_grad_(False)
-
-        def look() -> None:
-            chosen = (
-                test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
-            )
-            rebuilt = vae(chosen).sample
-            error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
-            log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / error))
-            pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
-            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 12)
-
         loss = autoencoder_loss(vae, list(judges.values()), images, s, self.flip)
-        stage = Stage("autoencoder", vae, loss, s, self.seed + 1, look)
+        stage = Stage("autoencoder", vae, loss, s, self.seed + 1, partial(self.show_reconstructions, vae, test))
         self.fit(stage)
-        with torch.no_grad():
-            look()
-            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::16].split(64)])
-        vae.register_to_config(scaling_factor=1 / latents.std().item())
+        self.show_reconstructions(vae, test)
+        vae.register_to_config(scaling_factor=1 / encoded(vae, images[::16]).std().item())
         self.check_reconstructions(vae, judges)
         with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish("autoencoder", stage)
         return vae
+
+    @torch.no_grad()
+    def show_reconstructions(self, vae: AutoencoderKL, test: Tensor) -> None:
+        """A line and a contact sheet: up to 36 of the images (N, 3, H, W) uint8, each beside what is made of it."""
+        chosen = test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
+        rebuilt = vae(chosen).sample
+        error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
+        log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / error))
+        pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
+        sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 12)
 
     @torch.no_grad()
     def check_reconstructions(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> None:
@@ -217,17 +215,12 @@ class Pretraining:
         rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
         for domain, judge in judges.items():
             kept = accuracy(judge.cpu(), rebuilt, self.judged(items, domain))
-            log.info(
-                "autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)",
-                domain,
-                100 * kept,
-                100 * (judge.accuracy or 0),
-            )
+            said = "autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)"
+            log.info(said, domain, 100 * kept, 100 * (judge.accuracy or 0))
             if kept < s.gate * (judge.accuracy or 1):
                 raise BadInput(
                     f"autoencoder: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
-                    f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate "
-                    f"({s.gate})"
+                    f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate ({s.gate})"
                 )
 
     def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
@@ -241,23 +234,32 @@ class Pretraining:
         text_encoder = make_text_encoder(tokenizer, s)
         unet = make_unet(s, latents.shape[1], latents.shape[-1])
         pipe = make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
-        tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
-
-        def look() -> None:
-            pipe.to(unet.device)
-            made, cells = self.grid(pipe, seeds=[0])
-            found = {d: accuracy(j.to(made.device), made, self.truth(cells, d)) for d, j in judges.items()}
-            log.info("diffusion: " + ", ".join(f"{d} {100 * v:.1f} %" for d, v in found.items()) + " on the grid")
-            sheet(made, self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
-
         network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-        stage = Stage("diffusion", network, diffusion_loss(pipe, latents, tokens, owner, s), s, self.seed + 2, look)
+        tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
+        loss, look = diffusion_loss(pipe, latents, tokens, owner, s), partial(self.show_grid, pipe, judges)
+        stage = Stage("diffusion", network, loss, s, self.seed + 2, look)
         self.fit(stage)
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with atomic(folder) as temporary:
             pipe.to("cpu", torch.float16).save_pretrained(temporary)
         self.finish("diffusion", stage)
         return load_pipeline(folder)
+
+    def show_grid(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> None:
+        """A line and a contact sheet: an image of every cell, and how many of them the judges read rightly."""
+        pipe.to(pipe.unet.device)
+        made, cells = self.grid(pipe, seeds=[0])
+        log.info(
+            "diffusion: %s on the grid", ", ".join(f"{d} {100 * v:.1f} %" for d, v in self.read(judges, made, cells))
+        )
+        self.sheet_of(made)
+
+    def read(self, judges: dict[str, Judge], made: Tensor, cells: list[dict[str, str]]) -> list[tuple[str, float]]:
+        """Each domain, with the share of the images in which its judge reads what the cell says."""
+        return [(d, accuracy(judge.cpu(), made, self.truth(cells, d))) for d, judge in judges.items()]
+
+    def sheet_of(self, made: Tensor) -> None:
+        sheet(made, self.out / "sheets" / "grid.png", len(list(self.dataset.domains.values())[-1]))
 
     def latents(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
         """Scaled latents (N, C, h, w) of the train split, encoded once; mirrored copies follow where `flip` is set."""
@@ -268,9 +270,7 @@ class Pretraining:
         if found is None:
             doing(f"encoding {len(items)} images")
             both = [images, images.flip(-1)] if self.flip else [images]
-            with torch.no_grad():
-                encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for b in both for x in b.split(64)]
-            found = {"latents": torch.cat(encoded) * vae.config.scaling_factor}, {}
+            found = {"latents": torch.cat([encoded(vae, x) for x in both]) * vae.config.scaling_factor}, {}
             write_tensors(path, found[0])
         return found[0]["latents"], items
 
@@ -290,26 +290,17 @@ class Pretraining:
 
     def grid(self, pipe: StableDiffusionPipeline, seeds: list[int]) -> tuple[Tensor, list[dict[str, str]]]:
         """Images (N, 3, H, W) in [0, 1], on the CPU, of every cell for every seed."""
-        cells = [cell for seed in seeds for cell in self.dataset.cells()]
+        cells = self.dataset.cells()
+        texts = [self.dataset.caption(cell) for cell in cells]
+        sampling = {"num_inference_steps": self.diffusion.sampling_steps, "guidance_scale": self.diffusion.guidance}
+        shape = (1, pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
         made = []
         for seed in seeds:
-            shape = (1, pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-            latent = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-            texts = [self.dataset.caption(cell) for cell in self.dataset.cells()]
-            for start in range(0, len(texts), 36):
-                prompts = texts[start : start + 36]
-                made.append(
-                    pipe(
-                        prompts,
-                        latents=latent.expand(len(prompts), -1, -1, -1).to(pipe.device),
-                        output_type="pt",
-                        num_inference_steps=self.diffusion.sampling_steps,
-                        guidance_scale=self.diffusion.guidance,
-                    )
-                    .images.float()
-                    .cpu()
-                )
-        return torch.cat(made), cells
+            latent = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipe.device)
+            for prompts in (texts[start : start + 36] for start in range(0, len(texts), 36)):
+                latents = latent.expand(len(prompts), -1, -1, -1)
+                made.append(pipe(prompts, latents=latents, output_type="pt", **sampling).images.float().cpu())
+        return torch.cat(made), cells * len(seeds)
 
     def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
         """The numbers of the shipped weights: judge accuracies, grid accuracies over five seeds, images per second."""
@@ -317,18 +308,20 @@ class Pretraining:
         began = time.monotonic()
         made, cells = self.grid(pipe, seeds=list(range(5)))
         speed = len(cells) / (time.monotonic() - began)
-        sheet(
-            made[: len(self.dataset.cells())],
-            self.out / "sheets" / "grid.png",
-            len(list(self.dataset.domains.values())[-1]),
-        )
+        self.sheet_of(made[: len(self.dataset.cells())])
         return {
             "judges": {d: j.accuracy for d, j in judges.items()},
-            "grid": {d: accuracy(j.cpu(), made, self.truth(cells, d)) for d, j in judges.items()},
+            "grid": dict(self.read(judges, made, cells)),
             "grid_images": len(cells),
             "images_per_s": speed,
             "parameters": sum(p.numel() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()),
         }
+
+
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The posteriors' modes (N, C, h, w), not scaled, of images (N, 3, H, W) uint8."""
+    return torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images.split(64)])
 
 
 def images_of(dataset: Dataset) -> str:

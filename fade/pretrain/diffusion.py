@@ -136,14 +136,7 @@ def make_pipeline(
     scheduler: DDIMScheduler,
 ) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
