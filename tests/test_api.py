@@ -202,7 +202,7 @@ def test_an_adapter_goes_onto_any_pipeline_of_the_same_parts_and_onto_nothing_el
         (None, "pipe is None; it must be a DiffusionPipeline"),
         ("sd", "pipe is 'sd'; it must be a DiffusionPipeline"),
         (model.unet, "pipe is a UNet2DConditionModel; it must be a DiffusionPipeline"),
-        (model, "pipe is a Diffusion; it must be a DiffusionPipeline"),
+        (model, "pipe is a StableDiffusion; it must be a DiffusionPipeline"),
         (DDPMPipeline(model.unet, model.pipe.scheduler), "DDPMPipeline has no vae; only pipelines of Stable Diffusion"),
     ):
         for call in (partial(fade.load, folder=tmp_path / "neon"), fade.attached):
