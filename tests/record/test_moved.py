@@ -11,6 +11,7 @@ from configs import composed
 from omegaconf import OmegaConf
 
 from benchmarks.record.moved import KEYS, OPTIONS, current, key
+from benchmarks.runs.options import located
 from benchmarks.runs.reopened import SHARED, resolved
 
 FOLDER = """
@@ -124,3 +125,23 @@ def test_what_is_called_otherwise_is_nowhere_today() -> None:
     for name in KEYS:
         assert key(f"{name}.x") != f"{name}.x" and OmegaConf.select(there, name) is None
     assert not any((ROOT / "conf" / f"{option.replace('=', '/')}.yaml").exists() for option in OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        "benchmarks.benchmark.Protocol",
+        "fade.data.dog_breeds.DogBreeds",
+        "fade.data.folder.Folder",
+        "fade.data.imagenette.Imagenette",
+        "fade.data.lfw.LFW",
+        "fade.data.minicanvas.MiniCanvas",
+        "fade.data.sun_attributes.SUNAttributes",
+        "fade.data.unlearncanvas.UnlearnCanvas",
+        "fade.diffusion.Diffusion.load",
+        "fade.judges.Judge.pretrained",
+    ],
+)
+def test_what_an_earlier_run_is_made_of_is_there(earlier: str) -> None:
+    """Every `_target_` that a model, a dataset, a judge or a protocol had before the rooms."""
+    assert callable(located(current({"dataset": {}, "protocol": {"_target_": earlier}})["protocol"]["_target_"]))
