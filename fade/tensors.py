@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from fade.files import Harmed, atomic
 
@@ -78,3 +79,49 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode())
     return digest.hexdigest()
+
+
+class Digests:
+    """The hash of a set of tensors, remembered while they are the same ones and nobody has written into them.
+
+    Known by their storages, their version counters and a few of their values: a write through `.data` moves no counter,
+    and is seen where it changes one of these.
+    """
+
+    SAMPLED = 16  # values of a tensor
+
+    def __init__(self) -> None:
+        self._storages: list[StorageWeakRef] = []  # alive, so that no other storage can have the same address
+        self._state: tuple[object, ...] = ()
+        self._known: dict[torch.dtype | None, str] = {}
+
+    def of(self, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
+        """`tensors_hash`; dtype: as it would be with the floating-point tensors in another type."""
+        if any(value.is_inference() for value in tensors.values()):  # they count no versions
+            return tensors_hash(in_type(tensors, dtype))
+        storages = [StorageWeakRef(value.untyped_storage()) for value in tensors.values()]
+        state = (
+            *((name, _place(value), s.cdata) for (name, value), s in zip(tensors.items(), storages, strict=True)),
+            self._sample(tensors),
+        )
+        if state != self._state:
+            self._storages, self._state, self._known = storages, state, {}
+        if dtype not in self._known:
+            self._known[dtype] = tensors_hash(in_type(tensors, dtype))
+        return self._known[dtype]
+
+    def _sample(self, tensors: dict[str, Tensor]) -> bytes:
+        parts = [value.detach().reshape(-1) for value in tensors.values() if value.numel()]
+        few = [flat[:: max(1, len(flat) // self.SAMPLED)].double().cpu() for flat in parts]
+        return torch.cat(few).numpy().tobytes() if few else b""
+
+
+def _place(value: Tensor) -> tuple[object, ...]:
+    return value._version, value.storage_offset(), value.dtype, tuple(value.shape), value.stride()
+
+
+def in_type(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The same with the floating-point ones in `dtype`; None leaves all as they are."""
+    if dtype is None:
+        return tensors
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline
@@ -15,7 +16,9 @@ from fade.checked import Count
 from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
 from fade.models.prompts import PromptHook
-from fade.tensors import tensors_hash
+from fade.tensors import Digests
+
+_DIGESTS: WeakKeyDictionary[nn.Module, Digests] = WeakKeyDictionary()  # of the pipeline that a network is part of
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,7 @@ class Diffusion(nn.Module, ABC):
         for name, original in ledger(self.network).original.items():
             key = f"{self.denoiser}.{name}"
             tensors[key] = original.to(tensors[key].dtype)
-        if dtype is not None:
-            tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-        return tensors_hash(tensors)
+        return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
 
     # words
 

@@ -41,7 +41,8 @@ class Ledger:
         self._refuse_training(writer)
         for name, weight in writer.overwrites().items():
             if name not in self.original:
-                self.original[name] = weight.detach().clone()
+                # in training the optimiser writes into the weight itself; else another tensor comes into its place
+                self.original[name] = weight.detach().clone() if writer.training else weight.detach()
         self.writers.append(writer)
         if not writer.training:
             self.refresh(writer)
@@ -52,7 +53,9 @@ class Ledger:
         self.writers.remove(writer)
         self.refresh(writer)
         needed = {name for other in self.writers for name in other.overwrites()}
-        self.original = {name: value for name, value in self.original.items() if name in needed}
+        for name, weight in writer.overwrites().items():
+            if name not in needed:  # W_0 itself, no copy of it: its hash is remembered
+                weight.data = self.original.pop(name).to(weight)
 
     def refresh(self, writer: Writer) -> None:
         """Put the sum in place again wherever `writer` writes."""
