@@ -54,11 +54,22 @@ def why_not(metric: dict[str, Any] | None) -> str:
     return f" ({str(metric['why']).partition(':')[0]})" if metric and metric.get("why") else ""
 
 
+def number_text(metric: dict[str, Any], key: str = "") -> str:
+    """The value alone: a proportion in percent, a distance as it is, times what METRICS says."""
+    known = about(key)
+    if known.share and ("low" in metric or key in METRICS):
+        return f"{100 * metric['value']:.1f}"
+    return f"{metric['value'] * known.times:.2f}"
+
+
+def interval_text(metric: dict[str, Any]) -> str:
+    """The interval in percent; nothing where there is none."""
+    return f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]" if "low" in metric else ""
+
+
 def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
     """A proportion as "97.5 [86.8, 99.9]" in percent, a distance as it is (times what METRICS says),
     nothing as a dash, with the reason where there is one."""
     if not metric or metric.get("value") is None:
         return "–" + why_not(metric)
-    if "low" not in metric:
-        return f"{metric['value'] * about(key).times:.2f}"
-    return f"{100 * metric['value']:.1f} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+    return f"{number_text(metric, key)} {interval_text(metric)}".rstrip()

@@ -17,7 +17,7 @@ from command import ROOT
 ROOT = ROOT
 BENCHMARKS = ROOT / "benchmarks"
 ROOMS = ("measure", "record", "report", "runs", "studies")
-LIGHT = ("results", "sequences", "sweep", "claim", "moved")  # of record/; folder.py asks torch what a run cost
+LIGHT = ("results", "format", "sequences", "sweep", "claim", "moved")  # record/folder.py asks torch what a run cost
 
 
 def needed(path: Path) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,38 +18,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from benchmarks.measure.predictions import Row, read_rows
+from benchmarks.record.format import COSTS, Metric, check_run, read_results
 from fade.errors import BadInput
-from fade.files import read_json
-from fade.metrics import METRICS, about
+from fade.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
-FORMAT = 1  # of results.json; every older one is read
-NEEDED = (
-    "dataset",
-    "target",
-    "domain",
-    "surrogate",
-    "method",
-    "protocol",
-    "metrics",
-    "base",
-    "cost",
-    "gates",
-    "landed",
-)
-COSTS = {
-    "locate_s": "locate s",
-    "distil_s": "distil s",
-    "generate_s": "generate s",
-    "judge_s": "judge s",
-    "peak_memory_mb": "peak MB",
-    "adapter_bytes": "adapter bytes",
-    "teacher_passes": "teacher passes",
-    "steps": "steps",
-}
 # overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
 WHAT_AND_WHERE = {
     "target",
@@ -313,35 +288,6 @@ def read(folders: Sequence[Path], alone: bool = True) -> tuple[list[Run], list[s
     return runs, problems
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """One results.json. Raises ValueError for a format that this version does not read."""
-    results = read_json(path)
-    if not 1 <= results["format"] <= FORMAT:
-        known = "1" if FORMAT == 1 else f"1 to {FORMAT}"
-        raise ValueError(f"format {results['format']}, this version reads {known}")
-    return results
-
-
-def check_run(results: dict[str, Any]) -> None:
-    """Raises ValueError where something that every reader needs is missing, or is no finite number."""
-    missing = [key for key in NEEDED if key not in results]
-    if missing or "ua" not in results["metrics"]:
-        raise ValueError(f"no {(missing or ['metrics.ua'])[0]}")
-    for name, value in numbers_of(results):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}, no finite number")
-
-
-def numbers_of(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What tables average and print, by name; a distance may have no value, and says why."""
-    for side in ("metrics", "base"):
-        for key, metric in results[side].items():
-            for part in ("value", "low", "high"):
-                if part in metric and (about(key).share or metric[part] is not None):
-                    yield f"{side}.{key}.{part}", metric[part]
-    yield from ((f"cost.{key}", results["cost"][key]) for key in COSTS if key in results["cost"])
-
-
 def flaws(run: Run) -> list[str]:
     """A line for each file beside results.json that is there and cannot be read, which the page does without, and one
     where predictions and results are not of one run."""
@@ -400,7 +346,9 @@ def _row(run: Run) -> dict[str, Any]:
     for key in dict.fromkeys([*METRICS, *run.metrics]):
         found, value, base = run.metrics.get(key, {}), run.value(key), run.value(key, base=True)
         row[key] = math.nan if value is None else value
-        row |= {f"{key}_{part}": found[part] for part in ("low", "high", "n") if part in found}
+        row |= {f"{key}_{part}": found[part] for part in ("low", "high", "n", "why") if part in found}
         row[f"base_{key}"] = math.nan if base is None else base
     costs = {key: run.cost[key] for key in COSTS if key in run.cost}
-    return row | costs | {"train_s": run.train_s} | run.numbers | {"folder": str(run.folder)}
+    return (
+        row | costs | {"train_s": run.train_s if run.trained else math.nan} | run.numbers | {"folder": str(run.folder)}
+    )

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.record.results import Finished, Metric, read_results, result_files
+from benchmarks.record.format import Metric, read_results
+from benchmarks.record.results import Finished, result_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +131,11 @@ class SequenceRun(Finished):
         others = [f"{k}={v}" for k, v in self.chosen.items() if k.split(".")[0] != "sequence" and k != "strategy"]
         return ", ".join([self.method, self.strategy, *others])
 
+    @property
+    def name(self) -> str:
+        """The label, the seed, and which request came first: a sequence among others."""
+        return f"{self.label}, seed {self.seed}, {self.targets[0]} first"
+
 
 def read_sequences(folders: Sequence[Path]) -> list[SequenceRun]:
     """The finished sequences of requests below the folders; `read` says what is broken."""
@@ -165,7 +171,7 @@ def steps_frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:
 
     rows = [
         {
-            "sequence": f"{run.label}, seed {run.seed} ({run.targets[0]} first)",
+            "sequence": run.name,
             "request": number,
             "target": run.targets[number - 1],
             "ua": state.ua_mean,

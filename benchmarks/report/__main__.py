@@ -1,4 +1,4 @@
-"""Finished runs -> one HTML page, and the tables as CSV, Markdown and LaTeX.
+"""Finished runs -> one HTML page, the tables as CSV, Markdown and LaTeX, the figures as SVG, PDF and PNG.
 
 python -m benchmarks.report FOLDER...             writes report/ and prints the tables
 python -m benchmarks.report --status FOLDER...    where the sweeps in these folders stand
@@ -11,36 +11,35 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.record.results import frame, read
+from benchmarks.record.results import read
 from benchmarks.record.sequences import read_sequences
 from benchmarks.record.sweep import STATES, ledger
+from benchmarks.report import sequences
 from benchmarks.report.page import write_page
-from benchmarks.report.sequences import HEADER, section, summary_rows
-from benchmarks.report.tables import as_csv, as_latex, per_target, summary, summary_frame, table
+from benchmarks.report.tables import per_target, summary, table
 from benchmarks.report.wandb import publish
 from fade.console import command
 from fade.errors import BadInput
-from fade.files import write_text
 
 
 def write(folders: list[Path], out: Path) -> str:
-    """Write the page and the tables to `out`; return what is printed."""
-    sequences = read_sequences(folders)
-    runs, problems = read(folders, alone=not sequences)
+    """Write the page, the tables and the figures to `out`; return what is printed."""
+    requests = read_sequences(folders)
+    runs, problems = read(folders, alone=not requests)
     parts = {"targets": per_target(runs), "summary": summary(runs)} if runs else {}
-    if sequences:
-        parts["sequences"] = (HEADER, summary_rows(sequences))
-    numbers = {"targets": frame(runs), "summary": summary_frame(runs)} if runs else {}
-    for name, (header, rows) in parts.items():
-        write_text(out / f"{name}.csv", numbers[name].to_csv(index=False) if name in numbers else as_csv(header, rows))
-        write_text(out / f"{name}.md", table(header, rows) + "\n")
-        write_text(out / f"{name}.tex", as_latex(header, rows))
-    write_page(runs, problems, out / "report.html", [("Sequences of requests", section(sequences))])
+    if requests:
+        parts["sequences"] = sequences.summary(requests)
+    for name, part in parts.items():
+        part.write(out, name)
+    figures = write_page(runs, problems, out / "report.html", requests)
+    for figure in figures:
+        figure.save(out / "figures")
     notes = "".join(f"warning: {line}\n" for line in problems)
-    shown = "\n\n".join(table(*part) for part in parts.values())
+    shown = "\n\n".join(part.markdown() for part in parts.values())
+    drawn = f"; {len(figures)} figures as .svg .pdf .png" if figures else ""
     return (
         f"{shown}\n\nPercent; intervals are 95 %, over images of the one adapter; in the summary the range over runs.\n"
-        f"{notes}{out}/: report.html, and {', '.join(parts)} as .csv .md .tex"
+        f"{notes}{out}/: report.html, and {', '.join(parts)} as .csv .md .tex{drawn}"
     )
 
 
@@ -67,6 +66,8 @@ def main() -> None:
             print(publish(read(given.folders)[0], given.wandb))
         else:
             print(write(given.folders, given.out))
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: a report needs {error.name}; pip install -e '.[bench]' brings it") from None
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:  # a full disk, a folder that may not be written

@@ -1,26 +1,84 @@
-"""results.json files -> tables: of one run, of every target, of every setting; as Markdown, CSV and LaTeX."""
+"""Finished runs -> tables: of one run, of every target, of every setting. Numbers until they are written: in the CSV as
+they are, in Markdown, LaTeX and HTML as text.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-from benchmarks.record.results import COSTS, Run, frame, metric_values
+from benchmarks.record.format import COSTS, Metric
+from benchmarks.record.results import Run, by_setting, frame, metric_values
 from fade.data.prompts import words
-from fade.metrics import METRICS, cell_text
+from fade.files import write_text
+from fade.metrics import METRICS, cell_text, interval_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DASH = "–"
 
-def headings() -> list[str]:
-    """A column a metric."""
-    return [about.heading for about in METRICS.values()]
+
+class Cell(NamedTuple):
+    """What a table shows: a text, its interval beside it, the number that it is sorted by, and where it links to."""
+
+    text: str
+    interval: str = ""
+    value: float | None = None
+    link: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to read. numbers: the same rows as numbers, for the CSV; without them it holds the texts."""
+
+    header: list[str]
+    rows: list[list[Cell]]
+    caption: str = ""
+    numbers: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, header: list[str], rows: list[list[str]], caption: str = "") -> Table:
+        """Of texts."""
+        return cls(header, [list(map(Cell, row)) for row in rows], caption)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        return [list(map(str, row)) for row in self.rows]
+
+    def markdown(self) -> str:
+        return table(self.header, self.texts)
+
+    def latex(self) -> str:
+        """A booktabs table."""
+        import pandas as pd  # here, so that a run does not wait for it
+
+        signs = {"–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$"}
+        columns = "l" + "r" * (len(self.header) - 1)
+        text = pd.DataFrame(self.texts, columns=self.header).to_latex(index=False, escape=True, column_format=columns)
+        return text.translate(str.maketrans(signs))
+
+    def csv(self) -> str:
+        import pandas as pd
+
+        numbers = pd.DataFrame(self.texts, columns=self.header) if self.numbers is None else self.numbers
+        return numbers.to_csv(index=False)
+
+    def write(self, folder: Path, name: str) -> None:
+        """folder/name.csv, .md and .tex."""
+        write_text(folder / f"{name}.csv", self.csv())
+        write_text(folder / f"{name}.md", self.markdown() + "\n")
+        write_text(folder / f"{name}.tex", self.latex())
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -31,25 +89,38 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def as_csv(header: list[str], rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+# --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def as_latex(header: list[str], rows: list[list[str]]) -> str:
-    """A booktabs table."""
+def measured(metric: Metric | None, key: str) -> Cell:
+    """A metric with its interval; a dash, and why, where it has no value."""
+    if not metric or metric.get("value") is None:
+        return Cell(cell_text(metric))
+    return Cell(number_text(metric, key), interval_text(metric), float(metric["value"]))
 
-    signs = {"\\": r"\textbackslash{}", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$"}
-    special = str.maketrans(signs | {c: f"\\{c}" for c in "&%$#_{}"})
 
-    def line(row: list[str]) -> str:
-        return " & ".join(text.translate(special) for text in row) + r" \\"
+def number(value: float | None, form: Callable[[float], str] = "{:.0f}".format) -> Cell:
+    """A number as `form` writes it; a dash for none."""
+    return Cell(DASH) if value is None or math.isnan(value) else Cell(form(value), value=value)
 
-    body = "\n".join(map(line, rows))
-    columns = "l" + "r" * (len(header) - 1)
-    inside = f"\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule"
-    return f"\\begin{{tabular}}{{{columns}}}\n{inside}\n\\end{{tabular}}\n"
+
+def metric_of(row: dict[str, Any], key: str) -> Metric:
+    """A metric again, from a row of a frame."""
+    found = {part: row.get(f"{key}_{part}") for part in ("low", "high", "why")}
+    known = {part: value for part, value in found.items() if isinstance(value, str) or not _none(value)}
+    return {"value": None if _none(row[key]) else row[key], **known}
+
+
+def _none(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def headings() -> list[str]:
+    """A column a metric."""
+    return [about.heading for about in METRICS.values()]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def run_table(run: Run) -> str:
@@ -84,28 +155,28 @@ def run_table(run: Run) -> str:
     return "\n".join(lines)
 
 
-def seed_text(run: Run) -> str:
-    return "–" if run.seed is None else str(run.seed)
+KEPT = ("ira", "cra")  # beside these stands the base model's, and how far they moved from it
 
 
-def per_target(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """One row a run, by setting, target and training seed."""
-    header = ["setting", "target", "surrogate", "seed", *headings(), "base IRA", "base CRA", "s"]
-    rows = []
-    for r in sorted(found, key=lambda r: (r.setting, r.domain, r.target, r.surrogate, seed_text(r))):
-        rows.append(
-            [
-                r.setting,
-                r.target,
-                r.surrogate,
-                seed_text(r),
-                *(cell_text(r.metrics.get(c), c) for c in METRICS),
-                cell_text(r.base.get("ira")),
-                cell_text(r.base.get("cra")),
-                f"{r.train_s:.0f}",
-            ]
-        )
-    return header, rows
+def per_target(runs: Sequence[Run], link: Callable[[Run], str] = lambda run: "") -> Table:
+    """One row a run, by setting, target and training seed. link: where a run's name leads to."""
+    runs = sorted(runs, key=lambda r: (r.setting, r.domain, r.target, r.surrogate, str(r.seed)))
+    bases = [f"base {METRICS[key].name}" for key in KEPT]
+    header = ["setting", "domain", "target", "surrogate", "seed", *headings(), *bases, "s"]
+    rows = [
+        [
+            Cell(run.setting),
+            Cell(run.domain),
+            Cell(run.target, link=link(run)),
+            Cell(run.surrogate),
+            number(run.seed),
+            *(measured(run.metric(key), key) for key in METRICS),
+            *(measured(run.metric(key, base=True), key) for key in KEPT),
+            number(run.train_s if run.trained else None),
+        ]
+        for run in runs
+    ]
+    return Table(header, rows, "Every run. 95 % intervals over images of the one adapter", frame(runs))
 
 
 def mean_value(runs: Sequence[Run], key: str, base: bool = False) -> str:
@@ -115,79 +186,115 @@ def mean_value(runs: Sequence[Run], key: str, base: bool = False) -> str:
     return cell_text({"value": float(np.mean(values))} if values else reason, key)
 
 
-def spread(values: list[float]) -> str:
-    """Mean over runs, with the range."""
-    return f"{100 * np.mean(values):.1f} ({100 * min(values):.0f}–{100 * max(values):.0f})"
-
-
-KEPT = ("ira", "cra")  # beside these stands how far they moved from the base model's
-
-
-def moved(runs: Sequence[Run], key: str) -> str:
-    """The mean difference from the base model, in points."""
-    apart = [r.metrics[key]["value"] - r.base[key]["value"] for r in runs if key in r.metrics and r.base]
-    return f"{100 * np.mean(apart):+.1f}" if apart else "–"
-
-
-def summary(found: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """One row for each setting and domain: means over its runs, and the difference from the base model, in points."""
-    header = ["setting", "domain", "runs"]
-    for key, about in METRICS.items():
-        header += [about.name, *([f"Δ {about.name}"] if key in KEPT else [])]
-    header += ["s/target", "kB"]
-    rows = []
-    groups = dict.fromkeys((r.setting, domain) for r in found for domain in (r.domain, "all"))
-    for name, domain in sorted(groups, key=lambda g: (g[0], g[1] == "all", g[1])):
-        runs = [r for r in found if r.setting == name and domain in ("all", r.domain)]
-        row = [name, domain, str(len(runs))]
-        for key, about in METRICS.items():
-            values = metric_values(runs, key)
-            row.append(mean_value(runs, key) if not about.share else spread(values) if values else "–")
-            row += [moved(runs, key)] if key in KEPT else []
-        trained = [r for r in runs if r.trained]
-        row += [f"{np.mean([r.train_s for r in trained]):.0f}" if trained else "–"]
-        row += [f"{np.mean([r.cost['adapter_bytes'] for r in trained]) / 1000:.0f}" if trained else "–"]
-        rows.append(row)
-    return header, rows
-
-
 def summary_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """`summary` as numbers: of every metric the mean over the runs (`ua`), its lowest and its highest (`ua_low`,
-    `ua_high`), and the base's mean (`base_ua`); of the costs the means."""
-    import pandas as pd  # here, so that a run does not wait for it
+    """One row for each setting and domain, and one for all domains: of every metric the mean over the runs (`ua`), its
+    lowest and its highest (`ua_low`, `ua_high`), the base's mean (`base_ua`), why it has no value (`ua_why`); how far
+    what is kept moved from the base (`ira_moved`); of the costs the means."""
+    import pandas as pd
 
-    table = frame(runs)
-    measured = [key for key in METRICS if table[key].notna().any()]
-    how = {key: (key, "mean") for key in measured}
-    how |= {f"{key}_{end}": (key, by) for key in measured for end, by in (("low", "min"), ("high", "max"))}
-    how |= {f"base_{key}": (f"base_{key}", "mean") for key in measured}
-    how |= {key: (key, "mean") for key in COSTS if key in table}
-    by_domain = [table, table.assign(domain="all")]
+    found = frame(runs)
+    found = found.assign(**{f"{key}_moved": found[key] - found[f"base_{key}"] for key in KEPT})
+    how: dict[str, Any] = {}
+    for key in METRICS:
+        how |= {key: (key, "mean"), f"{key}_low": (key, "min"), f"{key}_high": (key, "max")}
+        how |= {f"base_{key}": (f"base_{key}", "mean")}
+        how |= {f"{key}_why": (f"{key}_why", "first")} if f"{key}_why" in found else {}
+    how |= {f"{key}_moved": (f"{key}_moved", "mean") for key in KEPT}
+    how |= {key: (key, "mean") for key in ("train_s", *COSTS) if key in found}
+    by_domain = [found, found.assign(domain="all")]
     parts = [part.groupby(["setting", "domain"]).agg(runs=("target", "size"), **how) for part in by_domain]
     return pd.concat(parts).reset_index().sort_values("setting", kind="stable")
 
 
+def spread(row: dict[str, Any], key: str) -> Cell:
+    """The mean over runs, with the range of a proportion."""
+    metric = metric_of(row, key)
+    if metric["value"] is None or not METRICS[key].share:
+        return measured({k: metric[k] for k in ("value", "why") if k in metric}, key)
+    return Cell(number_text(metric, key), f"({100 * metric['low']:.0f}–{100 * metric['high']:.0f})", metric["value"])
+
+
+def summary(runs: Sequence[Run]) -> Table:
+    """One row for each setting and domain: means over its runs, and the difference from the base model, in points."""
+    numbers = summary_frame(runs)
+    header, rows = ["setting", "domain", "runs"], []
+    for key, about in METRICS.items():
+        header += [about.name, *([f"Δ {about.name}"] if key in KEPT else [])]
+    for row in numbers.to_dict("records"):
+        cells = [Cell(row["setting"]), Cell(row["domain"]), number(row["runs"])]
+        for key in METRICS:
+            cells.append(spread(row, key))
+            cells += [number(row[f"{key}_moved"], lambda v: f"{100 * v:+.1f}")] if key in KEPT else []
+        size = row.get("adapter_bytes", math.nan) / 1000
+        rows.append([*cells, number(row["train_s"]), number(size)])
+    return Table([*header, "s/target", "kB"], rows, "Means over runs, and their range", numbers)
+
+
+def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
+    """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
+    reason.
+    """
+    values = metric_values(runs, key, base)
+    if not values:
+        return next((found for r in runs if (found := r.metric(key, base))), None)
+    mean = float(np.mean(values))
+    if len(values) < 2 or not METRICS[key].share:
+        return {"value": mean}
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+
+
+def settings(runs: Sequence[Run]) -> Table:
+    """One row a setting, and the base model under each protocol."""
+    rows: dict[str, list[Cell]] = {}
+    for name, own in by_setting(runs).items():
+        if measured_base := [r for r in own if r.base]:
+            base = f"base model ({name.split()[0]})"
+            means = [measured(mean_of(measured_base, key, base=True), key) for key in METRICS]
+            rows[base] = [Cell(base), Cell(DASH), *means]
+        means = [measured(mean_of(own, key), key) for key in METRICS]
+        rows[name] = [Cell(name), number(len(own)), *means]
+    caption = "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower"
+    return Table(["setting", "runs", *headings()], list(rows.values()), caption)
+
+
+def costs(runs: Sequence[Run]) -> Table:
+    """One row a setting: what its runs cost on average."""
+    rows = []
+    for name, own in by_setting(runs).items():
+        found = {key: [float(r.cost[key]) for r in own if key in r.cost] for key in COSTS}
+        means = [float(np.mean(values)) if values else None for values in found.values()]
+        rows.append([Cell(name), *(number(mean, lambda v: f"{v:,.1f}".removesuffix(".0")) for mean in means)])
+    return Table(["setting", *COSTS.values()], rows, "Means over runs")
+
+
+# --- numbers of papers ------------------------------------------------------------------------------------------------
+
 PUBLISHED = Path(__file__).parent / "published"
+ELSEWHERE = "as published (Stable Diffusion 1.5, 512 px, its own judges)"
 
 
-def published() -> tuple[list[str], list[list[str]]]:
-    """UnlearnCanvas's methods as papers report them, each with its source."""
-    columns = [
-        *(f"{domain}_{number}" for domain in ("style", "object") for number in ("ua", "ira", "cra")),
-        "fid",
-        "time_s",
-        "source",
-        "evidence",
-    ]
-    return _published(PUBLISHED / "unlearncanvas.csv", ["method", *columns])
+def published() -> Table:
+    """UnlearnCanvas's methods as papers report them, each with its source: on another model and other images."""
+    numbers = [f"{domain}_{number}" for domain in ("style", "object") for number in ("ua", "ira", "cra")]
+    columns = ["method", *numbers, "fid", "time_s", "source", "evidence"]
+    return _published(PUBLISHED / "unlearncanvas.csv", columns, f"UnlearnCanvas, {ELSEWHERE}")
 
 
-def published_sequences() -> tuple[list[str], list[list[str]]]:
+def published_sequences() -> Table:
     """The same for six requests one after another: UA of the first, and retain accuracy."""
     columns = ["method", "metric", *(f"after_{k}" for k in range(1, 7)), "source"]
-    return _published(PUBLISHED / "unlearncanvas_sequential.csv", columns)
+    caption = f"UnlearnCanvas, six requests one after another, {ELSEWHERE}"
+    return _published(PUBLISHED / "unlearncanvas_sequential.csv", columns, caption)
 
 
-def _published(path: Path, columns: list[str]) -> tuple[list[str], list[list[str]]]:
+def _published(path: Path, columns: list[str], caption: str) -> Table:
     with path.open(encoding="utf-8", newline="") as file:
-        return columns, [[row[c] or "–" for c in columns] for row in csv.DictReader(file)]
+        return Table(columns, [[_said(row[c]) for c in columns] for row in csv.DictReader(file)], caption)
+
+
+def _said(text: str) -> Cell:
+    try:
+        return Cell(text, value=float(text))
+    except ValueError:
+        return Cell(text or DASH)

@@ -16,10 +16,9 @@ import numpy as np
 
 from benchmarks.record.results import Run, read
 from benchmarks.report.pictures import grid
-from benchmarks.report.tables import as_csv, as_latex, mean_value, published, table
+from benchmarks.report.tables import Table, mean_value, published, table
 from fade.console import command
 from fade.errors import BadInput
-from fade.files import write_text
 from fade.metrics import METRICS
 from fade.training.logs import base_images
 
@@ -370,14 +369,12 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
         lines = [decided(runs), *([f"FADE's rate was chosen on {said(seen)} too."] if seen else [])]
     for name, part in parts.items() if out else ():
         assert out is not None
-        write_text(out / f"{name}.csv", as_csv(*part))
-        write_text(out / f"{name}.md", table(*part) + "\n")
-        write_text(out / f"{name}.tex", as_latex(*part))
+        Table.of(*part).write(out, name)
     if out and not tuned:
         problems += pictures(runs, out)
     shown = [table(*part) for part in parts.values()]
     others = (
-        [] if tuned else [f"As published, on another model, other images and other judges:\n\n{table(*published())}"]
+        [] if tuned else [f"As published, on another model, other images and other judges:\n\n{published().markdown()}"]
     )
     return "\n\n".join([*problems, *shown, "\n".join(lines), *others])
 

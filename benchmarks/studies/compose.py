@@ -21,14 +21,15 @@ from PIL import Image, ImageDraw
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.metrics import Metric, hits, share
 from benchmarks.measure.predictions import Row
-from benchmarks.report.tables import as_csv, cell_text, table
+from benchmarks.report.tables import Table
 from benchmarks.runs.reopened import rebuilt
 from fade.adapters.merging import changes_of, check_ties, ties
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.console import command
 from fade.errors import BadInput, at_least
-from fade.files import atomic, read_json, write_json, write_text
+from fade.files import atomic, read_json, write_json
+from fade.metrics import cell_text
 from fade.models import Diffusion
 
 RULES = ("sum", "ties")
@@ -259,11 +260,11 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     header, rows = matrix(entries, targets)
     write_json(given.out / "composed.json", entries)
-    write_text(given.out / "composed.csv", as_csv(header, rows))
-    write_text(given.out / "composed.md", table(header, rows) + "\n")
+    table = Table.of(header, rows)
+    table.write(given.out, "composed")
     picture(entries, targets, given.out / "composed.png")
-    print(f"{table(header, rows)}\n\n*: this one is to be forgotten; percent with 95 % intervals")
-    print(f"{given.out}/: composed.png .md .csv .json")
+    print(f"{table.markdown()}\n\n*: this one is to be forgotten; percent with 95 % intervals")
+    print(f"{given.out}/: composed.png .md .csv .tex .json")
 
 
 if __name__ == "__main__":

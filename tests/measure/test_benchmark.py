@@ -17,7 +17,7 @@ from benchmarks.measure.metrics import wilson
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
-from benchmarks.report.tables import run_table, summary, table
+from benchmarks.report.tables import run_table, summary
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -118,7 +118,7 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert "over images of this one adapter" in said and "without neon" in said
     assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in said
     assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in said
-    assert "neuron p=0.1" in table(*summary([run] * 2))
+    assert "neuron p=0.1" in summary([run] * 2).markdown()
 
 
 def test_a_forget_caption_that_is_never_asked_is_refused(

@@ -11,7 +11,7 @@ import pytest
 from finished import finished
 from pandas.api.types import is_numeric_dtype
 
-from benchmarks.record import results as formats
+from benchmarks.record import format as formats
 from benchmarks.record.results import Run, frame, read
 from benchmarks.record.sequences import frame as sequence_frame
 from benchmarks.record.sequences import read_sequences, steps_frame

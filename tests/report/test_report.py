@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from benchmarks.record.folder import Record
 from benchmarks.record.results import Run, read
 from benchmarks.record.sweep import expect, fail, ledger
 from benchmarks.report.__main__ import status, write
-from benchmarks.report.page import both, heat_map, mean_of, write_page
-from benchmarks.report.tables import as_latex, summary
+from benchmarks.report.figures import accuracies, both
+from benchmarks.report.page import write_page
+from benchmarks.report.tables import Table, mean_of, summary
 from benchmarks.studies.coverage import load
 from fade.errors import BadInput
 from fade.files import write_json
@@ -40,9 +42,14 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     html = (tmp_path / "out" / "report.html").read_text()
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "report.html",
+        "figures",
         *(f"{n}.{kind}" for n in ("targets", "summary") for kind in ("csv", "md", "tex")),
     }
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|\.\./)""", html) and "http" not in html
+    markup = re.sub(r"(?s)<script.*?</script>", "", html)  # what scripts ask for, the browser tells
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#|\.\./|figures/)""", markup) and "http" not in markup
+    for link in re.findall(r'href="(figures/[^"]*)"', markup):
+        assert (tmp_path / "out" / unquote(link)).stat().st_size > 1000
+    assert (tmp_path / "out" / "figures" / "ua-retention.pdf").read_bytes().startswith(b"%PDF")
     assert html.count('class="shot"') == 12 and "fade random p=0.1" in printed
     for section in (
         "What else moved",
@@ -59,7 +66,7 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     with (tmp_path / "out" / "targets.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 12
     assert r"fid\_judge" in (tmp_path / "out" / "summary.tex").read_text()
-    assert as_latex(["a"], [["50 % {x} \\"]]).count(r"50 \% \{x\} \textbackslash{} \\") == 1
+    assert r"50 \% \{x\} $\uparrow$ -- \textbackslash" in Table.of(["a"], [["50 % {x} ↑ – \\"]]).latex()
 
 
 def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
@@ -73,11 +80,11 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
     interval = mean_of(runs, "ua")  # the deviation is 0.01 times the root of 2, Student's quantile of one degree 12.706
     assert interval == pytest.approx({"value": 0.9, "low": 0.9 - 0.12706, "high": 1.0}, abs=1e-5)
     assert both(runs) == pytest.approx((90.0, 100 * (0.7 + 0.8 + 0.5 + 0.5) / 4))
-    header, rows = summary(runs)
-    found = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    said = summary(runs)
+    found = {row[1]: dict(zip(said.header, row, strict=True)) for row in said.texts}
     assert [found[d]["UA"] for d in ("style", "all")] == ["89.0 (89–89)", "90.0 (89–91)"]
     assert [found[d]["Δ IRA"] for d in ("style", "object", "all")] == ["-20.0", "-10.0", "-15.0"]
-    table = heat_map(runs[:1], "style")
+    table = accuracies(runs[:1], "style")
     shares = {
         style: [
             row["style_predicted"] == style
@@ -86,7 +93,8 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
         ]
         for style in STYLES
     }
-    assert re.findall(r">(\d+)</td>", table) == [f"{100 * np.mean(shares[style]):.0f}" for style in STYLES]
+    assert table["value"].tolist() == pytest.approx([100 * np.mean(shares[style]) for style in STYLES])
+    assert table["row"].unique() == ["neon"] and table["own"].tolist() == [False, True, False]
 
 
 def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:
@@ -112,18 +120,26 @@ CHECK = """<script>
 const errors = []; window.addEventListener("error", (e) => errors.push(String(e.message)));
 window.addEventListener("load", () => {
   const pictures = [...document.querySelectorAll(".shot img")];
-  const ua = [...document.querySelectorAll("#targets thead button")][3];
+  const ua = [...document.querySelectorAll("#targets thead button")][5];
   const rows = () => [...document.querySelectorAll("#targets tbody tr")];
-  const column = () => rows().map((r) => parseFloat(r.cells[3].dataset.value));
+  const column = () => rows().map((r) => parseFloat(r.cells[5].dataset.value));
   ua.click(); const up = column(); ua.click(); const down = column();
   const input = document.querySelector("#targets-filter");
   input.value = "random neon"; input.dispatchEvent(new Event("input"));
   const shown = [...document.querySelectorAll("#targets tbody tr")].filter((r) => !r.hidden).length;
   pictures[0].closest("button").click();
-  const drawn = pictures.filter((i) => i.complete && i.naturalWidth > 0).length;
-  document.body.dataset.checked = JSON.stringify({ drawn,
-    up, down, shown, open: document.querySelector("dialog").open,
-    wide: document.documentElement.scrollWidth - innerWidth, errors });
+  const loaded = pictures.filter((i) => i.complete && i.naturalWidth > 0).length;
+  const open = document.querySelector("dialog").open;
+  document.querySelector("dialog").close();
+  const charted = () => {
+    if (document.body.dataset.charts === undefined) return setTimeout(charted, 50);
+    const charts = [...document.querySelectorAll("figure.chart")].filter((f) => !f.closest("details:not([open])"));
+    const marks = charts.map((f) => f.querySelectorAll("svg [role=graphics-symbol][aria-label]").length);
+    const asked = performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:"));
+    document.body.dataset.checked = JSON.stringify({ pictures: loaded, up, down, shown, open, marks, asked,
+      wide: document.documentElement.scrollWidth - innerWidth, errors });
+  };
+  charted();
 });</script>"""
 
 
@@ -132,7 +148,7 @@ window.addEventListener("load", () => {
 def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
     write([study], tmp_path)
     page = tmp_path / "checked.html"
-    page.write_text((tmp_path / "report.html").read_text().replace("<body>", "<body>" + CHECK))
+    page.write_text((tmp_path / "report.html").read_text().replace("<body>", "<body>" + CHECK, 1))
     done = subprocess.run(
         [
             str(CHROMIUM),
@@ -154,9 +170,10 @@ def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
     match = re.search(r'data-checked="([^"]*)"', done.stdout)
     assert match, done.stderr[-500:]
     found = json.loads(match[1].replace("&quot;", '"'))
-    assert found["drawn"] == 12 and found["errors"] == [] and "CONSOLE" not in done.stderr
+    assert found["pictures"] == 12 and found["errors"] == [] and "CONSOLE" not in done.stderr
     assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
     assert found["shown"] == 1 and found["open"] and found["wide"] <= 0
+    assert found["asked"] == [] and len(found["marks"]) >= 8 and all(found["marks"])  # every chart drawn, and labelled
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
-from benchmarks.report.sequences import section
+from benchmarks.report.page import of_sequences, page
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
 from fade.adapters import history
 from fade.adapters.lora import Lora
@@ -260,8 +260,8 @@ def test_the_report_of_a_sequence() -> None:
         "revoked": [taken],
         "summary": summary(steps, {"retention": 1.0}),
     }
-    html = section([SequenceRun(Path(), run)])
-    assert "fade, independent, strategy.compose=ties, seed 3, neon first" in html and section([]) == ""
+    html = page(of_sequences([SequenceRun(Path(), run)]), "a sequence")
+    assert "<summary>fade, independent, strategy.compose=ties, seed 3, neon first</summary>" in html
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (
         len(rows) == 1 + 1 + 1 + 2 + 1

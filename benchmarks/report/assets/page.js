@@ -34,3 +34,20 @@ for (const shot of document.querySelectorAll(".shot")) {
   });
 }
 dialog.addEventListener("click", () => dialog.close());
+const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function draw(figure) {
+  const text = { labelColor: ink("--ink"), titleColor: ink("--ink"), gridColor: ink("--line"), domainColor: ink("--soft"), tickColor: ink("--soft"), labelFontSize: 12, titleFontSize: 13, titleFontWeight: "normal" };
+  const config = { background: null, font: "system-ui, sans-serif", axis: text, legend: { disable: true }, view: { stroke: null } };
+  const spec = JSON.parse(figure.querySelector("script").textContent);
+  if (typeof spec.width === "number") Object.assign(spec, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
+  spec.config = config;
+  return vegaEmbed(figure.querySelector(".drawing"), spec, { renderer: "svg", actions: false, tooltip: { theme: dark.matches ? "dark" : "light" } });
+}
+const seen = () => [...document.querySelectorAll("figure.chart")].filter((f) => !f.closest("details:not([open])"));
+const redraw = () => Promise.all(seen().map(draw));
+redraw().then((views) => { document.body.dataset.charts = views.length; });
+dark.addEventListener("change", redraw);
+for (const part of document.querySelectorAll("details")) {
+  part.addEventListener("toggle", () => { if (part.open) part.querySelectorAll("figure.chart").forEach(draw); });
+}

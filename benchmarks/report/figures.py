@@ -1,0 +1,272 @@
+"""Finished runs -> figures: one Altair definition each, interactive in the page, and SVG, PDF and PNG for papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.record.results import Run, by_setting, metric_values
+from benchmarks.record.sequences import SequenceRun, steps_frame
+from fade.files import atomic
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
+SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}  # and in a legend's text
+HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: black text reads on each
+KEPT = "retention: mean of IRA and CRA, %"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart. name: of its files; title: what it shows; series: what its colours and shapes stand for."""
+
+    name: str
+    title: str
+    chart: alt.Chart | alt.LayerChart
+    series: tuple[str, ...] = ()
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """For a paper: with its legend, as wide as a column."""
+        return self.chart.to_dict()
+
+    @property
+    def embedded(self) -> dict[str, Any]:
+        """For the page, which names the series itself, beside the drawing; without the schema's address."""
+        layers = [
+            {**layer, "encoding": {key: _unnamed(channel) for key, channel in layer["encoding"].items()}}
+            for layer in self.spec["layer"]
+        ]
+        return {**{key: value for key, value in self.spec.items() if key != "$schema"}, "layer": layers}
+
+    @property
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Mark, colour and name of each series."""
+        return [(*_look(i), name) for i, name in enumerate(self.series)]
+
+    def save(self, folder: Path) -> None:
+        """folder/name.svg, .pdf and .png (200 pixels an inch)."""
+        import vl_convert as convert
+
+        made = {
+            "svg": convert.vegalite_to_svg(self.spec).encode(),
+            "pdf": convert.vegalite_to_pdf(self.spec),
+            "png": convert.vegalite_to_png(self.spec, ppi=200),
+        }
+        for kind, content in made.items():
+            with atomic(folder / f"{self.name}.{kind}") as temporary:
+                temporary.write_bytes(content)
+
+
+def _unnamed(channel: Any) -> Any:
+    """A channel without its legend."""
+    return {**channel, "legend": None} if isinstance(channel, dict) and "legend" in channel else channel
+
+
+@cache
+def vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, so that a page asks nothing of the network."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle()
+
+
+def _look(place: int) -> tuple[str, str]:
+    """Mark and colour of a series by its place."""
+    return list(SHAPES.values())[place % len(SHAPES)], COLOURS[place % len(COLOURS)]
+
+
+def span(values: Collection[float]) -> list[float]:
+    """A range of percents with room around it, within 0 and 100."""
+    low, high = min(values), max(values)
+    room = max(1.0, 0.15 * (high - low))
+    return [max(0.0, low - room), min(100.0, high + room)]
+
+
+def decimals(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten around a range."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [times * 10.0**power for power in powers for times in (1, 2, 5)]
+    return [value for value in found if low / 2.5 <= value <= 2.5 * high]
+
+
+# --- the kinds of chart -----------------------------------------------------------------------------------------------
+
+
+def lines(
+    name: str,
+    title: str,
+    table: pd.DataFrame,
+    x: tuple[str, str],
+    y: tuple[str, str],
+    log: bool = False,
+    ticks: Sequence[float] = (),
+) -> Figure:
+    """One line of marks for each `series` of the table. x, y: column and label; log: of x."""
+    import altair as alt
+
+    series = list(dict.fromkeys(table["series"]))
+    ticks = ticks or (decimals(min(table[x[0]]), max(table[x[0]])) if log else ())
+    axis = alt.Axis(values=list(ticks), format=".4~g") if ticks else alt.Axis(format=".4~g", tickCount=6)
+    below = alt.X(x[0], type="quantitative", title=x[1], axis=axis)
+    if x[1].endswith("%"):
+        below = below.scale(domain=span(table[x[0]]), nice=False)
+    elif log:
+        below = below.scale(type="log", nice=False, padding=12)
+    else:
+        below = below.scale(zero=False, nice=False, padding=12)
+    left = alt.Y(y[0], type="quantitative", title=y[1]).scale(domain=span(table[y[0]]), nice=False)
+    looks = [_look(i) for i in range(len(series))]
+    marks = {glyph: shape for shape, glyph in SHAPES.items()}
+    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=500)
+    colour = alt.Color("series", type="nominal", sort=None, legend=legend)
+    shape = alt.Shape("series", type="nominal", sort=None, legend=legend)
+    tip = [alt.Tooltip("series", type="nominal", title=" ")]
+    tip += [alt.Tooltip(key, title=said, format=".4~g", type="quantitative") for key, said in (x, y)]
+    if "note" in table:
+        tip.append(alt.Tooltip("note", type="nominal", title=" "))
+    colour, shape = (
+        colour.scale(domain=series, range=[c for _, c in looks]),
+        shape.scale(domain=series, range=[marks[glyph] for glyph, _ in looks]),
+    )
+    along = alt.Order(x[0], type="quantitative")
+    base = alt.Chart(alt.Data(values=table.to_dict("records"))).encode(below, left, colour, order=along)
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(shape, tooltip=tip)
+    chart = (base.mark_line() + points).properties(width=520, height=300, description=title)
+    return Figure(name, title, chart, tuple(series))
+
+
+def grid(name: str, title: str, table: pd.DataFrame) -> Figure:
+    """A grid of accuracies in percent: rows and columns of the table, each cell with its number."""
+    import altair as alt
+
+    rows, columns = (list(dict.fromkeys(table[key])) for key in ("row", "column"))
+    base = alt.Chart(alt.Data(values=table.to_dict("records"))).encode(
+        alt.X("column", type="nominal", title=None, sort=columns, axis=alt.Axis(orient="top", labelAngle=-45)),
+        alt.Y("row", type="nominal", title=None, sort=rows),
+        tooltip=[
+            alt.Tooltip("row", type="nominal", title="forgotten"),
+            alt.Tooltip("column", type="nominal", title="asked for"),
+            alt.Tooltip("value", type="quantitative", title="accuracy, %", format=".1f"),
+            alt.Tooltip("images", type="quantitative"),
+        ],
+    )
+    filled = base.mark_rect().encode(
+        alt.Color("value", type="quantitative", legend=None).scale(domain=[0, 50, 100], range=HEAT, interpolate="rgb")
+    )
+    said = base.mark_text().encode(alt.Text("value", type="quantitative", format=".0f"), color=alt.value("#111"))
+    ring = base.transform_filter(alt.datum.own).mark_rect(filled=False, stroke="#111", strokeWidth=2)
+    chart = (filled + ring + said).properties(width=alt.Step(34), height=alt.Step(24), description=title)
+    return Figure(name, title, chart)
+
+
+# --- what they show ---------------------------------------------------------------------------------------------------
+
+
+def both(runs: Sequence[Run]) -> tuple[float, float]:
+    """UA, and retention: the mean of IRA and CRA; in percent."""
+    kept = metric_values(runs, "ira") + metric_values(runs, "cra")
+    return 100 * float(np.mean(metric_values(runs, "ua"))), 100 * float(np.mean(kept)) if kept else math.nan
+
+
+def tradeoffs(runs: Sequence[Run]) -> list[Figure]:
+    """UA against retention, and either against the seconds of training: one mark a setting, one line over p."""
+    import pandas as pd
+
+    rows = []
+    for setting, own in by_setting(runs).items():
+        ua, kept = both(own)
+        seconds = max(0.1, float(np.mean([r.train_s for r in own]))) if all(r.trained for r in own) else math.nan
+        series, note = own[0].setting_without("sparsity.p"), f"{setting}: {len(own)} runs"
+        rows.append({"series": series, "ua": ua, "kept": kept, "seconds": seconds, "note": note})
+    table = pd.DataFrame(rows).dropna(subset="kept")
+    if table.empty:
+        return []
+    title = "UA against retention, one mark a setting"
+    found = [lines("ua-retention", title, table, ("kept", KEPT), ("ua", "UA, %"))]
+    timed = table.dropna(subset="seconds")
+    for key, label in (("ua", "UA"), ("kept", "retention")) if len(timed) else ():
+        title = f"{label} against seconds of training"
+        found.append(
+            lines(f"{key}-seconds", title, timed, ("seconds", "seconds of training"), (key, f"{label}, %"), log=True)
+        )
+    return found
+
+
+def swept(runs: Sequence[Run]) -> list[Figure]:
+    """UA and retention over every number that was swept, for each domain of targets: one line for each setting."""
+    import pandas as pd
+
+    groups: dict[tuple[str, str, str, float], list[Run]] = {}
+    for run in (run for run in runs if run.masked):  # of others' answers nothing was swept
+        for key, value in run.numbers.items():
+            groups.setdefault((key, run.domain, run.setting_without(key), value), []).append(run)
+    rows = []
+    for (key, domain, series, value), own in sorted(groups.items()):
+        ua, kept = both(own)
+        row = {"key": key, "domain": domain, "series": series, "value": value, "ua": ua, "kept": kept}
+        rows.append({**row, "note": f"{len(own)} runs"})
+    found = []
+    for (key, domain), part in pd.DataFrame(rows).groupby(["key", "domain"]) if rows else ():
+        part = part[part.groupby("series")["value"].transform("nunique") > 1]
+        ticks = sorted(set(part["value"]))
+        for number, label in (("ua", "UA, %"), ("kept", KEPT)):
+            drawn = part.dropna(subset=number)
+            if len(drawn):
+                name, title = f"{number}-{key}-{domain}", f"{label.partition(':')[0]} over {key}, {domain}s"
+                found.append(lines(name, title, drawn, ("value", key), (number, label), ticks[0] > 0, ticks))
+    return found
+
+
+def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
+    """row: the forgotten concept; column: the evaluated one; value: the judge's accuracy in percent; own: both one."""
+    import pandas as pd
+
+    tables = {run.target: run.predictions for run in runs}
+    columns = sorted({row[domain] for rows in tables.values() for row in rows})
+    found = []
+    for target, rows in sorted(tables.items()):
+        for column in columns:
+            hits = [row[f"{domain}_predicted"] == column for row in rows if row[domain] == column]
+            if hits:
+                value = 100 * float(np.mean(hits))
+                own = target == column
+                found.append({"row": target, "column": column, "value": value, "images": len(hits), "own": own})
+    return pd.DataFrame(found)
+
+
+def moved(runs: Sequence[Run]) -> list[Figure]:
+    """What else moved: for each setting and domain, the accuracy on each concept after forgetting one."""
+    found = []
+    for number, (setting, own) in enumerate(by_setting(runs).items(), 1):
+        for domain in sorted({run.domain for run in own}):
+            read = [run for run in own if run.domain == domain and run.predictions]
+            if read:
+                title = f"{setting}, {domain}s"
+                found.append(grid(f"accuracy-{number}-{domain}", title, accuracies(read, domain)))
+    return found
+
+
+def over_requests(runs: Sequence[SequenceRun]) -> list[Figure]:
+    """Over the requests of sequences: the mean UA of all so far, and what is kept of what was never asked for."""
+    table = steps_frame(runs)
+    table = table.assign(
+        series=table["sequence"], ua=100 * table["ua"], kept=100 * table["retention"], note=table["target"]
+    )
+    ticks = list(range(1, int(table["request"].max()) + 1))
+    return [
+        lines(f"sequence-{key}", title, table, ("request", "request"), (key, f"{label}, %"), ticks=ticks)
+        for key, label, title in (
+            ("ua", "UA", "Mean UA of all requests so far"),
+            ("kept", "kept", "Kept: accuracy on never-requested concepts"),
+        )
+    ]
