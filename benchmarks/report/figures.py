@@ -77,7 +77,7 @@ def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script, so that a page asks nothing of the network."""
     import vl_convert
 
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;")
 
 
 def _look(place: int) -> tuple[str, str]:
