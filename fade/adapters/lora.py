@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -35,26 +36,21 @@ class Lora(Adapter):
         self.layers, self.rank, self.alpha = layers, rank, alpha
         self.merged = False
         self._gate: Gate | None = None
-        self._asked: tuple[list[str] | None, Tensor] = (
-            None,
-            torch.empty(0),
-        )  # the last batch's prompts, how strongly met
+        self._met: tuple[list[str] | None, Tensor] = None, torch.empty(0)  # the last batch's prompts, how strongly
         self._gating = self.model.network.register_forward_pre_hook(self._open, with_kwargs=True)
 
     def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """Before each pass of the U-Net: the gate of every sample, while prompts are being generated for."""
         if self.gate is None:
             return
-        gates = {}
-        asked = self.model.prompts.asked
+        gates, asked = {}, self.model.prompts.asked
+        if not asked:
+            self._met = None, torch.empty(0)
+        elif self._met[0] is not asked:  # the prompts are the same in every pass of a batch
+            self._met = asked, self.gate.strength(self.model, asked)
         if asked:
-            sample = args[0] if args else given["sample"]
-            if self._asked[0] is not asked:  # the prompts are the same in every pass of a batch
-                self._asked = asked, self.gate.strength(self.model, asked)
-            strength = self._asked[1]
+            sample, strength = args[0] if args else given["sample"], self._met[1]
             gates = {self.name: strength.repeat(len(sample) // len(strength))}
-        else:
-            self._asked = None, torch.empty(0)
         for layer in self.layers.values():
             layer.gates.pop(self.name, None)
             layer.gates.update(gates)
@@ -75,37 +71,20 @@ class Lora(Adapter):
         can have, alpha or dropout make no sense, or a layer already holds a stock LoRA (a mask on top of it would be
         ignored silently).
         """
-        if not isinstance(rank, int) or rank < 1:
-            raise BadInput(f"adapter.rank is {rank!r}; it must be a whole number, 1 or more")
-        if not 0 < alpha < float("inf"):
-            raise BadInput(f"adapter.alpha is {alpha}; it must be a number above 0")
-        if not 0 <= dropout < 1:
-            raise BadInput(f"adapter.dropout is {dropout}; it must lie in [0, 1)")
+        check_numbers(rank, alpha, dropout)
         network = model.network
         earlier = list(getattr(network, "peft_config", {}))
         if name in earlier:
             raise BadInput(f"an adapter named {name!r} is attached already; give name=")
-        found = [
-            n
-            for n, m in network.named_modules()
-            if n.endswith(tuple(targets)) and isinstance(m, (nn.Linear, LoraLinear))
-        ]
-        if not found:
-            raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
-        for layer in found:
-            module = network.get_submodule(layer)
-            if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
-                raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
-        largest = max(min(network.get_submodule(layer).weight.shape) for layer in found)
+        found = chosen(network, targets, name)
+        largest = max(min(layer.weight.shape) for layer in found.values())
         if rank > largest:
             raise BadInput(
                 f"adapter.rank is {rank}, and no matrix of these layers has more than {largest}; give a lower one"
             )
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=found)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(found))
         config._register_custom_module({nn.Linear: MaskedLinear})
-        with warnings.catch_warnings(
-            action="ignore", category=UserWarning
-        ):  # that there is an adapter already: it is meant
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one already: it is meant
             network.add_adapter(config, adapter_name=name)
         network.set_adapter([*earlier, name])
         layers = {n: network.get_submodule(n) for n in found}
@@ -321,6 +300,28 @@ class Lora(Adapter):
             a, b = a * kept.cols, b * kept.rows[:, None]
             found[name] = Factors(a, b, alpha) if kept.rectangle else Factors.select((b @ a) * mask * (alpha / len(a)))
         return found
+
+
+def check_numbers(rank: int, alpha: float, dropout: float) -> None:
+    """Raises BadInput for numbers that make no low-rank change."""
+    if not isinstance(rank, int) or rank < 1:
+        raise BadInput(f"adapter.rank is {rank!r}; it must be a whole number, 1 or more")
+    if not 0 < alpha < float("inf"):
+        raise BadInput(f"adapter.alpha is {alpha}; it must be a number above 0")
+    if not 0 <= dropout < 1:
+        raise BadInput(f"adapter.dropout is {dropout}; it must lie in [0, 1)")
+
+
+def chosen(network: nn.Module, targets: Sequence[str], name: str) -> dict[str, nn.Module]:
+    """The linear layers whose names end in one of `targets`. Raises BadInput for none, and for a stock LoRA's."""
+    linear = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Linear, LoraLinear))}
+    found = {layer: module for layer, module in linear.items() if layer.endswith(tuple(targets))}
+    if not found:
+        raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
+    for layer, module in found.items():
+        if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
+            raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")
+    return found
 
 
 def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

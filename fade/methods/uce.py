@@ -5,6 +5,8 @@ W = (λW_0 + Σ_e s_e (W_0 g_e) c_eᵀ + Σ_p s_p (W_0 c_p) c_pᵀ) (λI + Σ_e 
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class Uce(Method):
         self.variant = f"{tokens} tokens"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        odd = [name for name in adapter.weights() if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+        odd = [name for name in adapter.weights() if not re.search(rf"{model.text_keys}\.weight$", name)]
         if odd:
             raise BadInput(
                 f"UCE edits the keys and values of cross-attention; {odd[0]} is none: narrow adapter.targets"
