@@ -13,12 +13,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.data.dataset import Dataset
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
 from fade.models import Diffusion
 from fade.sparsity import Neuron
 from fade.timesteps import Uniform
+from fade.training.recipe import Recipe
 from fade.training.unlearner import Unlearner, fit
 
 
@@ -41,6 +44,25 @@ def unlearner(
         saliency_file=folder / "saliency.safetensors",
         **given,
     )
+
+
+def recipe(dataset: Dataset, cache: Path, cls: type[Recipe] = Recipe, **other: Any) -> Recipe:
+    """FADE on a small LoRA for three steps of two."""
+    given: dict[str, Any] = {
+        "dataset": dataset,
+        "method": Fade(),
+        "sparsity": Neuron(0.2),
+        "timesteps": Uniform(),
+        "adapter": Lora,
+        "settings": {"rank": 2, "alpha": 2},
+        "optimizer": partial(torch.optim.AdamW, lr=1e-2),
+        "trainer": quiet(3, 1),
+        "steps": 3,
+        "pairs": {"forget": 8, "retain": 64, "batch": 2},
+        "cache": cache,
+        "schedule": {"locate_batch": 8, "cosine": True},
+    }
+    return cls(**given | other)
 
 
 def quiet(steps: int, accumulate: int) -> partial:

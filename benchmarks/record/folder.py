@@ -11,7 +11,7 @@ import re
 import resource
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,19 @@ from fade.errors import BadInput
 from fade.files import atomic, content_hash, leftovers, read_json, unharmed, without_folders, write_json, write_text
 from fade.origin import LIBRARIES, origin
 from fade.training.ranks import leads
+
+# What stage one does not depend on. A key that is missing here costs time, for less is shared; one too many, truth.
+NOT_STAGE_ONE = frozenset(
+    {
+        *("task", "answers", "base_answers", "out", "output_dir", "cache_dir", "fail_under", "device"),
+        *("logger", "launcher", "checkpoint_every", "protocol", "judges", "pretrain", "strategy", "sequence"),
+        *("method.terms", "sparsity", "adapter.rank", "adapter.alpha", "adapter.dropout", "optimizer.build"),
+        *("optimizer.schedule.warmup", "optimizer.schedule.cosine", "trainer.max_steps", "trainer.max_epochs"),
+        *("trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "trainer.log_every_n_steps"),
+        *("trainer.devices", "trainer.strategy", "trainer.use_distributed_sampler", "trainer.enable_progress_bar"),
+        "trainer.enable_model_summary",
+    }
+)
 
 
 class Record:
@@ -173,19 +186,19 @@ def peak_memory_mb() -> float:
 
 
 def saliency_file(config: dict[str, Any], base: str) -> Path:
-    """Stage one does not depend on p, loss weights or rate: runs that differ in those share its file in the cache."""
-    parts = [
-        config["target"],
-        config["surrogate"],
-        config["seed"],
-        config["pairs"],
-        config["dataset"],
-        config["method"],
-        config["timesteps"],
-        config["adapter"]["_target_"],
-        config["adapter"].get("targets"),
-        "Dense" in config["sparsity"]["_target_"],
-        config["optimizer"]["schedule"]["locate_batch"],
-        config["trainer"]["precision"],
-    ]
-    return Path(config["cache_dir"]) / f"saliency-{content_hash([base, parts])}.safetensors"
+    """Where the cache has what stage one finds; runs that differ only in what it does not depend on share the file.
+
+    config: all of a run's, plain values. base: the model's hash.
+    """
+    dense = "Dense" in config["sparsity"]["_target_"]  # nothing is scored then
+    parts = [base, dense, _without(config, NOT_STAGE_ONE)]
+    return Path(config["cache_dir"]) / f"saliency-{content_hash(parts)}.safetensors"
+
+
+def _without(config: dict[str, Any], names: Collection[str], where: str = "") -> dict[str, Any]:
+    """The configuration without the parts of these dotted names."""
+    return {
+        key: _without(value, names, f"{where}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{where}{key}" not in names
+    }

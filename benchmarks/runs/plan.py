@@ -12,8 +12,12 @@ from typing import Any
 from benchmarks.measure.answers import generate, read
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.judging import predict
-from benchmarks.runs.single import Attach, Learn
+from benchmarks.runs.task import Task
+from fade.data.pairs import Request
+from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.strategies import Step
+from fade.training.recipe import Recipe
 
 PROBE_STEPS = 3
 
@@ -35,9 +39,23 @@ def clock(seconds: float) -> str:
     return f"{hours:,} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def plan(model: Diffusion, benchmark: Benchmark, attach: Attach, learn: Learn, steps: int, runs: int) -> str:
+def planned(task: Task) -> None:
+    """task=plan: what the run of this command line, or each of its sweep's, will cost."""
+    dataset, config = task.dataset(), task.config
+    if config.get("sequence"):
+        raise BadInput("task=plan says what a run of one target costs; leave sequence away")
+    recipe, benchmark = task.recipe(dataset), task.benchmark(dataset)
+    request = Request.of(dataset, config["target"], config["surrogate"])
+    benchmark.check_captions(request)
+    model, step = task.model(), recipe.step(request)
+    benchmark.suits(model)
+    recipe.check(model, [step])
+    print(plan(model, benchmark, recipe, step, task.saliency(model), jobs(task.swept)))
+
+
+def plan(model: Diffusion, benchmark: Benchmark, recipe: Recipe, step: Step, saliency: Path, runs: int) -> str:
     """Make and judge one batch (after one to warm up), train up to three steps, and multiply."""
-    p, probe = benchmark.protocol, min(PROBE_STEPS, steps)  # a closed form trains none
+    p, probe = benchmark.protocol, min(PROBE_STEPS, recipe.steps)  # a closed form trains none
     part = benchmark.wanted[: p.batch]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -46,14 +64,14 @@ def plan(model: Diffusion, benchmark: Benchmark, attach: Attach, learn: Learn, s
         pixels = read(part, folder / "images")
         judge_s = stopwatch(lambda: predict(benchmark.judges, part, pixels)) / len(part)
         size = sum(file.stat().st_size for file in (folder / "images").iterdir()) / len(part)
-        adapter = attach(model)
+        adapter = recipe.attach(model)
         began = time.monotonic()
-        unlearner = learn(model, adapter, folder, probe)
+        unlearner = recipe.train(model, adapter, step, folder, saliency, steps=probe)
         fixed_s = time.monotonic() - began - unlearner.distil_s
         step_s = unlearner.distil_s / max(probe, 1)
         adapter.detach()
     images = len(benchmark.wanted)
-    train_s = fixed_s + step_s * steps
+    train_s = fixed_s + step_s * recipe.steps
     run_s = train_s + images * (image_s + judge_s)
     total = runs * run_s + images * (image_s + judge_s)
     return "\n".join(

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,11 @@ from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.measure.metrics import Metric, hits, share
 from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
+from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.pictures import progress
+from benchmarks.runs.task import Task
+from benchmarks.runs.trained import trained
+from benchmarks.runs.verdict import end
 from fade.adapters import Adapter, history
 from fade.adapters.stored import Stored, read_card
 from fade.console import doing, within
@@ -32,23 +35,12 @@ from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import read_json, unharmed, write_json
 from fade.judges import Judge
-from fade.methods import Method
 from fade.models import Diffusion
-from fade.sparsity import Sparsity
-from fade.strategies import Step, Strategy
-from fade.training.unlearner import Unlearner
+from fade.strategies import Strategy
+from fade.training.logs import JsonLines
+from fade.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
-
-
-class AttachNamed(Protocol):
-    def __call__(self, model: Diffusion, name: str) -> Adapter:
-        """A new adapter on the model, under a name of its own."""
-
-
-class LearnStep(Protocol):
-    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, step: Step) -> Unlearner:
-        """Train the adapter for one request."""
 
 
 def check_requests(dataset: Dataset, lines: Iterable[str]) -> list[Request]:
@@ -78,8 +70,35 @@ def check_revoked(revoke: Sequence[int], total: int) -> None:
         raise BadInput(f"sequence.revoke is {list(revoke)}; name each of the requests 1 to {total} at most once")
 
 
+def sequence(task: Task) -> None:
+    """task=unlearn, of the requests of sequence=NAME; the strategy says how each builds on the last."""
+    dataset = task.dataset()
+    recipe, benchmark, asked = task.recipe(dataset), task.benchmark(dataset), task.values("sequence")
+    requests = check_requests(dataset, asked["requests"])
+    check_revoked(asked["revoke"], len(requests))
+    strategy = task.make("strategy")
+    strategy.check(recipe.method)
+    for request in requests:
+        benchmark.check_captions(request)
+    chosen = task.chosen
+    record = task.record(f"{dataset.name}-{asked['name']}-{chosen['method']}-{chosen['strategy']}")
+    done = results = record.results
+    if results is None:
+        with record.kept():
+            model = task.model()
+            benchmark.suits(model)
+            steps = [strategy.step(requests, k, recipe.method, recipe.sparsity, []) for k in range(len(requests))]
+            recipe.check(model, steps)
+            run = Continual(record, model, benchmark, requests, strategy, recipe, task.about(recipe, benchmark))
+            results = run.run(asked["revoke"], chosen["strategy"])
+    end(SequenceRun(record.folder, results), task.config["fail_under"], done is not None)
+
+
 class Continual:
-    """A run of requests on one model. `on` holds the adapters that are attached, by the place of their request."""
+    """A run of requests on one model. about: what only the caller knows (method, seeds, overrides).
+
+    `on` holds the adapters that are attached, by the place of their request.
+    """
 
     def __init__(
         self,
@@ -88,19 +107,17 @@ class Continual:
         benchmark: Benchmark,
         requests: list[Request],
         strategy: Strategy,
-        method: Method,
-        sparsity: Sparsity,
-        attach: AttachNamed,
-        learn: LearnStep,
+        recipe: Recipe,
+        about: dict[str, Any],
     ) -> None:
         self.record, self.model, self.benchmark, self.requests = record, model, benchmark, requests
-        self.strategy, self.method, self.sparsity, self.attach, self.learn = strategy, method, sparsity, attach, learn
+        self.strategy, self.recipe, self.about = strategy, recipe, about
         self.on: dict[int, Adapter] = {}
         self.base_sha256 = model.sha256()
         targets = {r.target for r in requests}
         self.never = {d: [x for x in labels if x not in targets] for d, labels in benchmark.dataset.domains.items()}
 
-    def run(self, revoke: Sequence[int], about: dict[str, Any]) -> dict[str, Any]:
+    def run(self, revoke: Sequence[int], strategy: str) -> dict[str, Any]:
         """Meet every request, then take back those of `revoke` (places from 1), each alone; write results.json."""
         self.record.keep_splits(self.benchmark.dataset)
         base = self.benchmark.measure_base(self.model, self.base_sha256)
@@ -131,7 +148,8 @@ class Continual:
                 "base_sha256": self.base_sha256,
                 "prediction": self.model.prediction,
                 "peak_memory_mb": peak_memory_mb(),
-                **about,
+                **self.about,
+                "strategy": strategy,
             }
         )
 
@@ -186,13 +204,9 @@ class Continual:
         if self.strategy.on_base:
             self.clear()
         used = [adapter.masks() for adapter in self.on.values()]
-        step = self.strategy.step(requests, k, self.method, self.sparsity, used)
-        began = time.monotonic()
-        adapter = self.attach(self.model, name)
-        unlearner = self.learn(self.model, adapter, folder, step)
-        cost = {**unlearner.cost(), "train_s": time.monotonic() - began}
-        about = {**vars(requests[k]), "base_sha256": self.base_sha256, "cost": cost}
-        Stored.of(adapter, about).write(folder / "adapter")
+        step = self.strategy.step(requests, k, self.recipe.method, self.recipe.sparsity, used)
+        loggers = [JsonLines(folder / "metrics.jsonl")]
+        adapter, _ = trained(self.recipe, self.model, step, folder, self.record, self.about, name, loggers=loggers)
         adapter.detach()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from benchmarks.measure.answers import refuse_harmed
 from benchmarks.measure.benchmark import Benchmark
-from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable, provenance
+from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable
+from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
+from benchmarks.runs.task import Task
+from benchmarks.runs.trained import trained
+from benchmarks.runs.verdict import end
 from fade.adapters import Adapter
 from fade.adapters.stored import Stored, complete
 from fade.console import doing
 from fade.data.pairs import Request
 from fade.errors import BadInput
-from fade.files import without_folders
 from fade.models import Diffusion
-from fade.sparsity import Sparsity
+from fade.training.logs import Mirror
 from fade.training.ranks import leads
-from fade.training.unlearner import Unlearner
+from fade.training.recipe import Recipe
 
 
-class Attach(Protocol):
-    def __call__(self, model: Diffusion) -> Adapter:
-        """A new adapter on the model."""
-
-
-class Learn(Protocol):
-    def __call__(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
-        """Train the adapter; checkpoints and logs go to the folder."""
+def unlearn(task: Task) -> None:
+    """task=unlearn, of one target. Its folder is the record: a step whose file is there is not done again."""
+    dataset = task.dataset()
+    recipe, config = task.recipe(dataset), task.config
+    benchmark = task.benchmark(dataset)
+    request = Request.of(dataset, config["target"], config["surrogate"])
+    captions = benchmark.check_captions(request)
+    name = f"{dataset.name}-{request.target}-{task.chosen['method']}-{recipe.sparsity.kind}"
+    record = task.record(name)
+    loggers = task.loggers(record.folder)
+    done = results = record.results
+    if results is None:
+        print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
+        with record.kept():
+            model = task.model()
+            benchmark.suits(model)
+            recipe.check(model, [recipe.step(request)])
+            about, saliency = task.about(recipe, benchmark), task.saliency(model)
+            results = study(record, model, benchmark, request, recipe, about, saliency, loggers)
+        if results is None:
+            return  # this process helped rank zero, which says what came of it
+        for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
+            mirror.log_hyperparams(config)
+            mirror.finish(results, record.folder)
+    end(Run(record.folder, results), config["fail_under"], done is not None)
 
 
 def study(
@@ -36,23 +56,28 @@ def study(
     model: Diffusion,
     benchmark: Benchmark,
     request: Request,
-    attach: Attach,
-    learn: Learn,
-    sparsity: Sparsity,
+    recipe: Recipe,
     about: dict[str, Any],
+    saliency: Path | None = None,
+    loggers: Sequence[Any] = (),
 ) -> dict[str, Any] | None:
     """Do what is not done yet and write results.json. `about`: what only the caller knows (method, seeds, overrides).
+    saliency: the file of stage one, which runs may share.
 
     Where several processes train the run, all but rank zero train only, and get None.
     """
-    identity = model.sha256()
+    identity, step, folder = model.sha256(), recipe.step(request), record.folder / "adapter"
     if not leads():
-        if not (record.folder / "adapter").is_dir():
-            learn(model, attach(model), record.folder)
+        if not folder.is_dir():
+            recipe.train(model, recipe.attach(model), step, record.folder, saliency, loggers)
         return None
     record.keep_splits(benchmark.dataset)
     base = benchmark.measure_base(model, identity)
-    adapter, cost = learned(record, model, request, attach, learn, sparsity, about)
+    adapter, cost = (
+        kept_adapter(model, folder)
+        if folder.is_dir()
+        else trained(recipe, model, step, record.folder, record, about, "fade", saliency, loggers)
+    )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.applied():
         measured = benchmark.measure(model, record.folder)
@@ -68,68 +93,21 @@ def study(
     results = {
         **benchmark.results(measured, base, request),
         **portable(about),
-        "cost": {
-            **cost,
-            **measured.cost,
-            "peak_memory_mb": peak_memory_mb(),
-            "adapter_bytes": adapter_bytes(record.folder / "adapter"),
-        },
-        "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
+        "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(), "adapter_bytes": adapter_bytes(folder)},
+        "sparsity": {"kind": recipe.sparsity.kind, "p": recipe.sparsity.p, "density": adapter.density()},
         "prediction": model.prediction,
         "base_sha256": identity,
         "base_answers": base.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),
     }
-    complete(record.folder / "adapter", results, record.folder / "comparison.png")
+    complete(folder, results, record.folder / "comparison.png")
     return record.finish(results)
 
 
-def learned(
-    record: Record,
-    model: Diffusion,
-    request: Request,
-    attach: Attach,
-    learn: Learn,
-    sparsity: Sparsity,
-    about: dict[str, Any],
-) -> tuple[Adapter, dict[str, float]]:
-    """The adapter of this run, read from its folder or trained now; and what the training cost.
-
-    Its card says everything but the results, which are not there yet: the run's whole configuration too.
-    """
-    folder = record.folder / "adapter"
-    if folder.is_dir():
-        try:
-            stored = Stored.read(folder)
-            return stored.attach(model), stored.about["cost"]
-        except BadInput as error:
-            raise BadInput(f"{error}; delete {folder} and run the same command again: it is trained again") from error
-    adapter = attach(model)
-    unlearner = learn(model, adapter, record.folder)
-    cost = unlearner.cost()
-    card = {
-        "sparsity": {"kind": sparsity.kind, "p": sparsity.p, "density": adapter.density()},
-        "cost": cost,
-        "config": without_folders((record.folder / "config.yaml").read_text(encoding="utf-8")),
-    }
-    Stored.of(adapter, {**vars(request), **portable(about), **card, **provenance()}).write(folder)
-    return adapter, cost
-
-
-def score(record: Record, benchmark: Benchmark, request: Request, answers: Path, base: Path | None) -> dict[str, Any]:
-    """Score an answer set that another tool, or another run, left on disk; `base`: the un-unlearned model's, if there
-    is one.
-
-    Raises BadInput where either folder is missing, or holds fewer or other images than the protocol asks for.
-    """
-    for folder in (answers, base):
-        if folder is not None and not folder.is_dir():
-            raise BadInput(f"no folder {folder}; answers=DIR and base_answers=DIR name folders of images")
-        if folder is not None:
-            refuse_harmed(benchmark.wanted, folder)
-    unlearned = benchmark.judged(answers, record.folder)
-    before = benchmark.judged(base, record.folder / "base") if base else None
-    if base:
-        comparison(base, answers, benchmark.wanted, benchmark.dataset, request, record.folder / "comparison.png")
-    found = benchmark.results(unlearned, before, request)
-    return record.finish({**found, "method": "scored", "answers": answers.absolute().name, "cost": unlearned.cost})
+def kept_adapter(model: Diffusion, folder: Path) -> tuple[Adapter, dict[str, float]]:
+    """The adapter of this run, read from its folder, and what its training cost."""
+    try:
+        stored = Stored.read(folder)
+        return stored.attach(model), stored.about["cost"]
+    except BadInput as error:
+        raise BadInput(f"{error}; delete {folder} and run the same command again: it is trained again") from error

@@ -16,7 +16,7 @@ import pytest
 from command import ROOT
 from harmed import flipped, halved, relabelled
 from judging import judge
-from loops import quiet, unlearner
+from loops import quiet, recipe, unlearner
 from PIL import Image
 
 from benchmarks.measure.answers import refuse_harmed
@@ -24,16 +24,15 @@ from benchmarks.measure.benchmark import Benchmark, Protocol
 from benchmarks.record.claim import LOCK, alive, born, signature
 from benchmarks.record.folder import Record
 from benchmarks.runs.single import study
-from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.files import read_json
+from fade.methods.fade import Fade
 from fade.models import Diffusion
-from fade.sparsity import Neuron
 from fade.training.logs import JsonLines
-from fade.training.unlearner import Unlearner, fit
+from fade.training.unlearner import fit
 
 CONFIG = "target: neon\n"
 STEPS = 3
@@ -47,25 +46,15 @@ class Run:
         self.folder, self.model, self.dataset = folder, model, dataset
         self.run, self.cache = folder / "run", folder / "cache"
 
-    def attach(self, model: Diffusion) -> Adapter:
-        L.seed_everything(0, verbose=False)
-        return Lora.attach(model, rank=2, alpha=2)
-
-    def learn(self, model: Diffusion, adapter: Adapter, folder: Path, steps: int | None = None) -> Unlearner:
-        pairs = Pairs(self.dataset, self.request, forget=8, retain=64, batch=2, cache=self.cache)
-        made = unlearner(model, adapter, pairs, self.cache)
-        fit(made, quiet(STEPS, 1), folder / "checkpoints", 1, [JsonLines(folder / "metrics.jsonl")])
-        return made
-
     def __call__(self) -> dict[str, Any]:
-        self.request = Request.of(self.dataset, "neon", "photo")
+        request = Request.of(self.dataset, "neon", "photo")
         record = Record(self.run, CONFIG, ["target=neon", f"output_dir={self.folder}"], self.cache)
         judges = {domain: judge(domain, labels) for domain, labels in self.dataset.domains.items()}
         about = {"method": "fade", "overrides": ["target=neon", f"output_dir={self.folder}"]}
         benchmark = Benchmark(self.dataset, judges, PROTOCOL, self.cache)
-        found = record.results or study(
-            record, self.model, benchmark, self.request, self.attach, self.learn, Neuron(0.2), about
-        )
+        made = recipe(self.dataset, self.cache, method=Fade(terms={"forget": 1.0}), checkpoint_every=1)
+        saliency, loggers = self.cache / "saliency.safetensors", [JsonLines(self.run / "metrics.jsonl")]
+        found = record.results or study(record, self.model, benchmark, request, made, about, saliency, loggers)
         for name in list(getattr(self.model.unet, "peft_config", {})):
             self.model.unet.delete_adapters(name)
         assert found is not None

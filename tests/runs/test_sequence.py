@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from command import SHIPPED, SHORT, Command, complaint
 from configs import composed
 from judging import judge
-from loops import requests
+from loops import recipe, requests
 from PIL import Image
 
 from benchmarks.measure.answers import read
@@ -22,22 +23,23 @@ from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.page import of_sequences, page
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
-from fade.adapters import history
+from benchmarks.runs.single import study
+from fade.adapters import Adapter, history
 from fade.adapters.lora import Lora
-from fade.adapters.stored import Stored
+from fade.adapters.stored import LATER, Stored, read_card
 from fade.adapters.verify import predictions
 from fade.cli import main as fade_command
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.files import read_json
-from fade.methods.fade import Fade
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Neuron
 from fade.strategies.independent import Independent
 from fade.strategies.selft import SelFT
 from fade.strategies.stack import Stack
+from fade.training.recipe import Recipe
 
 
 def guarded(dataset: MiniCanvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:
@@ -132,15 +134,31 @@ def test_the_log_shows_every_change(tmp_path: Path) -> None:
         history.read(tmp_path, "another base")
 
 
+class Learned:
+    """What training leaves for the record: its cost."""
+
+    def cost(self) -> dict[str, float]:
+        return {"steps": 1}
+
+
+class Watched(Recipe):
+    """Trains nothing, and tells first what is to be seen then."""
+
+    def train(self, *_: Any, **__: Any) -> Any:
+        self.settings["seen"]()
+        return Learned()
+
+    def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
+        return Lora.attach(model, rank=2, alpha=2, name=name)
+
+
 def sequence(dataset: MiniCanvas, model: Diffusion, folder: Path) -> Continual:
     """neon, then cat, measured without distances on one image a cell."""
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[]), folder / "cache")
     requests = check_requests(dataset, ["neon > photo", "cat > fish"])
-    never = None  # what only training asks for
-    return Continual(
-        Record(folder / "run", "a: 1"), model, benchmark, requests, Stack(), Fade(), Neuron(0.1), never, never
-    )  # type: ignore[arg-type]
+    record = Record(folder / "run", "a: 1")
+    return Continual(record, model, benchmark, requests, Stack(), recipe(dataset, folder / "cache", Watched), {})
 
 
 def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
@@ -187,24 +205,32 @@ def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most
         assert found[target] == max(means, key=lambda label: means[label])
 
 
-class Learned:
-    """What training leaves for the record: its cost."""
-
-    def cost(self) -> dict[str, float]:
-        return {"steps": 1}
-
-
 @pytest.mark.parametrize(("strategy", "below"), [(Stack(), [0]), (Independent(), [])])
 def test_independent_adapters_are_trained_on_the_base_alone(
     dataset: MiniCanvas, model: Diffusion, tmp_path: Path, strategy: Stack | Independent, below: list[int]
 ) -> None:
     run, seen = sequence(dataset, model, tmp_path), []
-    run.strategy, run.attach = strategy, lambda model, name: Lora.attach(model, rank=2, alpha=2, name=name)
-    run.learn = lambda *_: seen.append(list(run.on)) or Learned()  # type: ignore[func-returns-value, assignment, return-value]
+    run.strategy = strategy
+    run.recipe.settings["seen"] = lambda: seen.append(list(run.on))  # type: ignore[index]
     run.train(run.folder(0), run.requests, 0, "request1")
     run.put_on(0)
     run.train(run.folder(1), run.requests, 1, "request2")
     assert seen == [[], below]
+
+
+def test_the_card_of_a_request_says_all_that_a_single_runs_does(
+    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+) -> None:
+    about = {"method": "fade", "variant": "", "seeds": {"train": 0}, "overrides": ["seed=0"]}
+    run = sequence(dataset, model, tmp_path)
+    run.recipe, run.about = recipe(dataset, tmp_path / "cache"), about
+    run.train(run.folder(0), run.requests, 0, "request1")
+    record = Record(tmp_path / "single", "a: 1")
+    run.benchmark.protocol = replace(run.benchmark.protocol, judge_floor=0.0)  # the judges are untrained
+    assert study(record, model, run.benchmark, run.requests[0], run.recipe, about)
+    card, single = read_card(run.folder(0) / "adapter"), read_card(record.folder / "adapter")
+    assert card.keys() == single.keys() - set(LATER)
+    assert card["sha256"] == single["sha256"] and card["config"] == "a: 1" and card["versions"]["torch"]
 
 
 def test_the_summary() -> None:

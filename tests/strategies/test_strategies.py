@@ -12,7 +12,6 @@ from adapting import shake
 from command import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from loops import quiet, requests
 from torch import Tensor
 
@@ -279,10 +278,10 @@ def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanva
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", asked, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
-    parts = run.Parts(cfg)
-    model = instantiate(cfg.model)
-    step = Simultaneous().step(requests(dataset, "neon", "cat", "sketch"), 2, parts.method, parts.sparsity, [])
-    unlearner = parts.learn(model, parts.attach(model), tmp_path, step, tmp_path / "saliency.safetensors", [])
+    task = run.task_of(cfg)
+    recipe, model = task.recipe(task.dataset()), task.model()
+    step = Simultaneous().step(requests(dataset, "neon", "cat", "sketch"), 2, recipe.method, recipe.sparsity, [])
+    unlearner = recipe.train(model, recipe.attach(model), step, tmp_path)
     assert unlearner.trainer.global_step == 6 and {r.target for r in unlearner.pairs.requests} == {
         "neon",
         "cat",
