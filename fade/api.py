@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 import tempfile
@@ -21,14 +20,11 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from fade.adapters import Adapter, check_scale
 from fade.adapters.export import export, export_factors
-from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
-from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
-from fade.adapters.text import TextEdit
 from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, Words, checked
 from fade.data.generated import Generated
-from fade.data.pairs import Pairs, Request
+from fade.data.pairs import Request
 from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.methods import Method
@@ -36,9 +32,9 @@ from fade.models import Diffusion
 from fade.models.ledger import ledger
 from fade.models.stable_diffusion import StableDiffusion
 from fade.origin import origin
-from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
-from fade.timesteps import Uniform
-from fade.training.unlearner import Unlearner, fit
+from fade.published import adapter_of, made, optimizer_of, published, sparsity_of
+from fade.sparsity import Sparsity
+from fade.training.recipe import Recipe
 from fade.untouched import same_flags, untouched
 
 TEMPLATES = ("{}", "a picture, {}", "{}, in detail", "an image with {}")
@@ -52,7 +48,6 @@ RETAIN = (
     "a pencil drawing of a house",
     "a red car",
 )
-SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
 
 
 class Handle:
@@ -182,14 +177,14 @@ def unlearn(
     images: Count = 16,
     sampling_steps: Count = 30,
     guidance: float = 7.5,
-    sparsity: str | Sparsity = "neuron",
-    p: Share = 0.1,
-    rank: Count = 4,
+    sparsity: str | Sparsity | None = None,
+    p: Share | None = None,
+    rank: Count | None = None,
     alpha: Positive | None = None,
     targets: Words | None = None,
-    steps: Whole = 1550,
-    batch: Count = 4,
-    lr: Rate = 1e-4,
+    steps: Whole | None = None,
+    batch: Count | None = None,
+    lr: Rate | None = None,
     terms: dict[str, NonNegative] | None = None,
     seed: Seed = 0,
 ) -> Handle:
@@ -198,12 +193,12 @@ def unlearn(
     The pipeline is left as it was, whatever happens: a failure or Ctrl-C leaves no trace either.
 
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by
-    the pipeline for each caption. method: a file of fade/methods, or a Method. p: kept fraction of the candidate
-    weights. terms: weights of the loss terms, by name; the others keep the method's own. The defaults are those of
-    FADE's script for Stable Diffusion (arXiv 2602.07058); other methods have rates and ranks of their own, which
-    conf/method names and this function does not know. Raises BadInput for words, templates, numbers or a method that
-    cannot be used, for a pipeline in half precision, for one that carries another adapter (the new one would be right
-    only on top of it), and where training ends in nan or in nothing.
+    the pipeline for each caption. method: a file of conf/method, or a Method. p: kept fraction of the candidate
+    weights. terms: weights of the loss terms, by name; the others keep the method's own. None, of anything: what the
+    method published for Stable Diffusion 1, as in run.py (fade/published.py); training is in float32. Raises BadInput
+    for words, templates, numbers or a method that cannot be used, for a pipeline in half precision, for one that
+    carries another adapter (the new one would be right only on top of it), and where training ends in nan or in
+    nothing.
     """
     model = diffusion_of(pipe)
     if pipe.unet.dtype != torch.float32:
@@ -212,30 +207,15 @@ def unlearn(
             "(the adapter then goes onto half precision too)"
         )
     refuse_attached(model)
-    device, how = model.device, copy(method_of(method))
-    mask = sparsity_of(sparsity, p) if how.terms and "lora" in how.kinds else Dense()
     if terms is not None and not terms:
         raise BadInput("terms is {}; name a loss term, or leave it out for the default")
+    device, known = model.device, published(method, seed)
+    how = copy(method) if isinstance(method, Method) else made(known["method"])
     how.terms = how.weighted(terms)
     retain = without(retain, concept)
-    steps = steps if how.terms else 0
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
     request = Request.of(dataset, concept, surrogate)
     model.check_prompts([dataset.caption(cell) for cell in dataset.cells()])
-    settings = {
-        "templates": list(templates),
-        "retain": list(retain),
-        "images": images,
-        "sampling_steps": sampling_steps,
-        "guidance": guidance,
-        "sparsity": mask.kind,
-        "p": mask.p,
-        "steps": steps,
-        "batch": batch,
-        "lr": lr,
-        "terms": dict(how.terms),
-        "method": vars_of(how),
-    }
     with (
         torch.inference_mode(False),
         untouched(model),
@@ -246,34 +226,48 @@ def unlearn(
     ):
         model.requires_grad_(False).eval()  # gradients are on: inference_mode(False) overrides the caller's no_grad too
         warnings.filterwarnings("ignore", module=r"lightning\.")
-        torch.manual_seed(seed)
-        adapter = adapter_of(model, how, rank, alpha, targets)
+        kind, shape = adapter_of(how, known["adapter"], rank, alpha, targets)
+        pairs = {
+            "forget": images * len(templates),
+            "retain": images * (len(dataset.cells()) - len(templates)),
+            "batch": batch or known["pairs"]["batch"],
+        }
+        recipe = Recipe(
+            dataset,
+            how,
+            sparsity_of(how, known["sparsity"], sparsity, p),
+            made(known["timesteps"]),
+            kind,
+            shape,
+            optimizer_of(how, known["optimizer"]["build"], lr),
+            partial(_trainer, known["trainer"]["gradient_clip_val"]),
+            (known["trainer"]["max_steps"] if steps is None else steps) if how.terms else 0,
+            pairs,
+            Path(folder),
+            known["optimizer"]["schedule"],
+            seed,
+        )
+        adapter = recipe.attach(model, _free_name(model))
         try:
-            how.check(adapter.kind, mask.kind, steps)
             with adapter.off():
                 dataset.make(model)
-            pairs = Pairs(
-                dataset,
-                request,
-                images * len(templates),
-                images * (len(dataset.cells()) - len(templates)),
-                batch,
-                Path(folder),
-            )
-            learner = Unlearner(
-                model,
-                adapter,
-                pairs,
-                how,
-                mask,
-                partial(torch.optim.AdamW, lr=lr),
-                Uniform(),
-                Path(folder) / "saliency.safetensors",
-                locate_batch=batch,
-                seed=seed,
-            )
             adapter.teacher_passes = 0
-            fit(learner, partial(_trainer, steps), Path(folder) / "checkpoints", max(steps, 1) + 1, [])
+            recipe.train(model, adapter, recipe.step(request), Path(folder))
+            settings = {
+                "templates": list(templates),
+                "retain": list(retain),
+                "images": images,
+                "sampling_steps": sampling_steps,
+                "guidance": guidance,
+                "sparsity": recipe.sparsity.kind,
+                "p": recipe.sparsity.p,
+                "steps": recipe.steps,
+                "batch": pairs["batch"],
+                "optimizer": recipe.optimizer.keywords,
+                "schedule": dict(recipe.schedule),
+                "terms": dict(how.terms),
+                "method": vars_of(how),
+            }
             about = {
                 **vars(request),
                 "method": type(how).__name__,
@@ -310,45 +304,6 @@ def refuse_attached(model: Diffusion) -> None:
         )
     if next(network.parameters()).is_inference():
         raise BadInput("the pipeline was loaded under torch.inference_mode() and cannot be trained on; load it outside")
-
-
-def method_of(method: str | Method) -> Method:
-    """The Method of fade/methods/<name>.py, with its defaults. Raises BadInput for a name that is no file there."""
-    if isinstance(method, Method):
-        return method
-    try:
-        module = importlib.import_module(f"fade.methods.{method}")
-    except ModuleNotFoundError as error:
-        names = sorted(f.stem for f in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
-        raise BadInput(f"method {method!r} is unknown; choose {', '.join(names)}") from error
-    (found,) = (
-        v
-        for v in vars(module).values()
-        if isinstance(v, type) and v.__module__ == module.__name__ and issubclass(v, Method)
-    )
-    return found()
-
-
-def sparsity_of(sparsity: str | Sparsity, p: float) -> Sparsity:
-    if isinstance(sparsity, Sparsity):
-        return sparsity
-    if sparsity not in SPARSITIES:
-        raise BadInput(f"sparsity {sparsity!r} is unknown; choose {', '.join(SPARSITIES)}")
-    return Dense() if sparsity == "dense" else SPARSITIES[sparsity](p)
-
-
-def adapter_of(
-    model: Diffusion, method: Method, rank: int, alpha: float | None, targets: Sequence[str] | None
-) -> Adapter:
-    """A low-rank change where the method can train one, else changed weights, else an edit of the text embedding."""
-    name = _free_name(model)
-    if "lora" in method.kinds:
-        where = {"targets": list(targets)} if targets else {}
-        return Lora.attach(model, rank, rank if alpha is None else alpha, name=name, **where)  # type: ignore[arg-type]
-    for kind in (Matrix, Patch):
-        if kind.kind in method.kinds:
-            return kind.attach(model, list(targets), name) if targets else kind.attach(model, name=name)
-    return TextEdit.attach(model, name=name)
 
 
 def vars_of(method: Method) -> dict[str, Any]:
@@ -396,15 +351,9 @@ def _free_name(model: Diffusion) -> str:
     return f"fade{n}"
 
 
-def _trainer(steps: int, **given: Any) -> L.Trainer:
+def _trainer(clip: float | None, **given: Any) -> L.Trainer:
     """One device, no bars and no banner: a library call says nothing."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return L.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        devices=1,
-        gradient_clip_val=1.0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **given,
+        max_epochs=-1, devices=1, gradient_clip_val=clip, enable_progress_bar=False, enable_model_summary=False, **given
     )

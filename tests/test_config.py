@@ -17,6 +17,7 @@ from fade.data.dataset import Dataset
 from fade.data.unlearncanvas import OBJECTS, STYLES
 from fade.methods import Method
 from fade.pretrain import Pretraining
+from fade.published import GROUPS, published
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -43,6 +44,13 @@ def test_every_method_is_a_method(option: str) -> None:
     assert callable(method.locate) and callable(method.losses)
     published = OmegaConf.load(ROOT / "conf" / "method" / f"{option}.yaml")
     assert (published.get("method") or published).get("terms", {}) == dict(type(method).terms)  # python has them too
+
+
+@pytest.mark.parametrize("option", [o for g, o in OPTIONS if g == "method"])
+def test_a_library_call_has_the_settings_of_run_py(option: str) -> None:
+    """fade.unlearn(method=...) reads without Hydra what `model=sd15 method=...` composes with it."""
+    config = OmegaConf.to_container(composed("model=sd15", f"method={option}"), resolve=True)
+    assert published(option) == {key: config[key] for key in ("trainer", "method", "pairs", *GROUPS)}  # type: ignore[index, call-overload]
 
 
 @pytest.mark.parametrize("option", [o for g, o in OPTIONS if g in ("sparsity",)])
@@ -88,6 +96,8 @@ def test_imports_run_one_way() -> None:
         forbidden = {"hydra", "omegaconf", "wandb", "run", "pytorch_lightning", "pickle"}
         if path.is_relative_to(ROOT / "fade"):
             forbidden.add("benchmarks")
+        if path == ROOT / "fade" / "published.py":  # reads run.py's files, without Hydra
+            forbidden.remove("omegaconf")
         assert not imported(path) & forbidden, path
     assert len((ROOT / "run.py").read_text().splitlines()) < 150
     assert run.WHERE

@@ -20,7 +20,7 @@ from fade.sparsity import Sparsity
 from fade.strategies import Step
 from fade.timesteps import Timesteps
 from fade.training.ranks import check_world
-from fade.training.unlearner import OptimizerOf, Unlearner, fit
+from fade.training.unlearner import Unlearner, fit
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recipe:
     timesteps: Timesteps
     adapter: type[Adapter]
     settings: Mapping[str, Any]
-    optimizer: OptimizerOf
+    optimizer: partial[torch.optim.Optimizer]
     trainer: Callable[..., L.Trainer]
     steps: int
     pairs: Mapping[str, Any]

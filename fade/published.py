@@ -1,0 +1,131 @@
+"""A method's published settings on Stable Diffusion 1, as conf/ states them for run.py: `model=sd15 method=NAME`.
+
+The files are run.py's own; here they are read without Hydra: each list of defaults, a later file over an earlier one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
+from fade.adapters.text import TextEdit
+from fade.errors import BadInput
+from fade.methods import Method
+from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
+
+CONF = Path(__file__).parent / "conf"  # a link to conf/ in a checkout, its files in an installed package
+MODEL = "sd15"
+SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
+GROUPS = ("trainer", "optimizer", "adapter", "sparsity", "timesteps")
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def published(method: str | Method, seed: int = 0) -> dict[str, Any]:
+    """trainer, optimizer, adapter, sparsity, timesteps, method and pairs, as plain values.
+
+    Of a Method that is none of the package's they are FADE's. Raises BadInput for an unknown name.
+    """
+    name = method if isinstance(method, str) else type(method).__module__.rpartition(".")[2]
+    if name not in names():
+        if isinstance(method, str):
+            raise BadInput(f"method {method!r} is unknown; choose {', '.join(names())}")
+        name = "fade"
+    config, model, own = _read("config"), _read(f"model/{MODEL}"), _read(f"method/{name}")
+    chosen = dict(choice for part in (config, model, own) for choice in _choices(part))
+    tuned = f"tuned/{MODEL}/{name}"
+    given = {} if isinstance(method, str) else {"method": {"variant": method.variant}}
+    merged = OmegaConf.merge(
+        {"seed": seed, "pairs": config["pairs"]},
+        *({group: _option(group, chosen[group])} for group in GROUPS),
+        {"pairs": model["pairs"]},
+        {key: value for key, value in own.items() if key != "defaults"},
+        _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
+        given,
+    )
+    return {key: OmegaConf.to_container(merged[key], resolve=True) for key in (*GROUPS, "method", "pairs")}  # type: ignore[index, misc]
+
+
+def located(target: str) -> Any:
+    """What a `_target_` names: a class of a module."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def settings(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `_target_` is called with."""
+    return {key: value for key, value in part.items() if not key.startswith("_")}
+
+
+def made(part: dict[str, Any]) -> Any:
+    """The object that published settings describe."""
+    return located(part["_target_"])(**settings(part))
+
+
+def sparsity_of(method: Method, known: dict[str, Any], sparsity: str | Sparsity | None, p: float | None) -> Sparsity:
+    """The method's own, where none is asked for; p is of kinds that leave something out."""
+    if isinstance(sparsity, Sparsity):
+        return sparsity
+    if sparsity is not None and sparsity not in SPARSITIES:
+        raise BadInput(f"sparsity {sparsity!r} is unknown; choose {', '.join(SPARSITIES)}")
+    if not method.terms or "lora" not in method.kinds:
+        return Dense()
+    kind = located(known["_target_"]) if sparsity is None else SPARSITIES[sparsity]
+    return Dense() if kind is Dense else kind(known["p"] if p is None else p)
+
+
+def adapter_of(
+    method: Method, known: dict[str, Any], rank: int | None, alpha: float | None, targets: Sequence[str] | None
+) -> tuple[type[Adapter], dict[str, Any]]:
+    """The kind of adapter and what it takes: the published one's where the method trains it, else the first it does."""
+    kind, shape = located(known["_target_"].rpartition(".")[0]), settings(known)
+    if kind.kind not in method.kinds:
+        kind, shape = next(k for k in (Lora, Matrix, Patch, TextEdit) if k.kind in method.kinds), {}
+    if kind is Lora:
+        ranks = {"rank": rank, "alpha": alpha or rank} if rank or alpha else {}
+        shape = shape | {key: value for key, value in ranks.items() if value}
+    return kind, shape | ({"targets": list(targets)} if targets and kind is not TextEdit else {})
+
+
+def optimizer_of(method: Method, known: dict[str, Any], lr: float | None) -> partial[torch.optim.Optimizer]:
+    """Raises BadInput where neither the caller nor the method names a rate."""
+    rate = known["lr"] if lr is None else lr
+    if method.terms and rate is None:
+        raise BadInput(
+            f"{type(method).__name__} published no rate for Stable Diffusion; give lr=NUMBER and steps=NUMBER"
+        )
+    return partial(located(known["_target_"]), **settings(known) | {"lr": rate})
+
+
+def _read(name: str) -> DictConfig:
+    """A file, its values below its group unless it says that they are everybody's."""
+    path = CONF / f"{name}.yaml"
+    whole = path.read_text(encoding="utf-8").startswith("# @package _global_") or "/" not in name
+    found = OmegaConf.load(path)
+    return found if whole else OmegaConf.create({name.split("/")[0]: found})  # type: ignore[return-value]
+
+
+def _choices(part: DictConfig) -> Iterator[tuple[str, str]]:
+    """The options of groups that a list of defaults chooses."""
+    for entry in OmegaConf.to_container(part["defaults"]) if "defaults" in part else []:
+        if isinstance(entry, Mapping):
+            yield from ((str(key).removeprefix("override /"), value) for key, value in entry.items())
+
+
+def _option(group: str, option: str) -> Any:
+    """An option of a group, over those that it builds on."""
+    own = _read(f"{group}/{option}")[group]
+    below = [_option(group, name) for name in own.pop("defaults", ()) if name != "_self_"]
+    return OmegaConf.merge(*below, own)
