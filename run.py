@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from benchmarks.runs.single import unlearn
 from benchmarks.runs.task import Task
 from benchmarks.runs.usage import CONF, Misused, Told, check, complain
 from benchmarks.runs.verdict import Below, check_limits
+from benchmarks.studies.compose import interfere
 from fade.errors import BadInput
 
 OmegaConf.register_new_resolver(
@@ -46,10 +48,10 @@ OmegaConf.register_new_resolver(
 )
 OmegaConf.register_new_resolver("joined", lambda names: ",".join(located(names)), replace=True)  # a sweep's targets
 # where a run goes, and what is asked of its end, is no part of what it is
-WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under")
+WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose")
 
 
-TASKS = {"unlearn": unlearn, "score": scored, "plan": planned, "pretrain": pretrained}
+TASKS = {"unlearn": unlearn, "score": scored, "plan": planned, "pretrain": pretrained, "compose": interfere}
 
 
 def given(cfg: Any) -> Any:
@@ -63,17 +65,17 @@ def given(cfg: Any) -> Any:
     return found
 
 
-def task_of(cfg: DictConfig) -> Task:
-    """The composed configuration, for those who do not know Hydra."""
-    now = HydraConfig.get()
+def task_of(cfg: DictConfig, chosen: Any = None, overrides: Sequence[str] = (), swept: Any = None) -> Task:
+    """A configuration, composed or of a finished run, for those who do not know Hydra."""
     return Task(
         given(cfg),
         OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE])),
-        {group: str(option) for group, option in now.runtime.choices.items()},
-        list(now.overrides.task),
-        dict(now.sweeper.params or {}),
+        {group: str(option) for group, option in (chosen or {}).items()},
+        list(overrides),
+        dict(swept or {}),
         lambda key, **more: instantiate(OmegaConf.select(cfg, key), _convert_="all", **more),
         lambda key: OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True, throw_on_missing=True),
+        lambda config: task_of(OmegaConf.create(config)),
     )
 
 
@@ -81,7 +83,8 @@ def task_of(cfg: DictConfig) -> Task:
 def main(cfg: DictConfig) -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    single, launcher = HydraConfig.get().mode == RunMode.RUN, HydraConfig.get().runtime.choices["launcher"]
+    now = HydraConfig.get()
+    single, launcher = now.mode == RunMode.RUN, now.runtime.choices["launcher"]
     try:
         if cfg.task not in TASKS:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
@@ -89,15 +92,16 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"launcher={launcher} starts the runs of a sweep and needs -m: python run.py -m ...")
         check_options(given(cfg))
         if not single:
-            within(f"in run {HydraConfig.get().job.num + 1} of the sweep,")
+            within(f"in run {now.job.num + 1} of the sweep,")
         check_limits(cfg.fail_under)
-        (sequence if cfg.get("sequence") and cfg.task == "unlearn" else TASKS[cfg.task])(task_of(cfg))
+        task = task_of(cfg, now.runtime.choices, now.overrides.task, now.sweeper.params)
+        (sequence if cfg.get("sequence") and cfg.task == "unlearn" else TASKS[cfg.task])(task)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
         code = complain(error, known)
         if single:
             sys.exit(code)
         if not isinstance(error, Below):
-            fail(Path(cfg.output_dir), list(HydraConfig.get().overrides.task), str(error))
+            fail(Path(cfg.output_dir), list(now.overrides.task), str(error))
         raise Told(code) from None  # no exit: the other runs of a sweep go on
 
 

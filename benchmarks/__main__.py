@@ -13,6 +13,7 @@ COMMANDS = {
     **{
         f"python -m benchmarks.studies.{path.stem}": f"benchmarks/studies/{path.name}"
         for path in sorted((ROOT / "benchmarks" / "studies").glob("[!_]*.py"))
+        if path.stem != "compose"  # python run.py task=compose
     },
     "fade": "fade/cli.py",
     "python -m fade.data.minicanvas": "fade/data/minicanvas/__init__.py",

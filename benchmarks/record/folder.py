@@ -28,8 +28,8 @@ from fade.training.ranks import leads
 # What stage one does not depend on. A key that is missing here costs time, for less is shared; one too many, truth.
 NOT_STAGE_ONE = frozenset(
     {
-        *("task", "answers", "base_answers", "out", "output_dir", "cache_dir", "fail_under", "device"),
-        *("logger", "launcher", "checkpoint_every", "protocol", "judges", "pretrain", "strategy", "sequence"),
+        *("task", "runs", "compose", "answers", "base_answers", "out", "output_dir", "cache_dir", "fail_under"),
+        *("device", "logger", "launcher", "checkpoint_every", "protocol", "judges", "pretrain", "strategy", "sequence"),
         *("method.terms", "sparsity", "adapter.rank", "adapter.alpha", "adapter.dropout", "optimizer.build"),
         *("optimizer.schedule.warmup", "optimizer.schedule.cosine", "trainer.max_steps", "trainer.max_epochs"),
         *("trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "trainer.log_every_n_steps"),

@@ -29,7 +29,7 @@ class Task:
     option of each group. overrides: of the command line. swept: what a sweep varies, as it was written.
 
     make(key, **given): the object that a part of the configuration describes, anew each time. values(key): a part's
-    plain values; the caller is told where one is missing.
+    plain values; the caller is told where one is missing. of(config): the task of another configuration.
     """
 
     config: dict[str, Any]
@@ -39,6 +39,7 @@ class Task:
     swept: dict[str, Any]
     make: Callable[..., Any]
     values: Callable[[str], Any]
+    of: Callable[[dict[str, Any]], Task]
 
     @property
     def cache(self) -> Path:

@@ -1,6 +1,6 @@
 """Do adapters that were trained apart work together?
 
-python -m benchmarks.studies.compose RUN_FOLDER...       measures them on one model
+python run.py task=compose runs=[RUN_FOLDER,...]       measures them on one model
 
 Every single one, every pair, and all of them at once, as a sum and merged by TIES: UA of every target (of those that
 are not in the combination too: that is the interference), and IRA and CRA over what none of them removes.
@@ -8,7 +8,6 @@ are not in the combination too: that is the interference), and IRA and CRA over 
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.metrics import Metric, hits, share
 from benchmarks.measure.predictions import Row
 from benchmarks.report.tables import Table
-from benchmarks.runs.reopened import rebuilt
+from benchmarks.runs.reopened import shared
+from benchmarks.runs.task import Task
 from fade.adapters.merging import changes_of, check_ties, ties
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
-from fade.console import command
-from fade.errors import BadInput, at_least
+from fade.errors import BadInput
 from fade.files import atomic, read_json, write_json
 from fade.metrics import cell_text
 from fade.models import Diffusion
@@ -227,45 +226,25 @@ def picture(entries: list[dict[str, object]], targets: list[Target], path: Path)
         sheet.save(temporary, format="png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The interference matrix of adapters that were trained apart.")
-    parser.add_argument("runs", type=Path, nargs="+", help="finished run folders, or one folder of them")
-    parser.add_argument("--out", type=Path, default=Path("outputs/composed"))
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the images; the runs' own protocol has more")
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
-    parser.add_argument("--joint", type=Path, help="a finished sequence of these targets with strategy=simultaneous")
-    parser.add_argument("--keep", type=float, default=0.4, help="of TIES")
-    parser.add_argument("--scale", type=float, default=1.75, help="of TIES")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        check_ties(given.keep, given.scale)
-        for seed in given.seeds or []:
-            at_least(0, seeds=seed)
-        runs = found_runs(given.runs)
-        targets = distinct([Target.read(run) for run in runs])
-        if given.joint:
-            trained_on_all(given.joint, targets)
-        given.out.mkdir(parents=True, exist_ok=True)
-        model, benchmark = rebuilt(runs, given.cache, given.seeds)
-        entries = compose(model, benchmark, targets, given.out, given.rules, given.keep, given.scale)
-        if given.joint:
-            entries.append(jointly(model, benchmark, targets, given.joint, given.out))
-    except OSError as error:
-        raise SystemExit(
-            f"error: cannot write or read {error.filename or given.out}: {error.strerror or error}"
-        ) from None
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
+def interfere(task: Task) -> None:
+    """task=compose: the interference matrix of adapters that were trained apart."""
+    given, config = task.values("compose"), task.config
+    check_ties(given["keep"], given["scale"])
+    runs = found_runs([Path(run) for run in config["runs"]])
+    targets = distinct([Target.read(run) for run in runs])
+    joint = Path(given["joint"]) if given["joint"] else None
+    if joint:
+        trained_on_all(joint, targets)
+    out = Path(config["out"] or Path(config["output_dir"]) / "composed")
+    out.mkdir(parents=True, exist_ok=True)
+    model, benchmark = shared(task, runs, given["seeds"])
+    entries = compose(model, benchmark, targets, out, given["rules"], given["keep"], given["scale"])
+    if joint:
+        entries.append(jointly(model, benchmark, targets, joint, out))
     header, rows = matrix(entries, targets)
-    write_json(given.out / "composed.json", entries)
+    write_json(out / "composed.json", entries)
     table = Table.of(header, rows)
-    table.write(given.out, "composed")
-    picture(entries, targets, given.out / "composed.png")
+    table.write(out, "composed")
+    picture(entries, targets, out / "composed.png")
     print(f"{table.markdown()}\n\n*: this one is to be forgotten; percent with 95 % intervals")
-    print(f"{given.out}/: composed.png .md .csv .tex .json")
-
-
-if __name__ == "__main__":
-    command(main)
+    print(f"{out}/: composed.png .md .csv .tex .json")

@@ -16,9 +16,10 @@ from PIL import Image
 
 import run
 from benchmarks.measure.metrics import scores
-from benchmarks.runs.reopened import SHARED, config_of, rebuilt, resolved
+from benchmarks.runs.options import check_options
+from benchmarks.runs.reopened import SHARED, opened, shared
 from benchmarks.studies import attached
-from benchmarks.studies.compose import Target, composed, interference, jointly, main, matrix, picture
+from benchmarks.studies.compose import Target, composed, interfere, interference, jointly, matrix, picture
 from fade.adapters.merging import changes_of, ties, trimmed
 from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
@@ -137,17 +138,15 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-    model, benchmark = rebuilt([tmp_path / "a", tmp_path / "b"], tmp_path / "cache", seeds=[7])
+    task = run.task_of(composed_config(f"cache_dir={tmp_path}/cache"))
+    model, benchmark = shared(task, [tmp_path / "a", tmp_path / "b"], seeds=[7])
     assert model.steps == 2 and [a.seed for a in benchmark.wanted] == [7] * 72
     config["protocol"]["seeds"] = [1]  # type: ignore[index]
     (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(BadInput, match="differ in protocol"):
-        rebuilt([tmp_path / "a", tmp_path / "b"], tmp_path / "cache")
+        shared(task, [tmp_path / "a", tmp_path / "b"])
     with pytest.raises(BadInput, match="is no run"):
-        config_of(tmp_path)
-    with pytest.raises(BadInput, match=r"resolved by run\.py alone"):
-        resolved("${oc.env:HOME}", {})
-    assert resolved({"a": ["${b.c}", "x-${b.c}"]}, {"b": {"c": 3}}) == {"a": [3, "x-3"]}
+        opened(task, tmp_path)
 
 
 def test_a_joint_adapter_of_other_targets_is_refused(model: Diffusion, tmp_path: Path) -> None:
@@ -180,12 +179,14 @@ def recorded(overrides: list[str], folder: Path) -> DictConfig:
 
 
 @pytest.mark.parametrize("overrides", DATASETS, ids=lambda given: given[0])
-def test_the_configuration_of_every_datasets_run_is_read_as_hydra_reads_it(
+def test_the_configuration_of_every_datasets_run_is_read_as_it_was_composed(
     overrides: list[str], tmp_path: Path
 ) -> None:
     config = recorded([*overrides, "cache_dir=elsewhere"], tmp_path / "run")
-    found = config_of(tmp_path / "run", Path("elsewhere"))
-    assert found == {key: OmegaConf.to_container(config[key], resolve=True) for key in SHARED}
+    found = opened(run.task_of(composed_config("cache_dir=elsewhere")), tmp_path / "run")
+    assert found.cache == Path("elsewhere")
+    for key in SHARED:
+        assert found.values(key) == OmegaConf.to_container(config[key], resolve=True)
 
 
 def pictures(folder: Path, *classes: str) -> None:
@@ -218,17 +219,17 @@ def own(model: Diffusion, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def composing(patch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> None:
-    patch.setattr(
-        sys, "argv", ["compose", *map(str, arguments), "--out", f"{folder}/out", "--cache", f"{folder}/cache"]
-    )
-    main()
+def composing(folder: Path, runs: list[Path], *given: str) -> None:
+    """python run.py task=compose runs=[...]"""
+    named = ",".join(map(str, runs))
+    asked = [f"runs=[{named}]", f"out={folder}/out", f"cache_dir={folder}/cache", *given]
+    config = composed_config("task=compose", *asked)
+    check_options(run.given(config))
+    interfere(run.task_of(config))
 
 
-def test_runs_on_own_images_are_composed(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    composing(monkeypatch, own, own / "runs", "--rules", "sum", "--seeds", "7")
+def test_runs_on_own_images_are_composed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    composing(own, [own / "runs"], "compose.rules=[sum]", "compose.seeds=[7]")
     said = capsys.readouterr().out
     assert "| cat + dog" in said and "UA cat" in said
     entries = read_json(own / "out" / "composed.json")
@@ -240,37 +241,34 @@ def test_runs_on_own_images_are_composed(
     ]
 
 
-def test_what_cannot_be_composed_is_one_line_before_anything_is_made(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_composed_is_one_line_before_anything_is_made(own: Path) -> None:
     runs = own / "runs"
     (own / "empty").mkdir()
     (own / "broken").mkdir()
     shutil.copytree(runs / "cat" / "adapter", own / "broken" / "adapter")
     (own / "broken" / "config.yaml").write_text("dataset: ${nothing.of.this}")
-    for arguments, message in (
-        ([own / "none"], "no folder"),
-        ([own / "judge" / "judge.json"], "no folder"),
-        ([own / "empty"], "no adapter in"),
-        ([runs / "cat"], "name two or more runs"),
-        ([runs / "cat", runs / "cat"], "both remove 'cat'"),
-        ([runs / "cat" / "adapter"], "no adapter in"),
-        ([runs, "--keep", "nan"], "TIES keeps a fraction"),
-        ([runs, "--keep", "2"], "TIES keeps a fraction"),
-        ([runs, "--scale", "nan"], "scale is nan"),
-        ([runs, "--scale", "0"], "must be above 0"),
-        ([runs, "--seeds", "-1"], "seeds is -1"),
-        ([runs, "--joint", own / "empty"], "is no finished sequence"),
-        ([runs / "dog", own / "broken"], "broken/config.yaml is not the configuration of a run (KeyError"),
+    for folders, given, message in (
+        ([own / "none"], [], "no folder"),
+        ([], [], "name two or more runs"),
+        ([own / "judge" / "judge.json"], [], "no folder"),
+        ([own / "empty"], [], "no adapter in"),
+        ([runs / "cat"], [], "name two or more runs"),
+        ([runs / "cat", runs / "cat"], [], "both remove 'cat'"),
+        ([runs / "cat" / "adapter"], [], "no adapter in"),
+        ([runs], ["compose.keep=nan"], "compose.keep is nan; it must be a number, above 0 and at most 1"),
+        ([runs], ["compose.keep=2"], "compose.keep is 2"),
+        ([runs], ["compose.scale=nan"], "compose.scale is nan"),
+        ([runs], ["compose.scale=0"], "it must be a number, above 0"),
+        ([runs], ["compose.seeds=[-1]"], "compose.seeds is"),
+        ([runs], ["compose.rules=[max]"], "compose.rules is"),
+        ([runs], [f"compose.joint={own}/empty"], "is no finished sequence"),
+        ([runs / "dog", own / "broken"], [], "broken/config.yaml is not the configuration of a run (KeyError"),
     ):
-        with pytest.raises(SystemExit) as ended:
-            composing(monkeypatch, own, *arguments)
-        line = str(ended.value)
-        assert line.startswith("error: ") and message in line and "\n" not in line, (arguments, line)
+        with pytest.raises(BadInput) as refused:
+            composing(own, folders, *given)
+        line = str(refused.value)
+        assert message in line and "\n" not in line, (folders, given, line)
     assert not (own / "cache").exists()
-    monkeypatch.setattr(sys, "argv", ["compose", str(runs), "--out", "/proc/x"])
-    with pytest.raises(SystemExit, match="error: cannot write or read /proc/x"):
-        main()
 
 
 @pytest.mark.parametrize(
