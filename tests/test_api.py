@@ -83,6 +83,16 @@ def test_other_methods(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path
     assert state(model) == clean and torch.equal(image(pipe), untouched)
 
 
+def test_what_is_not_given_is_what_the_method_published(pipe: StableDiffusionPipeline) -> None:
+    short = {key: value for key, value in SHORT.items() if key not in ("lr", "steps")}
+    found = fade.unlearn(pipe, "neon style", "photo style", "spm", **short, steps=1).card
+    assert found["settings"]["terms"] == {"forget": 1.0, "retain": 1000.0} and found["rank"] == 1
+    assert found["settings"]["optimizer"] == {"lr": 1e-4, "weight_decay": 1e-2}
+    assert found["settings"]["schedule"] == {"locate_batch": 4, "warmup": 500, "cosine": True}
+    with pytest.raises(fade.BadInput, match="EraseDiff published no rate for Stable Diffusion; give lr= and steps="):
+        fade.unlearn(pipe, "neon style", "photo style", "ediff", **short)
+
+
 def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diffusion, tmp_path: Path) -> None:
     for seed, (name, kind) in enumerate({"a": Neuron(0.3), "b": Dense(), "c": None}.items()):
         made(model, name, kind, seed).write(tmp_path / name)

@@ -59,4 +59,4 @@ def test_kinds_of_mask_share_it_but_where_everything_is_kept() -> None:
 
 
 def test_what_is_listed_is_there() -> None:
-    assert set(nodes(values("trainer=ddp"))) >= NOT_STAGE_ONE
+    assert set(nodes(values("trainer=ddp", "sequence=compose"))) >= NOT_STAGE_ONE

@@ -231,6 +231,7 @@ def test_the_card_of_a_request_says_all_that_a_single_runs_does(
     card, single = read_card(run.folder(0) / "adapter"), read_card(record.folder / "adapter")
     assert card.keys() == single.keys() - set(LATER)
     assert card["sha256"] == single["sha256"] and card["config"] == "a: 1" and card["versions"]["torch"]
+    assert {key: card[key] for key in about} == about
 
 
 def test_the_summary() -> None:
