@@ -89,7 +89,9 @@ def test_what_is_not_given_is_what_the_method_published(pipe: StableDiffusionPip
     assert found["settings"]["terms"] == {"forget": 1.0, "retain": 1000.0} and found["rank"] == 1
     assert found["settings"]["optimizer"] == {"lr": 1e-4, "weight_decay": 1e-2}
     assert found["settings"]["schedule"] == {"locate_batch": 4, "warmup": 500, "cosine": True}
-    with pytest.raises(fade.BadInput, match="EraseDiff published no rate for Stable Diffusion; give lr= and steps="):
+    with pytest.raises(
+        fade.BadInput, match="EraseDiff published no rate for Stable Diffusion; give lr=NUMBER and steps=NUMBER"
+    ):
         fade.unlearn(pipe, "neon style", "photo style", "ediff", **short)
 
 
