@@ -22,18 +22,18 @@ from fade.errors import BadInput
 from fade.metrics import METRICS
 from fade.training.logs import base_images
 
-NUMBERS = ("ua", "ira", "cra")
-LEVEL = 0.05
-EXACT = 14  # targets up to which every sign is tried
-FLIPS = 19_999  # random ones beyond
+_NUMBERS = ("ua", "ira", "cra")
+_LEVEL = 0.05
+_EXACT = 14  # targets up to which every sign is tried
+_FLIPS = 19_999  # random ones beyond
 # By dataset, the targets that settings are chosen on (sweeps/tuning): no table reports them. And those that FADE's rate
 # was chosen on besides: a table that reports them says so. FADE's rank, masks and p were looked at on all targets, over
 # time.
 DEVELOPMENT = {"minicanvas": ("neon", "cat")}
-SEEN = {"minicanvas": ("photo", "fish")}
+_SEEN = {"minicanvas": ("photo", "fish")}
 
 
-def mean_of(runs: Sequence[Run], number: str, base: bool = False) -> float:
+def _mean_of(runs: Sequence[Run], number: str, base: bool = False) -> float:
     """Mean over targets of the mean over training seeds, in percent."""
     by_target: dict[str, list[float]] = {}
     for run in runs:
@@ -42,20 +42,20 @@ def mean_of(runs: Sequence[Run], number: str, base: bool = False) -> float:
     return float(np.mean([np.mean(values) for values in by_target.values()])) if by_target else float("nan")
 
 
-def domains_of(runs: Sequence[Run]) -> list[str]:
+def _domains_of(runs: Sequence[Run]) -> list[str]:
     return sorted({r.domain for r in runs}, reverse=True)
 
 
 def six(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> dict[str, float]:
     """UA, IRA and CRA of the style and of the object targets, in percent."""
     return {
-        f"{domain} {number}": mean_of([r for r in runs if r.domain == domain], number, base)
+        f"{domain} {number}": _mean_of([r for r in runs if r.domain == domain], number, base)
         for domain in domains
-        for number in NUMBERS
+        for number in _NUMBERS
     }
 
 
-def said(names: Iterable[object]) -> str:
+def _said(names: Iterable[object]) -> str:
     return ", ".join(map(str, sorted(names, key=str)))
 
 
@@ -65,26 +65,30 @@ def same_targets(runs: Sequence[Run]) -> None:
     chosen_on = {r.target for r in runs if r.target in DEVELOPMENT.get(r.dataset, ())}
     if chosen_on:
         raise BadInput(
-            f"settings were chosen on {said(chosen_on)}, which no table may report; name folders without them, or "
+            f"settings were chosen on {_said(chosen_on)}, which no table may report; name folders without them, or "
             f"--tuning"
         )
     meters = {(r.dataset, r.protocol, *r.image_seeds) for r in runs}
     if len(meters) > 1:
-        names = said(" ".join(map(str, name)) for name in meters)
+        names = _said(" ".join(map(str, name)) for name in meters)
         raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
     asked = {name: {(r.target, r.seed) for r in runs if r.label == name} for name in (r.label for r in runs)}
     everything = set().union(*asked.values())
     for name, found in asked.items():
         without = {target for target, _ in everything} - {target for target, _ in found}
         if without:
-            raise BadInput(f"{name} lacks the targets {said(without)}; finish the sweep first")
+            raise BadInput(f"{name} lacks the targets {_said(without)}; finish the sweep first")
         if found != everything:
-            seeds = said(f"{target} seed {seed}" for target, seed in everything - found)
+            seeds = _said(f"{target} seed {seed}" for target, seed in everything - found)
             raise BadInput(f"{name} lacks {seeds}, which others have; finish the sweep first")
 
 
-SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of a run's cost, and the unit that is shown
-OTHERS = [key for key in METRICS if key not in NUMBERS]
+_SPENT = {
+    "peak_memory_mb": 1,
+    "teacher_passes": 1,
+    "adapter_bytes": 1000,
+}  # of a run's cost, and the unit that is shown
+_OTHERS = [key for key in METRICS if key not in _NUMBERS]
 
 
 def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> tuple[float, list[str]]:
@@ -94,20 +98,20 @@ def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) ->
     kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
     mean = float(np.nanmean(list(found.values())))
     others = [
-        f"{mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base) for key in OTHERS
+        f"{_mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base) for key in _OTHERS
     ]
     return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *others]
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """One row a method, best mean of the six numbers first; last the base model, which is what doing nothing scores."""
-    domains = domains_of(runs)
+    domains = _domains_of(runs)
     header = [
         "method",
         "adapter",
         *six(runs, domains),
         *("UA", "retention", "mean of six"),
-        *(METRICS[key].name for key in OTHERS),
+        *(METRICS[key].name for key in _OTHERS),
         "runs",
         "images a UA",
         "train s",
@@ -119,9 +123,9 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     for name in dict.fromkeys(r.label for r in runs):
         own = [r for r in runs if r.label == name]
         mean, cells = measured(own, domains)
-        counts = said({r.metrics["ua"]["n"] for r in own})
+        counts = _said({r.metrics["ua"]["n"] for r in own})
         seconds = np.mean([r.train_s for r in own])
-        spent = [f"{np.mean([r.cost[key] for r in own]) / unit:.0f}" for key, unit in SPENT.items()]
+        spent = [f"{np.mean([r.cost[key] for r in own]) / unit:.0f}" for key, unit in _SPENT.items()]
         rows.append((mean, [name, own[0].sparsity["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
     found = [row for _, row in sorted(rows, key=lambda r: -r[0])]
     if all(r.base for r in runs):
@@ -130,15 +134,15 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return header, found
 
 
-def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
+def _score(run: Run, numbers: Sequence[str] = _NUMBERS) -> float:
     """The mean of those of a run's numbers that it has, in percent."""
     return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
 
 
-def gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = NUMBERS) -> dict[tuple[str, str], float]:
+def _gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = _NUMBERS) -> dict[tuple[str, str], float]:
     """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a
     target, since the seeds of one target are no independent draws of what else one could be asked to forget."""
-    scores = {(r.label, r.domain, r.target, r.seed): score(r, numbers) for r in runs}
+    scores = {(r.label, r.domain, r.target, r.seed): _score(r, numbers) for r in runs}
     pairs: dict[tuple[str, str], list[float]] = {}
     for (name, domain, target, seed), value in scores.items():
         if name == one and (other, domain, target, seed) in scores:
@@ -157,11 +161,11 @@ def sign_flip(parts: np.ndarray) -> float:
     """Two-sided p of a sum whose parts are as likely with the other sign if two methods are alike (Fisher's
     randomisation test): all signs where there are few targets, else random ones. Its smallest value is 2 / 2^n."""
     n = len(parts)
-    if n <= EXACT:
+    if n <= _EXACT:
         signs = np.array(list(product((1, -1), repeat=n)))
         return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9))
-    signs = np.random.default_rng(0).choice((1, -1), (FLIPS, n))
-    return float((1 + np.sum(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9)) / (FLIPS + 1))
+    signs = np.random.default_rng(0).choice((1, -1), (_FLIPS, n))
+    return float((1 + np.sum(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9)) / (_FLIPS + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -173,7 +177,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def named(runs: Sequence[Run], name: str) -> str:
+def _named(runs: Sequence[Run], name: str) -> str:
     """The label that `name` means: itself, or the one label of a method of that name. BadInput for none or several."""
     labels = list(dict.fromkeys(r.label for r in runs))
     of_method = {r.label for r in runs if name in (r.method_name, r.method)}
@@ -189,18 +193,18 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
     """Each method's score minus that of `against`, over all targets (domains weigh alike) and within each domain: the
     difference of UA, of what is kept and of the mean of UA, IRA and CRA, its range over targets, and the sign-flip
     test's p, by Holm over the methods of a stratum."""
-    other = named(runs, against)
+    other = _named(runs, against)
     names = [name for name in dict.fromkeys(r.label for r in runs) if name != other]
-    domains = domains_of(runs)
+    domains = _domains_of(runs)
     rows = []
     for stratum in ["all", *(domains if len(domains) > 1 else ())]:
         own = [r for r in runs if stratum in ("all", r.domain)]
-        tested = {name: gaps(own, name, other) for name in names}
+        tested = {name: _gaps(own, name, other) for name in names}
         adjusted = dict(zip(names, holm([sign_flip(stratified(found)[1]) for found in tested.values()]), strict=True))
         for name in sorted(names, key=lambda name: -stratified(tested[name])[0]):
-            apart = [stratified(gaps(own, name, other, part))[0] for part in (("ua",), ("ira", "cra"))]
+            apart = [stratified(_gaps(own, name, other, part))[0] for part in (("ua",), ("ira", "cra"))]
             mean, values = stratified(tested[name])[0], tested[name].values()
-            told = ("better" if mean > 0 else "worse") if adjusted[name] <= LEVEL else ""
+            told = ("better" if mean > 0 else "worse") if adjusted[name] <= _LEVEL else ""
             rows.append(
                 [
                     name,
@@ -227,17 +231,17 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
 
 def decided(runs: Sequence[Run]) -> str:
     """One line: how many of all pairs of methods are told apart."""
-    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
+    found = [_gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
     p = holm([sign_flip(stratified(pair)[1]) for pair in found])
-    n, told = len({r.target for r in runs}), sum(value <= LEVEL for value in p)
+    n, told = len({r.target for r in runs}), sum(value <= _LEVEL for value in p)
     return (
-        f"Of all {len(p)} pairs of methods {told} are decided at {100 * LEVEL:.0f} % (sign-flip test over {n} targets, "
-        f"whose smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
+        f"Of all {len(p)} pairs of methods {told} are decided at {100 * _LEVEL:.0f} % (sign-flip test over {n} "
+        f"targets, whose smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
     )
 
 
-Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
-COUNTED = (
+_Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
+_COUNTED = (
     "pairs.forget",
     "pairs.retain",
     "pairs.batch",
@@ -254,7 +258,7 @@ def number(text: str) -> float | None:
         return None
 
 
-def best_of(means: dict[Setting, float]) -> Setting:
+def _best_of(means: dict[_Setting, float]) -> _Setting:
     """The setting of the best mean. Of several that are equal the middle one, by their values: a plateau's middle is
     farthest from where it ends."""
     top = [setting for setting, mean in means.items() if mean >= max(means.values()) - 1e-9]
@@ -262,7 +266,7 @@ def best_of(means: dict[Setting, float]) -> Setting:
     return order[(len(order) - 1) // 2]
 
 
-def edge(method: str, best: Setting, tried: Sequence[Setting]) -> str:
+def edge(method: str, best: _Setting, tried: Sequence[_Setting]) -> str:
     """Whether the best setting lies inside what was tried, for every number varied; else the command that goes on."""
     further = {}
     for key, value in best:
@@ -275,17 +279,17 @@ def edge(method: str, best: Setting, tried: Sequence[Setting]) -> str:
         else:  # as far again, as a factor where that makes sense
             near = values[1] if own == values[0] else values[-2]
             on = [own * own / near if own * near > 0 else 2 * own - near]
-        if key in COUNTED:
+        if key in _COUNTED:
             on = [v for v in (max(1, round(v)) for v in on) if v != own]
         if on:
-            further[key] = [str(v) if key in COUNTED else f"{v:.2g}" for v in on]
+            further[key] = [str(v) if key in _COUNTED else f"{v:.2g}" for v in on]
     if not best:
         return f"{method}: nothing was varied; give what to vary, as sweeps/tuning.yaml says"
     if not further:
         return f"{method}: the best lies inside what was tried"
     options = [f"{key}={','.join(further.get(key, [value]))}" for key, value in best]
     command = f"python run.py -m +sweeps=tuning method={method} {' '.join(options)}"
-    return f"{method}: the best lies at the EDGE in {said(further)}; go on with: {command}"
+    return f"{method}: the best lies at the EDGE in {_said(further)}; go on with: {command}"
 
 
 def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
@@ -296,12 +300,12 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
     own = [r for r in runs if r.target in DEVELOPMENT.get(r.dataset, (r.target,))]
     if not own:
         raise BadInput(
-            f"no run of a development target ({said(t for of in DEVELOPMENT.values() for t in of)}); run sweeps/tuning "
-            f"first"
+            f"no run of a development target ({_said(t for of in DEVELOPMENT.values() for t in of)}); run "
+            f"sweeps/tuning first"
         )
-    domains = domains_of(own)
+    domains = _domains_of(own)
     for name in dict.fromkeys(r.method_name for r in own):
-        tried: dict[Setting, list[Run]] = {}
+        tried: dict[_Setting, list[Run]] = {}
         for run in (r for r in own if r.method_name == name):
             tried.setdefault(tuple(run.chosen.items()), []).append(run)
         most = max(len({r.target for r in group}) for group in tried.values())
@@ -309,7 +313,7 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
             setting: six(group, domains) for setting, group in tried.items() if len({r.target for r in group}) == most
         }
         means = {setting: float(np.nanmean(list(numbers.values()))) for setting, numbers in full.items()}
-        best = best_of(means)
+        best = _best_of(means)
         lines.append(edge(name, best, list(full)))
         for setting in sorted(full, key=lambda setting: (-means[setting], setting != best)):
             words = " ".join(f"{key}={value}" for key, value in setting)
@@ -346,27 +350,27 @@ def pictures(found: Sequence[Run], out: Path) -> list[str]:
     return problems
 
 
-def usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def _usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Runs that this tool trained; and a line for each whose images others made, which has no cost and no seed."""
-    kept = [run for run in found if run.seed is not None and {*SPENT, "locate_s", "distil_s"} <= set(run.cost)]
+    kept = [run for run in found if run.seed is not None and {*_SPENT, "locate_s", "distil_s"} <= set(run.cost)]
     return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
 
 
 def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
     """The tables as text, and as files in `out`."""
     found, problems = read(folders)
-    runs, scored = usable(found)
+    runs, scored = _usable(found)
     problems += scored
     if not runs:
-        raise BadInput(f"no run below {said(folders)} was trained here; name folders of finished runs")
+        raise BadInput(f"no run below {_said(folders)} was trained here; name folders of finished runs")
     if tuned:
         settings, lines = tuning(runs)
         parts = {"tuning": settings}
     else:
         same_targets(runs)
         parts = {"methods": compared(runs), "differences": differences(runs, against)}
-        seen = {r.target for r in runs if r.target in SEEN.get(r.dataset, ())}
-        lines = [decided(runs), *([f"FADE's rate was chosen on {said(seen)} too."] if seen else [])]
+        seen = {r.target for r in runs if r.target in _SEEN.get(r.dataset, ())}
+        lines = [decided(runs), *([f"FADE's rate was chosen on {_said(seen)} too."] if seen else [])]
     for name, part in parts.items() if out else ():
         assert out is not None
         Table.of(*part).write(out, name)
