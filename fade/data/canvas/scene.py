@@ -1,0 +1,110 @@
+"""What is to be seen, before any style: an object's parts in their place, their colours, sky and ground.
+
+A scene depends on (seed, object, index) alone; a style only paints it. So image k of every style shows the same scene, as
+UnlearnCanvas paints {style}/{object}/{k}.jpg from Seed_Images/{object}/{k}.jpg. Coordinates are in [0, 1], y downwards.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+Colour = tuple[int, int, int]
+Points = np.ndarray  # (N, 2) float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One filled polygon, or one open stroke, of an object. `tone` says what its colour means: main, second, accent, light,
+    dark."""
+
+    points: Points
+    tone: str
+    stroke: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """parts: from back to front. horizon: height of the ground at the left and at the right edge."""
+
+    parts: list[Part]
+    colours: dict[str, Colour]
+    sky: Colour
+    ground: Colour
+    horizon: tuple[float, float]
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 40) -> Points:
+    a = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    points = np.stack([rx * np.cos(a), ry * np.sin(a)], 1)
+    c, s = np.cos(turn), np.sin(turn)
+    return points @ np.array([[c, s], [-s, c]]) + (x, y)
+
+
+def smooth(*corners: tuple[float, float], n: int = 10) -> Points:
+    """A closed Catmull-Rom curve through the corners."""
+    p = np.array(corners, float)
+    before, after, later = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
+    t = np.linspace(0, 1, n, endpoint=False)[None, :, None]
+    a, b, c, d = (q[:, None] for q in (before, p, after, later))
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return curve.reshape(-1, 2)
+
+
+def poly(*corners: tuple[float, float]) -> Points:
+    return np.array(corners, float)
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Points:
+    return poly((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def eye(x: float, y: float, r: float, look: float = 0.0) -> list[Part]:
+    return [Part(ellipse(x, y, r, r), "light"), Part(ellipse(x + look * r * 0.3, y, r * 0.55, r * 0.65), "dark")]
+
+
+def hsv(h: float, s: float, v: float) -> Colour:
+    r, g, b = colorsys.hsv_to_rgb(h % 1, s, v)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def deepened(colour: Colour) -> Colour:
+    h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in colour))
+    return hsv(h, min(1.0, 1.2 * s + 0.15), 0.88 * v)
+
+
+def coloured(rng: Generator, hues: dict[str, float]) -> dict[str, Colour]:
+    """A palette whose hues are free but for those that the object itself has (a tree's green)."""
+    hue = rng.random()
+    free = {"main": hue, "second": hue + rng.uniform(0.2, 0.45), "accent": hue + rng.uniform(0.5, 0.75)}
+    own = {tone: hues[tone] + rng.uniform(-0.035, 0.035) if tone in hues else value for tone, value in free.items()}
+    return {
+        "main": hsv(own["main"], rng.uniform(0.6, 0.85), rng.uniform(0.7, 0.92)),
+        "second": hsv(own["second"], rng.uniform(0.6, 0.8), rng.uniform(0.55, 0.75)),
+        "accent": hsv(own["accent"], 0.8, 0.95),
+        "light": (245, 245, 235),
+        "dark": (35, 32, 40),
+    }
+
+
+def placed(parts: list[Part], rng: Generator) -> list[Part]:
+    """Turned a little, sized, mirrored or not, and put somewhere near the middle."""
+    turn, size = rng.uniform(-0.18, 0.18), rng.uniform(0.33, 0.41)
+    place = np.array([0.5, 0.51]) + rng.uniform(-0.07, 0.07, 2)
+    c, s = np.cos(turn), np.sin(turn)
+    matrix = size * np.diag([rng.choice([-1.0, 1.0]), 1.0]) @ np.array([[c, s], [-s, c]])
+    return [Part(p.points @ matrix + place, p.tone, p.stroke) for p in parts]
+
+
+def compose(parts: list[Part], hues: dict[str, float], rng: Generator) -> Scene:
+    level = rng.uniform(0.6, 0.8)
+    return Scene(
+        parts=placed(parts, rng),
+        colours=coloured(rng, hues),
+        sky=hsv(rng.random(), rng.uniform(0.12, 0.3), rng.uniform(0.85, 0.98)),
+        ground=hsv(rng.random(), rng.uniform(0.25, 0.45), rng.uniform(0.65, 0.85)),
+        horizon=(level + rng.uniform(-0.05, 0.05), level + rng.uniform(-0.05, 0.05)),
+    )
