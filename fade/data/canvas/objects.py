@@ -5,21 +5,10 @@ The two of a family share a body plan and a word, and differ by a few marks: wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.random import Generator
 
-from fade.data.canvas.scene import Part, box, ellipse, eye, poly, smooth
-
-
-@dataclass(frozen=True)
-class Thing:
-    """draw: its parts, from back to front. hues: of the tones that are its own, the others are free."""
-
-    draw: Callable[[Generator], list[Part]]
-    hues: dict[str, float] = field(default_factory=dict)
+from fade.data.canvas.scene import Part, Thing, box, ellipse, eye, poly, smooth
 
 
 # cats: a face with whiskers; pointed ears, or round ones, a mane and stripes

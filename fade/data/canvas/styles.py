@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from fade.data.canvas.scene import Colour, Points, Scene, deepened, hsv, poly
+from fade.data.canvas.scene import Colour, Part, Points, Scene, deepened, hsv, poly
 
 WHITE, INK = (250, 248, 242), (24, 22, 28)
 
@@ -38,28 +38,35 @@ class Brush:
             path = [*path, path[0], path[1]]
         self.draw.line(path, fill=colour, width=max(1, round(width * self.n)), joint="curve")
 
+    def outline(self, part: Part, colour: Colour | int, width: float) -> None:
+        self.line(part.points, colour, width * part.weight, closed=not part.stroke)
+
     def ground(self, scene: Scene, colour: Colour | int) -> None:
         left, right = scene.horizon
         self.fill(poly((0, left), (1, right), (1, 1), (0, 1)), colour)
 
-    def parts(self, scene: Scene, colours: dict[str, Colour], line: Colour | None = None, width: float = 0.0) -> None:
+    def parts(self, scene: Scene, colour: Callable[[Part], Colour], line: Colour | None = None, width: float = 0.0) -> None:
         for part in scene.parts:
             if part.stroke:
-                self.line(part.points, line or colours[part.tone], max(width, 0.018))
+                self.outline(part, line or colour(part), max(width, 0.018))
                 continue
-            self.fill(part.points, colours[part.tone])
+            self.fill(part.points, colour(part))
             if line is not None:
-                self.line(part.points, line, width, closed=True)
+                self.outline(part, line, width)
 
 
 # pieces that styles share
+
+
+def own(part: Part) -> Colour:
+    return part.colour
 
 
 def silhouette(scene: Scene, n: int) -> Image.Image:
     brush = Brush(n, 0, "L")
     for part in scene.parts:
         if part.stroke:
-            brush.line(part.points, 255, 0.018)
+            brush.outline(part, 255, 0.018)
         else:
             brush.fill(part.points, 255)
     return brush.image
@@ -82,7 +89,7 @@ def plain(scene: Scene, n: int) -> Image.Image:
     """The scene in its own flat colours: what many styles start from."""
     brush = Brush(n, scene.sky)
     brush.ground(scene, scene.ground)
-    brush.parts(scene, scene.colours)
+    brush.parts(scene, own)
     return brush.image
 
 
@@ -91,7 +98,7 @@ def toned(scene: Scene, n: int) -> np.ndarray:
     brush = Brush(n, (48, 48, 48))
     brush.ground(scene, (92, 92, 92))
     grey = {"main": 205, "second": 168, "accent": 132, "light": 16, "dark": 252}
-    brush.parts(scene, {tone: (v, v, v) for tone, v in grey.items()})
+    brush.parts(scene, lambda part: (grey[part.tone],) * 3)
     return np.asarray(blurred(brush.image.convert("L"), 0.004), float) / 255
 
 
@@ -122,7 +129,7 @@ def photo(scene: Scene, n: int, rng: Generator) -> Image.Image:
     back = Image.composite(Image.new("RGB", (n, n), (40, 38, 50)), blurred(brush.image, 0.02), shadow.point(lambda v: v // 2))
     brush = Brush(n, 0)
     brush.image.paste(back)
-    brush.parts(scene, scene.colours)
+    brush.parts(scene, own)
     x, y = coordinates(n)
     light = 1.14 - 0.45 * np.hypot(x - 0.35, y - 0.3)
     soft, body = (np.asarray(i, float) / 255 for i in (blurred(shape, 0.05), shape))
@@ -140,7 +147,7 @@ def ink_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     for part in scene.parts:
         if not part.stroke:
             brush.fill(part.points, INK if part.tone in ("dark", "accent") else WHITE)
-        brush.line(part.points, INK, 0.03, closed=not part.stroke)
+        brush.outline(part, INK, 0.03)
     return as_image(warped(np.asarray(brush.image), 0.008, 24, rng))
 
 
@@ -156,7 +163,7 @@ def pencil_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     brush.image.paste(as_image(canvas))
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), lead, 0.01)
     for part in scene.parts:
-        brush.line(part.points, lead, 0.015, closed=not part.stroke)
+        brush.outline(part, lead, 0.015)
     return brush.image
 
 
@@ -165,7 +172,7 @@ def charcoal_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     lines = Brush(n, 0, "L")
     lines.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), 150, 0.02)
     for part in scene.parts:
-        lines.line(part.points, 235, 0.036, closed=not part.stroke)
+        lines.outline(part, 235, 0.036)
     stroke = np.asarray(blurred(lines.image, 0.007), float) / 255
     smudge = np.asarray(blurred(Image.fromarray((255 * toned(scene, n)).astype(np.uint8)), 0.02), float) / 255
     grain = 0.55 + 0.9 * noise(n, 64, rng)
@@ -193,9 +200,10 @@ def pastel_paint(scene: Scene, n: int, rng: Generator) -> Image.Image:
     flat = np.asarray(blurred(plain(scene, n), 0.006), float)
     chalk = 0.55 * flat + 0.45 * 255
     x, y = coordinates(n)
-    tooth = 0.65 * noise(n, 72, rng) + 0.35 * (0.5 + 0.5 * np.sin(2 * np.pi * 22 * (x + 0.6 * y + 0.02 * noise(n, 10, rng))))
+    strokes = 0.5 + 0.5 * np.sin(2 * np.pi * 14 * (x + 0.6 * y + 0.05 * noise(n, 8, rng)))
+    tooth = 0.35 * noise(n, 48, rng) + 0.65 * strokes
     shape = np.asarray(blurred(silhouette(scene, n), 0.01), float) / 255
-    cover = np.clip((0.62 + 0.35 * shape - tooth) * 4 + 0.5, 0, 1)[..., None]
+    cover = np.clip((0.7 + 0.25 * shape - tooth) * 3 + 0.5, 0, 1)[..., None]
     return as_image(np.array([72.0, 66.0, 84.0]) * (1 - cover) + chalk * cover)
 
 
@@ -206,7 +214,7 @@ def oil_paint(scene: Scene, n: int, rng: Generator) -> Image.Image:
     source = np.clip(grey + 1.35 * (source - grey), 0, 255)
     brush = Brush(n, tuple(int(v) for v in source.reshape(-1, 3).mean(0)))  # type: ignore[arg-type]
     flow = 2 * np.pi * noise(n, 4, rng)
-    for length, width, count in ((0.12, 0.06, 260), (0.07, 0.032, 900)):
+    for length, width, count in ((0.12, 0.06, 260), (0.06, 0.026, 1300)):
         places = rng.random((count, 2))
         shade = rng.uniform(0.86, 1.14, count)
         for (x, y), bright in zip(places, shade, strict=True):
@@ -248,10 +256,10 @@ def block_print(scene: Scene, n: int, rng: Generator) -> Image.Image:
     for part in scene.parts:
         if not part.stroke:
             brush.fill(part.points, 0 if part.tone in ("main", "light") else 255)
-        brush.line(part.points, 0, 0.024, closed=not part.stroke)
+        brush.outline(part, 0, 0.024)
         if part.tone == "main" and not part.stroke:
             inner = part.points.mean(0) + 0.8 * (part.points - part.points.mean(0))
-            brush.line(inner, 255, 0.016, closed=True)
+            brush.line(inner, 255, 0.016 * part.weight, closed=True)
     cover = warped(np.asarray(brush.image), 0.008, 20, rng) > 127
     return inked(cover, hsv(rng.uniform(0.93, 1.0), 0.88, 0.74), (250, 240, 222))
 
@@ -301,14 +309,14 @@ def glass_mosaic(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Stained glass: a window of coloured panes between leads, the object leaded in."""
     joint, owner = cells(n, 8, 0.42, 7)
     tint = np.random.default_rng(7).uniform(0.75, 1.2, 64)[owner][..., None]
-    deep = {tone: deepened(rgb) for tone, rgb in scene.colours.items()} | {"light": (250, 225, 140), "dark": (30, 26, 34)}
+    panes = {"light": (250, 225, 140), "dark": (30, 26, 34)}
     hue = rng.random()
     brush = Brush(n, hsv(hue, 0.6, 0.62))
     brush.ground(scene, hsv(hue + rng.uniform(0.3, 0.6), 0.6, 0.5))
     back = np.asarray(brush.image, float) * tint
     back[joint < 0.016] = (22, 20, 24)
     brush.image.paste(as_image(back))
-    brush.parts(scene, deep, (22, 20, 24), 0.026)
+    brush.parts(scene, lambda part: panes.get(part.tone) or deepened(part.colour), (22, 20, 24), 0.026)
     return brush.image
 
 
@@ -319,7 +327,7 @@ def tubes(scene: Scene, n: int, hue: float, width: float) -> Image.Image:
     tube = {tone: hsv(hue + k * 0.22, 0.8, 1.0) for k, tone in enumerate(("main", "second", "accent", "light", "dark"))}
     lines = Brush(n, (0, 0, 0))
     for part in scene.parts:
-        lines.line(part.points, tube[part.tone], width, closed=not part.stroke)
+        lines.outline(part, tube[part.tone], width)
     return lines.image
 
 
@@ -353,7 +361,7 @@ def blueprint_lines(scene: Scene, n: int, rng: Generator) -> Image.Image:
     for part in scene.parts:
         if not part.stroke:
             brush.fill(part.points, (int(blue[0]), int(blue[1]), int(blue[2])))
-        brush.line(part.points, (240, 245, 255), 0.019, closed=not part.stroke)
+        brush.outline(part, (240, 245, 255), 0.019)
     return brush.image
 
 

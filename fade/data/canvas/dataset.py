@@ -1,0 +1,50 @@
+"""The grid as a dataset: cells of one style and one object, and scenes of two objects."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+from PIL import Image
+
+from fade.checked import Whole
+from fade.data.canvas import paint
+from fade.data.canvas.objects import OBJECTS
+from fade.data.canvas.styles import STYLES
+from fade.data.dataset import Dataset, Item
+
+SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes that the others never see
+SCENES = 100_000  # of one seed
+
+
+class Canvas(Dataset):
+    """Sixteen styles × sixteen objects; `photo` plays UnlearnCanvas's Seed_Images.
+
+    train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split.
+    """
+
+    photo_style = "photo"
+
+    def __init__(
+        self, template: str, partials: dict[str, str], train: Whole, judge: Whole, test: Whole, pairs: Whole = 1,
+        seed: Whole = 0, name: str = "canvas",
+    ) -> None:  # fmt: skip
+        domains = {"style": list(STYLES), "object": list(OBJECTS)}
+        super().__init__(domains, template, {"style": "photo"}, partials)
+        self.counts = {"train": train, "judge": judge, "test": test}
+        self.name, self.pairs, self.seed = name, pairs, seed
+
+    def items(self, split: str) -> list[Item]:
+        """Of a split, or of its scenes of two objects: "train", "train-pairs"."""
+        of, _, pairs = split.partition("-")
+        found = [(c["style"], c["object"]) for c in self.cells()] if not pairs else self.two()
+        seed = self.seed * len(SEEDS) + SEEDS[of]
+        return [Item(shown, seed * SCENES + k) for shown in found for k in range(self.pairs if pairs else self.counts[of])]
+
+    def two(self) -> list[tuple[str, ...]]:
+        """Every style with every two objects, in both orders: left and right."""
+        return [(style, *names) for style, names in product(STYLES, permutations(OBJECTS, 2))]
+
+    def image(self, item: Item, size: int) -> Image.Image:
+        seed, index = divmod(item.index, SCENES)
+        style, *names = item.concepts
+        return paint(style, names, index, seed, size)
