@@ -11,6 +11,7 @@ from fade.data.canvas import paint
 from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.styles import STYLES
 from fade.data.dataset import Dataset, Item
+from fade.data.language import Language
 
 SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes that the others never see
 SCENES = 100_000  # of one seed
@@ -19,19 +20,22 @@ SCENES = 100_000  # of one seed
 class Canvas(Dataset):
     """Sixteen styles × sixteen objects; `photo` plays UnlearnCanvas's Seed_Images.
 
-    train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split.
+    train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split. sentences,
+    said: see Language.
     """
 
+    name = "canvas"
     photo_style = "photo"
 
     def __init__(
-        self, template: str, partials: dict[str, str], train: Whole, judge: Whole, test: Whole, pairs: Whole = 1,
-        seed: Whole = 0, name: str = "canvas",
+        self, template: str, partials: dict[str, str], sentences: dict[str, list[str]], said: dict[str, dict[str, list[str]]],
+        train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
     ) -> None:  # fmt: skip
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
         self.counts = {"train": train, "judge": judge, "test": test}
-        self.name, self.pairs, self.seed = name, pairs, seed
+        self.language = Language(domains, template, sentences, said)
+        self.pairs, self.seed = pairs, seed
 
     def items(self, split: str) -> list[Item]:
         """Of a split, or of its scenes of two objects: "train", "train-pairs"."""

@@ -1,0 +1,410 @@
+"""Pretraining on a grid whose captions come in tiers, with scenes of two objects, and judges that teach nobody.
+
+As `Pretraining`, and: the judges that teach the autoencoder (`teachers/`) are not those that judge (`judges/`), which are
+of another architecture and seed; captions are drawn over all tiers; `without` leaves one concept out of all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, mse_loss
+from transformers import CLIPTokenizer
+
+from fade.checked import Count, Seed
+from fade.console import doing
+from fade.data.canvas.dataset import Canvas
+from fade.data.dataset import Item
+from fade.errors import BadInput
+from fade.files import read_json, unharmed, whole, write_json
+from fade.judges import Judge, accuracy
+from fade.pretrain import Pretraining
+from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
+from fade.pretrain.diffusion import (
+    DiffusionSettings,
+    load_pipeline,
+    make_pipeline,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    tokenise,
+)
+from fade.pretrain.images import sheet
+from fade.pretrain.judge import JudgeSettings, judge_loss
+from fade.pretrain.stage import Stage, pick
+from fade.prompts import find_domain
+from fade.tensors import read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
+EMPTY, PARTIAL, PAIR = "empty", "partial", "pair"
+HALVES = ((0.20, 0.86, 0.0, 0.53), (0.20, 0.86, 0.47, 1.0))  # top, bottom, left, right of each object of a pair, of the side
+Shown = tuple[str, ...]  # a style and an object, or a style and two
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Every caption of every cell. tokens (M, L); first, count (cells, kinds): where those of each kind lie among them;
+    shares (kinds,): how often each kind is drawn."""
+
+    tokens: Tensor
+    first: Tensor
+    count: Tensor
+    shares: Tensor
+
+    def draw(self, cells: Tensor) -> Tensor:
+        """Token ids (B, L): for each cell a kind by its share, then one of its captions."""
+        kind = torch.multinomial(self.shares, len(cells), replacement=True)
+        first, count = self.first[cells, kind], self.count[cells, kind]
+        return self.tokens[first + (torch.rand(len(cells)) * count).long()]
+
+
+def check_lengths(tokenizer: CLIPTokenizer, texts: list[str]) -> None:
+    """Raises BadInput for a caption that the tokenizer would cut."""
+    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
+        if len(ids) > tokenizer.model_max_length:
+            raise BadInput(f"caption {text!r} is {len(ids)} tokens long and the tokenizer holds {tokenizer.model_max_length}; "
+                           "shorten it, or raise pretrain.diffusion.max_length")  # fmt: skip
+
+
+def tiered_loss(
+    pipe: StableDiffusionPipeline, latents: Tensor, owner: Tensor, captions: Captions, s: DiffusionSettings
+) -> Callable[[torch.device], Tensor]:
+    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions` holds."""
+
+    def loss(device: torch.device) -> Tensor:
+        index = pick(len(latents), s.batch)
+        z = latents[index].to(device)
+        t = (1000 * torch.rand(len(z), device=device) ** s.time_power).long().clamp(max=999)
+        noise = torch.randn_like(z)
+        embedding = pipe.text_encoder(captions.draw(owner[index]).to(device))[0]
+        guess = pipe.unet(pipe.scheduler.add_noise(z, noise, t), t, embedding).sample
+        return mse_loss(guess, pipe.scheduler.get_velocity(z, noise, t))
+
+    return loss
+
+
+class TieredPretraining(Pretraining):
+    """verdict: the judges that judge, and nothing else. shares: how often a caption of each tier is drawn, beside `empty`
+    and `partial`. warm: a folder of an autoencoder to begin from. without: a concept that U-Net and text encoder never see,
+    in no image and in no caption; the judges and the autoencoder are those of `base`, a folder that pretraining has left.
+    """
+
+    dataset: Canvas
+
+    def __init__(
+        self,
+        dataset: Canvas,
+        out: Path,
+        size: Count,
+        judge: JudgeSettings,
+        verdict: JudgeSettings,
+        autoencoder: AutoencoderSettings,
+        diffusion: DiffusionSettings,
+        shares: dict[str, float],
+        seed: Seed = 0,
+        look_every: Count = 1000,
+        workers: Count = 2,
+        accelerator: str = "auto",
+        devices: Count = 1,
+        warm: str | None = None,
+        without: str | None = None,
+        base: str | None = None,
+    ) -> None:
+        super().__init__(dataset, out, size, judge, autoencoder, diffusion, seed, False, look_every, workers, accelerator, devices)
+        self.verdict, self.shares, self.without = verdict, shares, without
+        self.warm, self.base = warm and Path(warm), base and Path(base)
+        self.check_shares()
+        self.check_without()
+
+    def check_shares(self) -> None:
+        for tier in self.shares:
+            if tier not in self.dataset.language.tiers or tier == PAIR:
+                known = ", ".join(t for t in self.dataset.language.tiers if t != PAIR)
+                raise BadInput(f"pretrain.shares has the tier {tier!r}; the tiers of {self.dataset.name} are {known}")
+        total = sum(self.shares.values()) + self.diffusion.empty + self.diffusion.partial * len(self.dataset.partials)
+        if not abs(total - 1) < 1e-6:
+            raise BadInput(f"pretrain.shares, diffusion.empty and diffusion.partial (once a domain) sum to {total:g}; make it 1")
+
+    def check_without(self) -> None:
+        """Raises BadInput for a concept that is none, for the style that is none, and for a base that is missing."""
+        if self.without is None:
+            return
+        find_domain(self.without, self.dataset.domains, "pretrain.without")
+        if self.without == self.dataset.photo_style:
+            raise BadInput(f"pretrain.without is {self.without!r}, the style that is none: every model has seen it; name another")
+        if self.base is None or not (self.base / "state" / "autoencoder.json").is_file():
+            raise BadInput(f"pretrain.without needs pretrain.base=FOLDER, whose autoencoder and judges it shares; {self.base} "
+                           "holds none: run task=pretrain with out=FOLDER first")  # fmt: skip
+
+    def run(self) -> dict[str, Any]:
+        self.claim()
+        shared = self if self.without is None else self.sharing()
+        vae = shared.train_autoencoder({d: shared.reader("judge", d) for d in self.dataset.domains})
+        judges = {domain: shared.reader("verdict", domain) for domain in self.dataset.domains}
+        pipe = self.train_diffusion(vae, judges)
+        found = {**self.measure(pipe, judges), "training_s": self.seconds()}
+        write_json(self.out / "numbers.json", found)
+        return found
+
+    def sharing(self) -> TieredPretraining:
+        """The base's own pretraining, whose first stages are done."""
+        assert self.base is not None
+        return TieredPretraining(self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.diffusion,
+                                 self.shares, self.seed, workers=self.workers, accelerator=self.accelerator)  # fmt: skip
+
+    def claim(self) -> None:
+        """As before; the folder also remembers its language, its second judges and what it never saw."""
+        path = self.out / "tiers.json"
+        asked = {"sentences": self.dataset.language.sentences, "said": self.dataset.language.said, "without": self.without,
+                 "shares": self.shares, "verdict": asdict(self.verdict)}  # fmt: skip
+        before = read_json(path) if path.is_file() else asked
+        for key, value in asked.items():
+            if before.get(key) != value:
+                raise BadInput(f"{self.out} was begun with another {key} (see tiers.json); choose another out=FOLDER")
+        super().claim()
+        write_json(path, asked)
+
+    # judges
+
+    def reader(self, kind: str, domain: str) -> Judge:
+        """A judge of one domain: of `kind` "judge" it teaches the autoencoder, of `kind` "verdict" it judges."""
+        s: JudgeSettings = getattr(self, kind)
+        folder, name = self.out / {"judge": "teachers", "verdict": "judges"}[kind] / domain, f"{kind}-{domain}"
+        if self.done(name):
+            return Judge.load(folder)
+        seed = self.seed + {"judge": 0, "verdict": 1000}[kind]
+        torch.manual_seed(seed)
+        judge = Judge(s.architecture, domain, self.dataset.domains[domain], s.size)
+        stage = Stage(name, judge, judge_loss(judge, *self.lessons("judge", domain), s, False), s, seed)
+        self.fit(stage)
+        test, items = self.images("test")
+        judge.accuracy = accuracy(judge, test, self.dataset.labels(items, domain))
+        two = accuracy(judge, *self.two("test", domain))
+        log.info("%s: %.2f %% of %d held-out images, %.2f %% of the scenes of two objects", name, 100 * judge.accuracy,
+                 len(items), 100 * two)  # fmt: skip
+        judge.save(folder)
+        self.finish(name, stage)
+        return judge
+
+    def lessons(self, split: str, domain: str) -> tuple[Tensor, Tensor]:
+        images, items = self.images(split)
+        more, truth = self.two(split, domain)
+        return torch.cat([images, more]), torch.cat([self.dataset.labels(items, domain), truth])
+
+    def two(self, split: str, domain: str) -> tuple[Tensor, Tensor]:
+        """Images and classes of the scenes of two: whole ones for the style, their halves for the objects."""
+        images, items = self.images(f"{split}-pairs")
+        labels = self.dataset.domains[domain]
+        if domain == "style":
+            return images, torch.tensor([labels.index(item.concepts[0]) for item in items])
+        truth = [labels.index(item.concepts[k]) for k in (1, 2) for item in items]
+        return torch.cat(halves(images)), torch.tensor(truth)
+
+    # autoencoder
+
+    def begin(self) -> AutoencoderKL:
+        """A fresh autoencoder, or the one of the folder `warm`."""
+        s = self.autoencoder
+        if self.warm is None:
+            return make_autoencoder(s, self.size)
+        vae = AutoencoderKL.from_pretrained(self.warm, torch_dtype=torch.float32)
+        if list(vae.config.block_out_channels) != s.widths or vae.config.latent_channels != s.channels:
+            raise BadInput(f"pretrain.warm={self.warm} has other widths or channels than pretrain.autoencoder; give its own")
+        return vae
+
+    def train_autoencoder(self, judges: dict[str, Judge]) -> AutoencoderKL:
+        folder, s = self.state / "vae", self.autoencoder
+        if self.done("autoencoder"):
+            return AutoencoderKL.from_pretrained(folder).eval()
+        images = torch.cat([self.images("train")[0], self.images("train-pairs")[0]])
+        test, _ = self.images("test")
+        torch.manual_seed(self.seed + 1)
+        vae = self.begin()
+        for judge in judges.values():
+            judge.requires_grad_(False)
+
+        def look() -> None:
+            chosen = test[:: len(test) // 48][:48].to(vae.device).float() / 127.5 - 1
+            rebuilt = vae(chosen).sample
+            log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / mse_loss(rebuilt.clamp(-1, 1), chosen).item()))
+            pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
+            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 16)
+
+        stage = Stage("autoencoder", vae, autoencoder_loss(vae, list(judges.values()), images, s, False), s, self.seed + 1, look)
+        self.fit(stage)
+        with torch.no_grad():
+            look()
+            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::24].split(64)])
+        vae.register_to_config(scaling_factor=1 / latents.std().item())
+        self.check_reconstructions(vae, {d: self.reader("verdict", d) for d in self.dataset.domains})
+        vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
+        with whole(folder) as temporary:
+            vae.save_pretrained(temporary)
+        self.finish("autoencoder", stage)
+        return vae
+
+    # U-Net and text encoder
+
+    def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
+        folder, s = self.out / "pipeline", self.diffusion
+        if self.done("diffusion"):
+            return load_pipeline(folder)
+        latents, items = self.every_latent(vae)
+        shown = sorted({item.concepts for item in items})
+        place = {concepts: k for k, concepts in enumerate(shown)}
+        torch.manual_seed(self.seed + 2)
+        texts, first, count, shares = self.told(shown)
+        tokenizer = make_tokenizer(sorted(set(texts)), s.max_length)
+        check_lengths(tokenizer, sorted(set(texts)))
+        captions = Captions(tokenise(tokenizer, texts), first, count, shares)
+        text_encoder, unet = make_text_encoder(tokenizer, s), make_unet(s, latents.shape[1], latents.shape[-1])
+        pipe = make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
+
+        def look() -> None:
+            pipe.to(unet.device)
+            found, made = self.ask(pipe, judges, seeds=[0], images=64)
+            log.info("diffusion: style/object " + ", ".join(f"{k} {100 * v['style']:.0f}/{100 * v['object']:.0f}" for k, v in found.items()))
+            sheet(made, self.out / "sheets" / "grid.png", 16)
+
+        network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+        owner = torch.tensor([place[item.concepts] for item in items])
+        stage = Stage("diffusion", network, tiered_loss(pipe, latents, owner, captions, s), s, self.seed + 2, look)
+        self.fit(stage)
+        with whole(folder) as temporary:
+            pipe.to("cpu", torch.float16).save_pretrained(temporary)
+        self.finish("diffusion", stage)
+        return load_pipeline(folder)
+
+    def every_latent(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
+        """Scaled latents (N, C, h, w) of the train split and of its scenes of two, encoded once, or by the base."""
+        if self.without is not None:
+            latents, items = self.sharing().every_latent(vae)
+            kept = [k for k, item in enumerate(items) if self.without not in item.concepts]
+            return latents[torch.tensor(kept)], [items[k] for k in kept]
+        path = self.state / "latents.safetensors"
+        items = [*self.dataset.items("train"), *self.dataset.items("train-pairs")]
+        found = unharmed(path, read_tensors)
+        if found is None:
+            doing(f"encoding {len(items)} images")
+            images = torch.cat([self.images("train")[0], self.images("train-pairs")[0]])
+            with torch.no_grad():
+                encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images.split(64)]
+            found = {"latents": torch.cat(encoded) * vae.config.scaling_factor}, {}
+            write_tensors(path, found[0])
+        return found[0]["latents"], items
+
+    def told(self, shown: list[Shown]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """All captions of the cells, cell by cell; where those of each kind begin, how many there are; the kinds' shares.
+
+        A scene of two objects has the tier `pair` in the place of all other kinds but the empty one.
+        """
+        s, kinds = self.diffusion, [*self.shares, PARTIAL, EMPTY]
+        texts: list[str] = []
+        first, count = [], []
+        for cell in shown:
+            groups = self.kinds_of(cell)
+            begin = {}
+            for kind, group in groups.items():
+                begin[kind] = len(texts)
+                texts += group
+            said = [kind if kind in groups else PAIR for kind in kinds]
+            first.append([begin[kind] for kind in said])
+            count.append([len(groups[kind]) for kind in said])
+        shares = [*self.shares.values(), s.partial * len(self.dataset.partials), s.empty]
+        return texts, torch.tensor(first), torch.tensor(count), torch.tensor(shares)
+
+    def kinds_of(self, cell: Shown) -> dict[str, list[str]]:
+        language = self.dataset.language
+        if len(cell) > len(self.dataset.domains):
+            return {PAIR: language.captions(cell, PAIR), EMPTY: [""]}
+        partial = self.dataset.partial_captions(dict(zip(self.dataset.domains, cell, strict=True)))
+        return {**{tier: language.captions(cell, tier) for tier in self.shares}, PARTIAL: partial, EMPTY: [""]}
+
+    # what came out
+
+    def asked(self, tier: str, images: int | None) -> list[Shown]:
+        """The cells that are asked for in a tier: all, or `images` of them, each row and column equally often. Of the
+        scenes of two, one of each two objects, the styles in turn."""
+        styles, objects = self.dataset.domains.values()
+        if tier == PAIR:
+            two = list(permutations(objects, 2))
+            cells: list[Shown] = [(styles[k % len(styles)], *names) for k, names in enumerate(two)]
+        else:  # diagonals of the grid, one after another
+            cells = [(styles[k % 16], objects[(k + k // 16) % 16]) for k in range(len(styles) * len(objects))]
+        cells = [cell for cell in cells if self.without not in cell]
+        return cells if images is None else cells[:: max(1, len(cells) // images)][:images] if tier == PAIR else cells[:images]
+
+    @torch.no_grad()
+    def ask(
+        self, pipe: StableDiffusionPipeline, judges: dict[str, Judge], seeds: list[int], images: int | None = None
+    ) -> tuple[dict[str, dict[str, float]], Tensor]:
+        """For each tier the judges' accuracies on what is drawn, captions in turn; and the drawings, the first seed's."""
+        found, made = {}, []
+        for tier in self.dataset.language.tiers:
+            cells, drawn = self.asked(tier, images), []
+            for seed in seeds:
+                texts = [(group := self.dataset.language.captions(c, tier))[(k + seed) % len(group)] for k, c in enumerate(cells)]
+                drawn.append(self.drawn(pipe, texts, seed))
+            found[tier] = self.read(judges, torch.cat(drawn), cells * len(seeds))
+            made.append(drawn[0])
+        return found, torch.cat(made)
+
+    def read(self, judges: dict[str, Judge], images: Tensor, cells: list[Shown]) -> dict[str, float]:
+        """Share of right style and of right objects."""
+        two = len(cells[0]) > len(self.dataset.domains)
+        views = {"style": images, "object": torch.cat(halves(images)) if two else images}
+        truth = {"style": [c[0] for c in cells], "object": [c[k] for k in ((1, 2) if two else (1,)) for c in cells]}
+        return {
+            domain: accuracy(judge.cpu(), views[domain], torch.tensor([judge.labels.index(x) for x in truth[domain]]))
+            for domain, judge in judges.items()
+        }
+
+    def drawn(self, pipe: StableDiffusionPipeline, texts: list[str], seed: int) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1], on the CPU; image k of a seed begins from the same noise in every tier."""
+        generator = torch.Generator().manual_seed(seed)
+        side, s = pipe.unet.config.sample_size, self.diffusion
+        noise = torch.randn(len(texts), pipe.unet.config.in_channels, side, side, generator=generator).to(pipe.device)
+        made = [
+            pipe(texts[k : k + 32], latents=noise[k : k + 32], output_type="pt", num_inference_steps=s.sampling_steps,
+                 guidance_scale=s.guidance).images.float().cpu()
+            for k in range(0, len(texts), 32)
+        ]  # fmt: skip
+        return torch.cat(made)
+
+    def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
+        """The numbers of the shipped weights: the judges' accuracies, those of each tier over two seeds, images a second."""
+        self.drawn(pipe, [""] * 32, 0)
+        began = time.monotonic()
+        self.drawn(pipe, [self.dataset.caption(cell) for cell in self.dataset.cells()[:128]], 0)
+        speed = 128 / (time.monotonic() - began)
+        found, made = self.ask(pipe, judges, seeds=[0, 1])
+        sheet(made, self.out / "sheets" / "grid.png", 16)
+        return {
+            "judges": {domain: judge.accuracy for domain, judge in judges.items()},
+            "tiers": found,
+            "images_per_s": speed,
+            "parameters": sum(p.numel() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()),
+        }
+
+
+def halves(images: Tensor) -> list[Tensor]:
+    """The two objects of scenes (N, 3, H, W), each at the size of the whole, of the same type."""
+    side = images.shape[-1]
+    found = []
+    for part in HALVES:
+        top, bottom, left, right = (round(edge * side) for edge in part)
+        cut = images[..., top:bottom, left:right]
+        whole_size = torch.cat([interpolate(x.float(), (side, side), mode="bilinear") for x in cut.split(512)])
+        found.append(whole_size.round().to(images.dtype) if images.dtype == torch.uint8 else whole_size)
+    return found
