@@ -1,0 +1,68 @@
+"""Which concepts are look-alikes: those whose names share a word, and whether a judge's features agree.
+
+python -m fade.data.canvas.families FOLDER     FOLDER: what task=pretrain left; prints each concept's nearest neighbours
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fade.console import command
+from fade.data.canvas import paint
+from fade.data.canvas.dataset import SEEDS
+from fade.data.canvas.objects import OBJECTS
+from fade.data.canvas.styles import STYLES
+from fade.errors import BadInput
+from fade.judges import Judge
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two concepts share a word: ink_sketch and pencil_sketch."""
+    return bool(set(one.split("_")) & set(other.split("_")))
+
+
+def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(classes, classes): Euclidean distance of the classes' mean features, each feature scaled by its spread within
+    classes; infinite on the diagonal. features (N, D), labels (N,)."""
+    means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
+    spread = torch.stack([features[labels == k].var(0) for k in range(classes)]).mean(0).sqrt() + 1e-6
+    return torch.cdist(means / spread, means / spread).fill_diagonal_(torch.inf)
+
+
+@torch.no_grad()
+def neighbours(judge: Judge, images: Tensor, labels: Tensor) -> list[tuple[str, str, str]]:
+    """Each label with its two nearest, by a judge's features of images (N, 3, H, W) in [0, 1]; labels (N,)."""
+    features = torch.cat([judge.features(part) for part in images.split(256)])
+    nearest = distances(features, labels, len(judge.labels)).argsort(1)
+    return [(judge.labels[k], judge.labels[a], judge.labels[b]) for k, (a, b) in enumerate(nearest[:, :2].tolist())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print each concept's nearest neighbours in the features of a judge.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-cell", type=int, default=3)
+    given = parser.parse_args()
+    try:
+        judges = [Judge.load(given.folder / "judges" / domain) for domain in ("style", "object")]
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    cells = [(style, name, k) for style in STYLES for name in OBJECTS for k in range(given.per_cell)]
+    pictures = [torch.from_numpy(np.array(paint(s, [n], k, SEEDS["test"], 64))) for s, n, k in cells]
+    images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    rows = []
+    for judge, place in zip(judges, (0, 1), strict=True):
+        labels = torch.tensor([judge.labels.index(cell[place]) for cell in cells])
+        rows += neighbours(judge, images, labels)
+    for concept, first, second in rows:
+        print(f"{concept:<18} {first:<18} {second:<18} {'same family' if related(concept, first) else ''}")
+    named = [row for row in rows if row[0] != "photo"]
+    print(f"the nearest of {sum(related(*row[:2]) for row in named)} of {len(named)} shares a word (photo, the style that is none, aside)")
+
+
+if __name__ == "__main__":
+    command(main)
