@@ -1,4 +1,5 @@
-"""The grid of 16 x 16: the same bytes every time, two objects in one scene, a language in tiers, and what it refuses."""
+"""The grid of 16 x 16: the same bytes every time, two objects in one scene, a language in tiers, and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ def test_each_tier_says_the_same_in_other_words() -> None:
     assert len(said["template"]) >= 6 and "An ink sketch of a wild cat." in said["template"]
     assert "A lion image in pen drawing style." in said["synonym"]
     assert not any({"wild", "cat", "ink", "sketch"} & set(text.lower().split()) for text in said["description"])
-    assert language.captions(("photo", "city_car", "palm_tree"), "pair")[0] == "A city car and a palm tree in photo style."
+    assert (
+        language.captions(("photo", "city_car", "palm_tree"), "pair")[0] == "A city car and a palm tree in photo style."
+    )
 
 
 def test_no_description_holds_a_word_of_the_name_and_no_synonym_stands_for_two() -> None:
@@ -144,7 +147,9 @@ def test_distances_between_classes_are_scaled_by_their_spread() -> None:
 
 def test_captions_are_drawn_by_their_shares_from_the_cells_own() -> None:
     tokens = torch.arange(6)[:, None]
-    captions = Captions(tokens, torch.tensor([[0, 1], [3, 5]]), torch.tensor([[1, 2], [2, 1]]), torch.tensor([0.25, 0.75]))
+    captions = Captions(
+        tokens, torch.tensor([[0, 1], [3, 5]]), torch.tensor([[1, 2], [2, 1]]), torch.tensor([0.25, 0.75])
+    )
     torch.manual_seed(0)
     cells = torch.arange(4000) % 2
     drawn = captions.draw(cells)[:, 0]
@@ -155,6 +160,8 @@ def test_captions_are_drawn_by_their_shares_from_the_cells_own() -> None:
 def test_a_scene_of_two_is_told_as_a_pair_or_not_at_all(tmp_path: Path) -> None:
     made = pretraining(canvas(), tmp_path)
     texts, first, count, shares = made.told([("photo", "city_car"), ("photo", "city_car", "palm_tree")])
-    pair = {texts[k] for begin, n in zip(first[1].tolist(), count[1].tolist(), strict=True) for k in range(begin, begin + n)}
+    pair = {
+        texts[k] for begin, n in zip(first[1].tolist(), count[1].tolist(), strict=True) for k in range(begin, begin + n)
+    }
     assert pair == {"", "A city car and a palm tree in photo style.", "A photo of a city car beside a palm tree."}
     assert float(shares.sum()) == pytest.approx(1)

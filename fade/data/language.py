@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from itertools import product
 
+from fade.data.prompts import check_template, words
 from fade.errors import BadInput
-from fade.prompts import check_template, words
 
 WORDED = ("synonym", "description")  # the tiers that say a concept by other words
 PAIR = ["style", "left", "right"]  # the fields of a scene of two objects
@@ -15,8 +15,9 @@ PAIR = ["style", "left", "right"]  # the fields of a scene of two objects
 
 @dataclass(frozen=True)
 class Language:
-    """template: the sentence of the tier `name`. sentences: {tier: [sentence, ...]}, one field a domain, those of `pair`
-    with the fields style, left and right. said: {concept: {tier: [words, ...]}} for the tiers synonym and description.
+    """template: the sentence of the tier `name`. sentences: {tier: [sentence, ...]}, one field a domain, those of
+    `pair` with the fields style, left and right. said: {concept: {tier: [words, ...]}} for the tiers synonym and
+    description.
 
     Raises BadInput where a sentence leaves a domain out, and where a concept has no words in a tier that has sentences.
     """
@@ -37,7 +38,9 @@ class Language:
         for tier in (tier for tier in WORDED if tier in self.sentences):
             silent = [concept for concept in concepts if not self.said.get(concept, {}).get(tier)]
             if silent:
-                raise BadInput(f"dataset.source.said has no {tier} for {silent[0]}; give one, or leave the tier {tier} out")
+                raise BadInput(
+                    f"dataset.source.said has no {tier} for {silent[0]}; give one, or leave the tier {tier} out"
+                )
 
     @property
     def tiers(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Pretraining on a grid whose captions come in tiers, with scenes of two objects, and judges that teach nobody.
 
-As `Pretraining`, and: the judges that teach the autoencoder (`teachers/`) are not those that judge (`judges/`), which are
-of another architecture and seed; captions are drawn over all tiers; `without` leaves one concept out of all of it.
+As `Pretraining`, and: the judges that teach the autoencoder (`teachers/`) are not those that judge (`judges/`), which
+are of another architecture and seed; captions are drawn over all tiers; `without` leaves one concept out of all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fade.checked import Count, Seed
 from fade.console import doing
 from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Item
+from fade.data.prompts import find_domain
 from fade.errors import BadInput
 from fade.files import read_json, unharmed, whole, write_json
 from fade.judges import Judge, accuracy
@@ -43,12 +44,12 @@ from fade.pretrain.diffusion import (
 from fade.pretrain.images import sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
 from fade.pretrain.stage import Stage, pick
-from fade.prompts import find_domain
 from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 EMPTY, PARTIAL, PAIR = "empty", "partial", "pair"
-HALVES = ((0.20, 0.86, 0.0, 0.53), (0.20, 0.86, 0.47, 1.0))  # top, bottom, left, right of each object of a pair, of the side
+# where the two objects of a pair stand: top, bottom, left, right, as shares of the side
+HALVES = ((0.20, 0.86, 0.0, 0.53), (0.20, 0.86, 0.47, 1.0))
 Shown = tuple[str, ...]  # a style and an object, or a style and two
 
 
@@ -73,14 +74,18 @@ def check_lengths(tokenizer: CLIPTokenizer, texts: list[str]) -> None:
     """Raises BadInput for a caption that the tokenizer would cut."""
     for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
         if len(ids) > tokenizer.model_max_length:
-            raise BadInput(f"caption {text!r} is {len(ids)} tokens long and the tokenizer holds {tokenizer.model_max_length}; "
-                           "shorten it, or raise pretrain.diffusion.max_length")  # fmt: skip
+            limit = tokenizer.model_max_length
+            raise BadInput(
+                f"caption {text!r} is {len(ids)} tokens long and the tokenizer holds {limit}; shorten it, or raise "
+                "pretrain.diffusion.max_length"
+            )
 
 
 def tiered_loss(
     pipe: StableDiffusionPipeline, latents: Tensor, owner: Tensor, captions: Captions, s: DiffusionSettings
 ) -> Callable[[torch.device], Tensor]:
-    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions` holds."""
+    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions`
+    holds."""
 
     def loss(device: torch.device) -> Tensor:
         index = pick(len(latents), s.batch)
@@ -95,10 +100,10 @@ def tiered_loss(
 
 
 class TieredPretraining(Pretraining):
-    """verdict: the judges that judge, and nothing else. shares: how often a caption of each tier is drawn, beside `empty`
-    and `partial`. warm: a folder of an autoencoder to begin from. without: a concept that U-Net and text encoder never see,
-    in no image and in no caption; the judges and the autoencoder are those of `base`, a folder that pretraining has left.
-    """
+    """verdict: the judges that judge, and nothing else. shares: how often a caption of each tier is drawn, beside
+    `empty` and `partial`. warm: a folder of an autoencoder to begin from. without: a concept that U-Net and text
+    encoder never see, in no image and in no caption; the judges and the autoencoder are those of `base`, a folder that
+    pretraining has left."""
 
     dataset: Canvas
 
@@ -121,9 +126,11 @@ class TieredPretraining(Pretraining):
         without: str | None = None,
         base: str | None = None,
     ) -> None:
-        super().__init__(dataset, out, size, judge, autoencoder, diffusion, seed, False, look_every, workers, accelerator, devices)
+        super().__init__(
+            dataset, out, size, judge, autoencoder, diffusion, seed, False, look_every, workers, accelerator, devices
+        )
         self.verdict, self.shares, self.without = verdict, shares, without
-        self.warm, self.base = warm and Path(warm), base and Path(base)
+        self.warm, self.base = warm, None if base is None else Path(base)
         self.check_shares()
         self.check_without()
 
@@ -134,7 +141,9 @@ class TieredPretraining(Pretraining):
                 raise BadInput(f"pretrain.shares has the tier {tier!r}; the tiers of {self.dataset.name} are {known}")
         total = sum(self.shares.values()) + self.diffusion.empty + self.diffusion.partial * len(self.dataset.partials)
         if not abs(total - 1) < 1e-6:
-            raise BadInput(f"pretrain.shares, diffusion.empty and diffusion.partial (once a domain) sum to {total:g}; make it 1")
+            raise BadInput(
+                f"pretrain.shares, diffusion.empty and diffusion.partial (once a domain) sum to {total:g}; make it 1"
+            )
 
     def check_without(self) -> None:
         """Raises BadInput for a concept that is none, for the style that is none, and for a base that is missing."""
@@ -142,10 +151,14 @@ class TieredPretraining(Pretraining):
             return
         find_domain(self.without, self.dataset.domains, "pretrain.without")
         if self.without == self.dataset.photo_style:
-            raise BadInput(f"pretrain.without is {self.without!r}, the style that is none: every model has seen it; name another")
+            raise BadInput(
+                f"pretrain.without is {self.without!r}, the style that is none: every model has seen it; name another"
+            )
         if self.base is None or not (self.base / "state" / "autoencoder.json").is_file():
-            raise BadInput(f"pretrain.without needs pretrain.base=FOLDER, whose autoencoder and judges it shares; {self.base} "
-                           "holds none: run task=pretrain with out=FOLDER first")  # fmt: skip
+            raise BadInput(
+                "pretrain.without needs pretrain.base=FOLDER, whose autoencoder and judges it shares; "
+                f"{self.base} holds none: run task=pretrain out=FOLDER first"
+            )
 
     def run(self) -> dict[str, Any]:
         self.claim()
@@ -160,14 +173,17 @@ class TieredPretraining(Pretraining):
     def sharing(self) -> TieredPretraining:
         """The base's own pretraining, whose first stages are done."""
         assert self.base is not None
-        return TieredPretraining(self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.diffusion,
-                                 self.shares, self.seed, workers=self.workers, accelerator=self.accelerator)  # fmt: skip
+        return TieredPretraining(
+            self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.diffusion, self.shares,
+            self.seed, workers=self.workers, accelerator=self.accelerator,
+        )  # fmt: skip
 
     def claim(self) -> None:
         """As before; the folder also remembers its language, its second judges and what it never saw."""
         path = self.out / "tiers.json"
-        asked = {"sentences": self.dataset.language.sentences, "said": self.dataset.language.said, "without": self.without,
-                 "shares": self.shares, "verdict": asdict(self.verdict)}  # fmt: skip
+        language = self.dataset.language
+        asked = {"sentences": language.sentences, "said": language.said, "without": self.without, "shares": self.shares,
+                 "verdict": asdict(self.verdict)}  # fmt: skip
         before = read_json(path) if path.is_file() else asked
         for key, value in asked.items():
             if before.get(key) != value:
@@ -220,7 +236,9 @@ class TieredPretraining(Pretraining):
             return make_autoencoder(s, self.size)
         vae = AutoencoderKL.from_pretrained(self.warm, torch_dtype=torch.float32)
         if list(vae.config.block_out_channels) != s.widths or vae.config.latent_channels != s.channels:
-            raise BadInput(f"pretrain.warm={self.warm} has other widths or channels than pretrain.autoencoder; give its own")
+            raise BadInput(
+                f"pretrain.warm={self.warm} has other widths or channels than pretrain.autoencoder; give its own"
+            )
         return vae
 
     def train_autoencoder(self, judges: dict[str, Judge]) -> AutoencoderKL:
@@ -237,11 +255,16 @@ class TieredPretraining(Pretraining):
         def look() -> None:
             chosen = test[:: len(test) // 48][:48].to(vae.device).float() / 127.5 - 1
             rebuilt = vae(chosen).sample
-            log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / mse_loss(rebuilt.clamp(-1, 1), chosen).item()))
+            log.info(
+                "autoencoder: %.2f dB on held-out images",
+                10 * math.log10(4 / mse_loss(rebuilt.clamp(-1, 1), chosen).item()),
+            )
             pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
             sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 16)
 
-        stage = Stage("autoencoder", vae, autoencoder_loss(vae, list(judges.values()), images, s, False), s, self.seed + 1, look)
+        stage = Stage(
+            "autoencoder", vae, autoencoder_loss(vae, list(judges.values()), images, s, False), s, self.seed + 1, look
+        )
         self.fit(stage)
         with torch.no_grad():
             look()
@@ -274,7 +297,10 @@ class TieredPretraining(Pretraining):
         def look() -> None:
             pipe.to(unet.device)
             found, made = self.ask(pipe, judges, seeds=[0], images=64)
-            log.info("diffusion: style/object " + ", ".join(f"{k} {100 * v['style']:.0f}/{100 * v['object']:.0f}" for k, v in found.items()))
+            log.info(
+                "diffusion: style/object "
+                + ", ".join(f"{k} {100 * v['style']:.0f}/{100 * v['object']:.0f}" for k, v in found.items())
+            )
             sheet(made, self.out / "sheets" / "grid.png", 16)
 
         network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
@@ -305,7 +331,8 @@ class TieredPretraining(Pretraining):
         return found[0]["latents"], items
 
     def told(self, shown: list[Shown]) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """All captions of the cells, cell by cell; where those of each kind begin, how many there are; the kinds' shares.
+        """All captions of the cells, cell by cell; where those of each kind begin, how many there are; the kinds'
+        shares.
 
         A scene of two objects has the tier `pair` in the place of all other kinds but the empty one.
         """
@@ -343,18 +370,28 @@ class TieredPretraining(Pretraining):
         else:  # diagonals of the grid, one after another
             cells = [(styles[k % 16], objects[(k + k // 16) % 16]) for k in range(len(styles) * len(objects))]
         cells = [cell for cell in cells if self.without not in cell]
-        return cells if images is None else cells[:: max(1, len(cells) // images)][:images] if tier == PAIR else cells[:images]
+        return (
+            cells
+            if images is None
+            else cells[:: max(1, len(cells) // images)][:images]
+            if tier == PAIR
+            else cells[:images]
+        )
 
     @torch.no_grad()
     def ask(
         self, pipe: StableDiffusionPipeline, judges: dict[str, Judge], seeds: list[int], images: int | None = None
     ) -> tuple[dict[str, dict[str, float]], Tensor]:
-        """For each tier the judges' accuracies on what is drawn, captions in turn; and the drawings, the first seed's."""
+        """For each tier the judges' accuracies on what is drawn, captions in turn; and the drawings, the first
+        seed's."""
         found, made = {}, []
         for tier in self.dataset.language.tiers:
             cells, drawn = self.asked(tier, images), []
             for seed in seeds:
-                texts = [(group := self.dataset.language.captions(c, tier))[(k + seed) % len(group)] for k, c in enumerate(cells)]
+                texts = [
+                    (group := self.dataset.language.captions(c, tier))[(k + seed) % len(group)]
+                    for k, c in enumerate(cells)
+                ]
                 drawn.append(self.drawn(pipe, texts, seed))
             found[tier] = self.read(judges, torch.cat(drawn), cells * len(seeds))
             made.append(drawn[0])
@@ -383,7 +420,8 @@ class TieredPretraining(Pretraining):
         return torch.cat(made)
 
     def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
-        """The numbers of the shipped weights: the judges' accuracies, those of each tier over two seeds, images a second."""
+        """The numbers of the shipped weights: the judges' accuracies, those of each tier over two seeds, images a
+        second."""
         self.drawn(pipe, [""] * 32, 0)
         began = time.monotonic()
         self.drawn(pipe, [self.dataset.caption(cell) for cell in self.dataset.cells()[:128]], 0)

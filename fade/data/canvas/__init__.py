@@ -13,8 +13,8 @@ OVERSAMPLING = 4
 
 
 def paint(style: str, names: list[str], index: int, seed: int, size: int) -> Image.Image:
-    """The image of (style, objects, index, seed): RGB, `size` x `size`. names: one object, or two: left and right. The same
-    arguments give the same bytes."""
+    """The image of (style, objects, index, seed): RGB, `size` x `size`. names: one object, or two: left and right. The
+    same arguments give the same bytes."""
     key = scene_key(names)
     scene = compose([OBJECTS[name] for name in names], np.random.default_rng([seed, key, index]))
     brush = np.random.default_rng([seed, key, index, 1 + list(STYLES).index(style)])

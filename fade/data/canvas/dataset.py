@@ -20,16 +20,15 @@ SCENES = 100_000  # of one seed
 class Canvas(Dataset):
     """Sixteen styles × sixteen objects; `photo` plays UnlearnCanvas's Seed_Images.
 
-    train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split. sentences,
-    said: see Language.
-    """
+    train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split.
+    sentences, said: see Language."""
 
     name = "canvas"
     photo_style = "photo"
 
     def __init__(
-        self, template: str, partials: dict[str, str], sentences: dict[str, list[str]], said: dict[str, dict[str, list[str]]],
-        train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
+        self, template: str, partials: dict[str, str], sentences: dict[str, list[str]],
+        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
     ) -> None:  # fmt: skip
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
@@ -42,7 +41,9 @@ class Canvas(Dataset):
         of, _, pairs = split.partition("-")
         found = [(c["style"], c["object"]) for c in self.cells()] if not pairs else self.two()
         seed = self.seed * len(SEEDS) + SEEDS[of]
-        return [Item(shown, seed * SCENES + k) for shown in found for k in range(self.pairs if pairs else self.counts[of])]
+        return [
+            Item(shown, seed * SCENES + k) for shown in found for k in range(self.pairs if pairs else self.counts[of])
+        ]
 
     def two(self) -> list[tuple[str, ...]]:
         """Every style with every two objects, in both orders: left and right."""

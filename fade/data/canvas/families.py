@@ -6,6 +6,7 @@ python -m fade.data.canvas.families FOLDER     FOLDER: what task=pretrain left; 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +52,20 @@ def main() -> None:
         judges = [Judge.load(given.folder / "judges" / domain) for domain in ("style", "object")]
     except BadInput as error:
         raise SystemExit(f"error: {error}") from None
-    cells = [(style, name, k) for style in STYLES for name in OBJECTS for k in range(given.per_cell)]
-    pictures = [torch.from_numpy(np.array(paint(s, [n], k, SEEDS["test"], 64))) for s, n, k in cells]
-    images = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    cells = list(product(STYLES, OBJECTS))
+    pictures = [np.array(paint(s, [o], k, SEEDS["test"], 64)) for s, o in cells for k in range(given.per_cell)]
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     rows = []
-    for judge, place in zip(judges, (0, 1), strict=True):
-        labels = torch.tensor([judge.labels.index(cell[place]) for cell in cells])
+    for place, judge in enumerate(judges):
+        labels = torch.tensor([judge.labels.index(cell[place]) for cell in cells]).repeat_interleave(given.per_cell)
         rows += neighbours(judge, images, labels)
     for concept, first, second in rows:
         print(f"{concept:<18} {first:<18} {second:<18} {'same family' if related(concept, first) else ''}")
     named = [row for row in rows if row[0] != "photo"]
-    print(f"the nearest of {sum(related(*row[:2]) for row in named)} of {len(named)} shares a word (photo, the style that is none, aside)")
+    print(
+        f"{sum(related(*row[:2]) for row in named)} of {len(named)} share a word with their nearest (photo, the style "
+        "that is none, aside)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Sixteen objects in eight families of two, as parametric shapes in [-1, 1], y downwards.
 
-The two of a family share a body plan and a word, and differ by a few marks: what makes one of them hard to forget alone.
-"""
+The two of a family share a body plan and a word, and differ by a few marks: what makes one of them hard to forget
+alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.random import Generator
 
 from fade.data.canvas.scene import Part, Thing, box, ellipse, eye, poly, smooth
-
 
 # cats: a face with whiskers; pointed ears, or round ones, a mane and stripes
 
@@ -40,8 +39,13 @@ def wild_cat(rng: Generator) -> list[Part]:
     mane = Part(np.stack([1.02 * reach * np.cos(a), 0.02 + 0.98 * reach * np.sin(a)], 1), "second")
     ears = []
     for s in (-1, 1):
-        ears += [Part(ellipse(s * 0.56, -0.62, 0.24, 0.24), "main"), Part(ellipse(s * 0.56, -0.62, 0.13, 0.13), "accent")]
-    stripes = [Part(poly((x - 0.05, -h * 0.98), (x + 0.05, -h * 0.98), (x * 0.9, -0.3)), "dark") for x in (-0.22, 0.0, 0.22)]
+        ears += [
+            Part(ellipse(s * 0.56, -0.62, 0.24, 0.24), "main"),
+            Part(ellipse(s * 0.56, -0.62, 0.13, 0.13), "accent"),
+        ]
+    stripes = [
+        Part(poly((x - 0.05, -h * 0.98), (x + 0.05, -h * 0.98), (x * 0.9, -0.3)), "dark") for x in (-0.22, 0.0, 0.22)
+    ]
     stripes += [
         Part(poly((s * w, 0.02 + dy), (s * w, 0.12 + dy), (s * w * 0.68, 0.07 + dy)), "dark")
         for s in (-1, 1)
@@ -74,10 +78,12 @@ def sea_whale(rng: Generator) -> list[Part]:
     return [
         *spout,
         Part(
-            smooth((-0.74, -0.05), (-1.05, -lift), (-0.72, -lift * 0.55), (-0.42, -lift * 1.05), (-0.56, -0.02), n=8), "second"
+            smooth((-0.74, -0.05), (-1.05, -lift), (-0.72, -lift * 0.55), (-0.42, -lift * 1.05), (-0.56, -0.02), n=8),
+            "second",
         ),
         Part(
-            smooth((-0.8, -0.12), (-0.3, -0.16), (0.3, -fat), (0.95, -0.1), (0.8, fat * 0.75), (0.0, fat), (-0.5, 0.3)), "main"
+            smooth((-0.8, -0.12), (-0.3, -0.16), (0.3, -fat), (0.95, -0.1), (0.8, fat * 0.75), (0.0, fat), (-0.5, 0.3)),
+            "main",
         ),
         Part(smooth((-0.3, 0.34), (0.3, 0.26), (0.9, 0.18), (0.72, fat * 0.72), (0.05, fat * 0.92), n=8), "light"),
         Part(smooth((0.05, 0.2), (0.32, 0.28), (0.12, 0.66), n=6), "second"),
@@ -104,10 +110,13 @@ def song_bird(rng: Generator) -> list[Part]:
 
 def water_bird(rng: Generator) -> list[Part]:
     neck, rise = rng.uniform(-0.8, -0.62), rng.uniform(0.1, 0.2)
-    waves = [Part(np.stack([np.linspace(-1, 1, 25), y + 0.06 * np.sin(np.linspace(0, 5 * np.pi, 25))], 1), "second", stroke=True)
-             for y in (0.66, 0.84)]  # fmt: skip
+    along, ripple = np.linspace(-1, 1, 25), 0.06 * np.sin(np.linspace(0, 5 * np.pi, 25))
+    waves = [Part(np.stack([along, y + ripple], 1), "second", stroke=True) for y in (0.66, 0.84)]
     return [
-        Part(smooth((-0.95, -rise), (-0.5, 0.06), (0.2, 0.02), (0.62, 0.1), (0.6, 0.5), (-0.1, 0.64), (-0.7, 0.44)), "main"),
+        Part(
+            smooth((-0.95, -rise), (-0.5, 0.06), (0.2, 0.02), (0.62, 0.1), (0.6, 0.5), (-0.1, 0.64), (-0.7, 0.44)),
+            "main",
+        ),
         Part(smooth((0.28, 0.2), (0.3, neck + 0.1), (0.62, neck), (0.66, 0.2), n=8), "main"),
         Part(smooth((0.74, neck - 0.02), (1.08, neck + 0.08), (1.1, neck + 0.18), (0.74, neck + 0.16), n=6), "accent"),
         Part(ellipse(0.5, neck, 0.3, 0.25), "main"),
@@ -131,7 +140,10 @@ def city_car(rng: Generator) -> list[Part]:
         Part(poly((back - 0.1, -0.02), (back + 0.12, roof), (0.32, roof), (0.62, -0.02)), "main"),
         Part(poly((back + 0.06, -0.06), (back + 0.2, roof + 0.1), (-0.08, roof + 0.1), (-0.08, -0.06)), "light"),
         Part(poly((0.04, -0.06), (0.04, roof + 0.1), (0.26, roof + 0.1), (0.46, -0.06)), "light"),
-        Part(smooth((-1.0, 0.34), (-0.97, -0.02), (-0.4, -0.08), (0.5, -0.08), (0.98, 0.06), (1.0, 0.34), (0.0, 0.38)), "main"),
+        Part(
+            smooth((-1.0, 0.34), (-0.97, -0.02), (-0.4, -0.08), (0.5, -0.08), (0.98, 0.06), (1.0, 0.34), (0.0, 0.38)),
+            "main",
+        ),
         Part(ellipse(0.9, 0.1, 0.09, 0.09), "accent"),
         *wheels(-0.52, 0.52, y=0.38),
     ]
@@ -166,7 +178,9 @@ def sail_boat(rng: Generator) -> list[Part]:
 
 def steam_boat(rng: Generator) -> list[Part]:
     x, drift = rng.uniform(-0.14, 0.06), rng.uniform(0.2, 0.34)
-    smoke = [Part(ellipse(x + 0.1 + k * drift, -0.86 - 0.05 * k, 0.12 + 0.05 * k, 0.1 + 0.04 * k), "light") for k in range(3)]
+    smoke = [
+        Part(ellipse(x + 0.1 + k * drift, -0.86 - 0.05 * k, 0.12 + 0.05 * k, 0.1 + 0.04 * k), "light") for k in range(3)
+    ]
     return [
         *smoke,
         Part(box(x - 0.12, -0.72, x + 0.16, 0.0), "accent"),
@@ -207,8 +221,12 @@ def stone_castle(rng: Generator) -> list[Part]:
     for s in (-1, 1):
         left, right = sorted((s * 0.94, s * 0.5))
         parts.append(Part(box(left, tower, right, 0.9), "second"))
-        parts += [Part(box(left + k * 0.165, tower - 0.16, left + k * 0.165 + 0.11, tower + 0.02), "second") for k in range(3)]
-        parts.append(Part(box((left + right) / 2 - 0.06, tower + 0.26, (left + right) / 2 + 0.06, tower + 0.52), "dark"))
+        parts += [
+            Part(box(left + k * 0.165, tower - 0.16, left + k * 0.165 + 0.11, tower + 0.02), "second") for k in range(3)
+        ]
+        parts.append(
+            Part(box((left + right) / 2 - 0.06, tower + 0.26, (left + right) / 2 + 0.06, tower + 0.52), "dark")
+        )
     flag = [
         Part(poly((0.72, tower - 0.14), (0.72, -1.05)), "dark", stroke=True),
         Part(poly((0.72, -1.05), (1.02, -0.95), (0.72, -0.85)), "accent"),
@@ -223,13 +241,17 @@ def stone_castle(rng: Generator) -> list[Part]:
 def pine_tree(rng: Generator) -> list[Part]:
     w, lift = rng.uniform(0.56, 0.72), rng.uniform(0.58, 0.68)
     tiers = [(0.5, w), (0.06, w * 0.8), (-0.36, w * 0.58)]
-    return [Part(box(-0.12, 0.4, 0.12, 1.0), "second"), *(Part(poly((-x, y), (x, y), (0, y - lift)), "main") for y, x in tiers)]
+    return [
+        Part(box(-0.12, 0.4, 0.12, 1.0), "second"),
+        *(Part(poly((-x, y), (x, y), (0, y - lift)), "main") for y, x in tiers),
+    ]
 
 
 def palm_tree(rng: Generator) -> list[Part]:
     bend, top = rng.uniform(0.12, 0.3), -0.42
     trunk = Part(
-        smooth((-0.3, 1.0), (-0.14, 0.3), (bend - 0.08, top), (bend + 0.08, top), (0.08, 0.3), (-0.04, 1.0), n=6), "second"
+        smooth((-0.3, 1.0), (-0.14, 0.3), (bend - 0.08, top), (bend + 0.08, top), (0.08, 0.3), (-0.04, 1.0), n=6),
+        "second",
     )
     fronds = []
     for a in np.linspace(-0.15, np.pi + 0.15, 6) + rng.uniform(-0.08, 0.08, 6):
@@ -285,6 +307,8 @@ OBJECTS: dict[str, Thing] = {
     "city_car": Thing(city_car), "city_bus": Thing(city_bus),
     "sail_boat": Thing(sail_boat), "steam_boat": Thing(steam_boat),
     "stone_house": Thing(stone_house), "stone_castle": Thing(stone_castle),
-    "pine_tree": Thing(pine_tree, {"main": 0.36, "second": 0.07}), "palm_tree": Thing(palm_tree, {"main": 0.33, "second": 0.08}),
-    "garden_flower": Thing(garden_flower, {"second": 0.33}), "garden_mushroom": Thing(garden_mushroom, {"second": 0.33, "accent": 0.12}),
+    "pine_tree": Thing(pine_tree, {"main": 0.36, "second": 0.07}),
+    "palm_tree": Thing(palm_tree, {"main": 0.33, "second": 0.08}),
+    "garden_flower": Thing(garden_flower, {"second": 0.33}),
+    "garden_mushroom": Thing(garden_mushroom, {"second": 0.33, "accent": 0.12}),
 }  # fmt: skip

@@ -1,9 +1,8 @@
 """What is to be seen, before any style: an object's parts in their place, their colours, sky and ground.
 
-A scene depends on (seed, objects, index) alone; a style only paints it. So image k of every style shows the same scene, as
-UnlearnCanvas paints {style}/{object}/{k}.jpg from Seed_Images/{object}/{k}.jpg. It holds one object, or two side by side.
-Coordinates are in [0, 1], y downwards.
-"""
+A scene depends on (seed, objects, index) alone; a style only paints it. So image k of every style shows the same scene,
+as UnlearnCanvas paints {style}/{object}/{k}.jpg from Seed_Images/{object}/{k}.jpg. It holds one object, or two side by
+side. Coordinates are in [0, 1], y downwards."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ Points = np.ndarray  # (N, 2) float
 
 @dataclass(frozen=True)
 class Part:
-    """One filled polygon, or one open stroke, of an object. `tone` says what its colour means: main, second, accent, light,
-    dark; `colour` is the one it has in its scene, and `weight` thins the lines of what is drawn smaller."""
+    """One filled polygon, or one open stroke, of an object. `tone` says what its colour means: main, second, accent,
+    light, dark; `colour` is the one it has in its scene, and `weight` thins the lines of what is drawn smaller."""
 
     points: Points
     tone: str
@@ -40,7 +39,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a thing stands: its middle, how far that may move, its size (half its side), from and to, its lines' weight."""
+    """Where a thing stands: its middle, how far that may move, its size (half its side), from and to, its lines'
+    weight."""
 
     x: float
     y: float

@@ -1,8 +1,7 @@
 """Sixteen styles in six families, each painting any scene; painted at several times the wanted size and reduced.
 
-Those of a family share a word and a way of working, and differ by degree: three sketches, three paints, three prints, three
-mosaics, three kinds of lines; `photo` is the style that is none.
-"""
+Those of a family share a word and a way of working, and differ by degree: three sketches, three paints, three prints,
+three mosaics, three kinds of lines; `photo` is the style that is none."""
 
 from __future__ import annotations
 
@@ -45,7 +44,9 @@ class Brush:
         left, right = scene.horizon
         self.fill(poly((0, left), (1, right), (1, 1), (0, 1)), colour)
 
-    def parts(self, scene: Scene, colour: Callable[[Part], Colour], line: Colour | None = None, width: float = 0.0) -> None:
+    def parts(
+        self, scene: Scene, colour: Callable[[Part], Colour], line: Colour | None = None, width: float = 0.0
+    ) -> None:
         for part in scene.parts:
             if part.stroke:
                 self.outline(part, line or colour(part), max(width, 0.018))
@@ -126,7 +127,9 @@ def photo(scene: Scene, n: int, rng: Generator) -> Image.Image:
     brush.ground(scene, scene.ground)
     shape = silhouette(scene, n)
     shadow = blurred(ImageChops.offset(shape, round(0.035 * n), round(0.045 * n)), 0.03)
-    back = Image.composite(Image.new("RGB", (n, n), (40, 38, 50)), blurred(brush.image, 0.02), shadow.point(lambda v: v // 2))
+    back = Image.composite(
+        Image.new("RGB", (n, n), (40, 38, 50)), blurred(brush.image, 0.02), shadow.point(lambda v: v // 2)
+    )
     brush = Brush(n, 0)
     brush.image.paste(back)
     brush.parts(scene, own)
@@ -221,7 +224,7 @@ def oil_paint(scene: Scene, n: int, rng: Generator) -> Image.Image:
             row, column = int(y * n), int(x * n)
             a, colour = flow[row, column], tuple(int(min(255, v * bright)) for v in source[row, column])
             reach = np.array([np.cos(a), np.sin(a)]) * length / 2
-            brush.line(np.array([(x, y) - reach, (x, y) + reach]), colour, width)  # type: ignore[arg-type]
+            brush.line(np.array([(x, y), (x, y)]) + np.array([-reach, reach]), colour, width)  # type: ignore[arg-type]
     return brush.image
 
 
