@@ -12,10 +12,11 @@ from typing import NotRequired, TypedDict
 import torch
 from torch import Generator, Tensor
 
-from fade.checked import Count
+from fade.checked import Count, Share
 from fade.console import at, doing
 from fade.data.dataset import Dataset, Item
 from fade.data.prompts import Cell, caption, check_template, find_domain, swapped, words
+from fade.data.seen import seen_concepts
 from fade.errors import BadInput, at_least
 from fade.files import content_hash, unharmed
 from fade.models import Diffusion
@@ -82,7 +83,8 @@ class Pairs:
     gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
     latents, one file a cell, keyed by the images and the autoencoder. template: of the training captions, to study what
-    happens where they differ from the evaluation's; None: the dataset's own, the same for both.
+    happens where they differ from the evaluation's; None: the dataset's own, the same for both. seen: the share of each
+    domain's concepts that the retain side may show (fade/data/seen.py).
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Pairs:
         gone: Sequence[Request] = (),
         guard: bool = False,
         template: str | None = None,
+        seen: Share = 1.0,
     ) -> None:
         self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
         self.template = template
@@ -111,15 +114,19 @@ class Pairs:
         )
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
+        apart = {concept for request in (*self.requests, *gone) for concept in (request.target, request.surrogate)}
+        self.seen = seen_concepts(dataset.domains, seen, apart)
         self.latents: dict[str, Tensor] = {}
         self.cells: dict[str, Tensor] = {}  # index into the tables of embeddings
         self.own = self.overwritten = self.concept = self.end = torch.empty(0)
 
     def side(self, cell: Cell) -> str | None:
-        """ "forget", "retain", or None for what earlier requests removed."""
+        """ "forget", "retain", or None for what earlier requests removed and for what is not to be seen."""
         if any(request.concerns(cell) for request in self.gone):
             return None
-        return "forget" if any(request.concerns(cell) for request in self.requests) else "retain"
+        if any(request.concerns(cell) for request in self.requests):
+            return "forget"
+        return "retain" if self.seen.issuperset(cell.values()) else None
 
     def surrogate(self, cell: Cell) -> Cell:
         """The cell with every target in it overwritten."""
