@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 
 from fade.data.canvas import paint, scene_key
 from fade.data.canvas.dataset import Canvas
-from fade.data.canvas.families import distances, related
+from fade.data.canvas.families import distances
 from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.scene import compose
 from fade.data.canvas.styles import STYLES, silhouette
+from fade.data.language import related
 from fade.errors import BadInput
 from fade.pretrain.diffusion import make_tokenizer
 from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths, halves
@@ -140,6 +141,13 @@ def test_distances_between_classes_are_scaled_by_their_spread() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     features = torch.tensor([[0.0, -50], [0, 50], [1, -50], [1, 50], [3, -50], [3, 50]]) + 0.1 * torch.eye(6)[:, :2]
     assert distances(features, labels, 3).argmin(1).tolist() == [1, 0, 1]
+
+
+def test_the_surrogate_of_an_object_is_of_another_family() -> None:
+    dataset = canvas()
+    for name in OBJECTS:
+        assert not related(name, dataset.surrogate(name, "object"))
+    assert dataset.surrogate("ink_sketch", "style") == "photo" != dataset.surrogate("photo", "style")
 
 
 # what is drawn in training

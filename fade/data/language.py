@@ -63,3 +63,8 @@ def sentence_of(sentence: str, said: dict[str, str]) -> str:
     """The sentence with its fields filled: "a" before a vowel becomes "an", the first letter is large."""
     text = re.sub(r"\b([Aa])(?= [aeiou])", r"\1n", sentence.format(**said))
     return text[0].upper() + text[1:]
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two concepts share a word: ink_sketch and pencil_sketch."""
+    return bool(set(one.split("_")) & set(other.split("_")))

@@ -6,6 +6,7 @@ are of another architecture and seed; captions are drawn over all tiers; `withou
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -100,10 +101,10 @@ def tiered_loss(
 
 
 class TieredPretraining(Pretraining):
-    """verdict: the judges that judge, and nothing else. shares: how often a caption of each tier is drawn, beside
-    `empty` and `partial`. warm: a folder of an autoencoder to begin from. without: a concept that U-Net and text
-    encoder never see, in no image and in no caption; the judges and the autoencoder are those of `base`, a folder that
-    pretraining has left."""
+    """verdict: the judges that judge, and nothing else. decoder: how it goes on once its latents stand. shares: how
+    often a caption of each tier is drawn, beside `empty` and `partial`. warm: a folder of an autoencoder to begin from.
+    without: a concept that U-Net and text encoder never see, in no image and in no caption; the judges and the
+    autoencoder are those of `base`, a folder that pretraining has left."""
 
     dataset: Canvas
 
@@ -115,6 +116,7 @@ class TieredPretraining(Pretraining):
         judge: JudgeSettings,
         verdict: JudgeSettings,
         autoencoder: AutoencoderSettings,
+        decoder: AutoencoderSettings,
         diffusion: DiffusionSettings,
         shares: dict[str, float],
         seed: Seed = 0,
@@ -129,7 +131,7 @@ class TieredPretraining(Pretraining):
         super().__init__(
             dataset, out, size, judge, autoencoder, diffusion, seed, False, look_every, workers, accelerator, devices
         )
-        self.verdict, self.shares, self.without = verdict, shares, without
+        self.verdict, self.decoder, self.shares, self.without = verdict, decoder, shares, without
         self.warm, self.base = warm, None if base is None else Path(base)
         self.check_shares()
         self.check_without()
@@ -163,9 +165,12 @@ class TieredPretraining(Pretraining):
     def run(self) -> dict[str, Any]:
         self.claim()
         shared = self if self.without is None else self.sharing()
-        vae = shared.train_autoencoder({d: shared.reader("judge", d) for d in self.dataset.domains})
+        teachers = {domain: shared.reader("judge", domain) for domain in self.dataset.domains}
+        vae = shared.train_autoencoder(teachers)
         judges = {domain: shared.reader("verdict", domain) for domain in self.dataset.domains}
         pipe = self.train_diffusion(vae, judges)
+        self.finished(pipe, shared.sharpen(vae, teachers))
+        pipe = load_pipeline(self.out / "pipeline")
         found = {**self.measure(pipe, judges), "training_s": self.seconds()}
         write_json(self.out / "numbers.json", found)
         return found
@@ -174,8 +179,8 @@ class TieredPretraining(Pretraining):
         """The base's own pretraining, whose first stages are done."""
         assert self.base is not None
         return TieredPretraining(
-            self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.diffusion, self.shares,
-            self.seed, workers=self.workers, accelerator=self.accelerator,
+            self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.decoder,
+            self.diffusion, self.shares, self.seed, workers=self.workers, accelerator=self.accelerator,
         )  # fmt: skip
 
     def claim(self) -> None:
@@ -245,36 +250,67 @@ class TieredPretraining(Pretraining):
         folder, s = self.state / "vae", self.autoencoder
         if self.done("autoencoder"):
             return AutoencoderKL.from_pretrained(folder).eval()
-        images = torch.cat([self.images("train")[0], self.images("train-pairs")[0]])
-        test, _ = self.images("test")
         torch.manual_seed(self.seed + 1)
         vae = self.begin()
+        trained = self.taught(vae, "autoencoder", s, judges)
+        images, _ = self.images("train")
+        with torch.no_grad():
+            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::24].split(64)])
+        vae.register_to_config(scaling_factor=1 / latents.std().item())
+        return self.passed(vae, folder, trained, s.gate)
+
+    def sharpen(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> AutoencoderKL:
+        """The decoder alone goes on: the latents stay as they are, and with them U-Net and text encoder."""
+        folder, s = self.state / "sharp", self.decoder
+        if self.done("decoder"):
+            return AutoencoderKL.from_pretrained(folder).eval()
+        vae.requires_grad_(False)
+        for part in (vae.decoder, vae.post_quant_conv):
+            part.requires_grad_(True)
+        return self.passed(vae, folder, self.taught(vae, "decoder", s, judges), s.gate)
+
+    def taught(self, vae: AutoencoderKL, name: str, s: AutoencoderSettings, judges: dict[str, Judge]) -> Stage:
+        """The stage of this name, trained: what is wanted of the autoencoder is what the judges see, and the pixels."""
+        images = torch.cat([self.images("train")[0], self.images("train-pairs")[0]])
+        test, _ = self.images("test")
         for judge in judges.values():
             judge.requires_grad_(False)
 
         def look() -> None:
             chosen = test[:: len(test) // 48][:48].to(vae.device).float() / 127.5 - 1
             rebuilt = vae(chosen).sample
-            log.info(
-                "autoencoder: %.2f dB on held-out images",
-                10 * math.log10(4 / mse_loss(rebuilt.clamp(-1, 1), chosen).item()),
-            )
+            error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
+            log.info("%s: %.2f dB on held-out images", name, 10 * math.log10(4 / error))
             pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
-            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 16)
+            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / f"{name}.png", 16)
 
-        stage = Stage(
-            "autoencoder", vae, autoencoder_loss(vae, list(judges.values()), images, s, False), s, self.seed + 1, look
-        )
+        loss = autoencoder_loss(vae, list(judges.values()), images, s, False)
+        stage = Stage(name, vae, loss, s, self.seed + 1, look)
         self.fit(stage)
         with torch.no_grad():
             look()
-            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::24].split(64)])
-        vae.register_to_config(scaling_factor=1 / latents.std().item())
-        self.check_reconstructions(vae, {d: self.reader("verdict", d) for d in self.dataset.domains})
+        return stage
+
+    def passed(self, vae: AutoencoderKL, folder: Path, trained: Stage, gate: float) -> AutoencoderKL:
+        """The autoencoder, kept, where the judges that taught it nothing read in reconstructions what they read in the
+        originals. Raises BadInput where they do not."""
+        test, items = self.images("test")
+        with torch.no_grad():
+            rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
+        for domain in self.dataset.domains:
+            judge = self.reader("verdict", domain)
+            kept = accuracy(judge, rebuilt, self.dataset.labels(items, domain))
+            log.info("%s: %.2f %% of the reconstructions keep their %s (%.2f %% of the originals)", trained.name,
+                     100 * kept, domain, 100 * (judge.accuracy or 0))  # fmt: skip
+            if kept < gate * (judge.accuracy or 1):
+                raise BadInput(
+                    f"{trained.name}: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
+                    f"pretrain.{trained.name}.steps, or lower pretrain.{trained.name}.gate ({gate})"
+                )
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with whole(folder) as temporary:
             vae.save_pretrained(temporary)
-        self.finish("autoencoder", stage)
+        self.finish(trained.name, trained)
         return vae
 
     # U-Net and text encoder
@@ -307,10 +343,16 @@ class TieredPretraining(Pretraining):
         owner = torch.tensor([place[item.concepts] for item in items])
         stage = Stage("diffusion", network, tiered_loss(pipe, latents, owner, captions, s), s, self.seed + 2, look)
         self.fit(stage)
-        with whole(folder) as temporary:
-            pipe.to("cpu", torch.float16).save_pretrained(temporary)
+        self.finished(pipe, vae)
         self.finish("diffusion", stage)
         return load_pipeline(folder)
+
+    def finished(self, pipe: StableDiffusionPipeline, vae: AutoencoderKL) -> None:
+        """Write the pipeline in float16, with this autoencoder."""
+        parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, pipe.text_encoder, pipe.unet)]
+        half = make_pipeline(parts[0], parts[1], pipe.tokenizer, parts[2], pipe.scheduler)
+        with whole(self.out / "pipeline") as temporary:
+            half.save_pretrained(temporary)
 
     def every_latent(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
         """Scaled latents (N, C, h, w) of the train split and of its scenes of two, encoded once, or by the base."""

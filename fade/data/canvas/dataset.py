@@ -49,6 +49,13 @@ class Canvas(Dataset):
         """Every style with every two objects, in both orders: left and right."""
         return [(style, *names) for style, names in product(STYLES, permutations(OBJECTS, 2))]
 
+    def surrogate(self, target: str, domain: str) -> str:
+        """A style's is the photo; an object's is the first of the next family, so that its look-alike is to be kept."""
+        if domain == "style" and target != "photo":
+            return super().surrogate(target, domain)
+        labels = self.domains[domain]
+        return labels[(labels.index(target) // 2 * 2 + 2) % len(labels)]
+
     def image(self, item: Item, size: int) -> Image.Image:
         seed, index = divmod(item.index, SCENES)
         style, *names = item.concepts

@@ -18,13 +18,9 @@ from fade.data.canvas import paint
 from fade.data.canvas.dataset import SEEDS
 from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.styles import STYLES
+from fade.data.language import related
 from fade.errors import BadInput
 from fade.judges import Judge
-
-
-def related(one: str, other: str) -> bool:
-    """Whether two concepts share a word: ink_sketch and pencil_sketch."""
-    return bool(set(one.split("_")) & set(other.split("_")))
 
 
 def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:
