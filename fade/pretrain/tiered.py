@@ -28,7 +28,7 @@ from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Item
 from fade.data.prompts import find_domain
 from fade.errors import BadInput
-from fade.files import read_json, unharmed, whole, write_json
+from fade.files import atomic, read_json, unharmed, write_json
 from fade.judges import Judge, accuracy
 from fade.pretrain import Pretraining
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
@@ -308,7 +308,7 @@ class TieredPretraining(Pretraining):
                     f"pretrain.{trained.name}.steps, or lower pretrain.{trained.name}.gate ({gate})"
                 )
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
-        with whole(folder) as temporary:
+        with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish(trained.name, trained)
         return vae
@@ -320,7 +320,7 @@ class TieredPretraining(Pretraining):
         if self.done("diffusion"):
             return load_pipeline(folder)
         latents, items = self.every_latent(vae)
-        shown = sorted({item.concepts for item in items})
+        shown = self.shown([item.concepts for item in items])
         place = {concepts: k for k, concepts in enumerate(shown)}
         torch.manual_seed(self.seed + 2)
         texts, first, count, shares = self.told(shown)
@@ -351,7 +351,7 @@ class TieredPretraining(Pretraining):
         """Write the pipeline in float16, with this autoencoder."""
         parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, pipe.text_encoder, pipe.unet)]
         half = make_pipeline(parts[0], parts[1], pipe.tokenizer, parts[2], pipe.scheduler)
-        with whole(self.out / "pipeline") as temporary:
+        with atomic(self.out / "pipeline") as temporary:
             half.save_pretrained(temporary)
 
     def every_latent(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
@@ -371,6 +371,10 @@ class TieredPretraining(Pretraining):
             found = {"latents": torch.cat(encoded) * vae.config.scaling_factor}, {}
             write_tensors(path, found[0])
         return found[0]["latents"], items
+
+    def shown(self, cells: list[Shown]) -> list[Shown]:
+        """Each cell once, in order, those of `without` left out."""
+        return sorted({cell for cell in cells if self.without not in cell})
 
     def told(self, shown: list[Shown]) -> tuple[list[str], Tensor, Tensor, Tensor]:
         """All captions of the cells, cell by cell; where those of each kind begin, how many there are; the kinds'

@@ -29,7 +29,7 @@ def test_a_share_that_leaves_a_domain_empty_is_refused() -> None:
 
 
 def test_the_retain_side_shows_what_is_seen_and_the_forget_side_every_cell(dataset: MiniCanvas, tmp_path: Path) -> None:
-    request = Request.check(dataset, dataset.domains["style"][1], None)
+    request = Request.of(dataset, dataset.domains["style"][1], None)
     pairs = Pairs(dataset, request, forget=16, retain=32, batch=2, cache=tmp_path, seen=0.4)
     sides = [pairs.side(cell) for cell in dataset.cells()]
     kept = [cell for cell, side in zip(dataset.cells(), sides, strict=True) if side == "retain"]

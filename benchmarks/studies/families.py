@@ -1,6 +1,6 @@
 """Which concepts are look-alikes: those whose names share a word, and whether a judge's features agree.
 
-python -m fade.data.canvas.families FOLDER     FOLDER: what task=pretrain left; prints each concept's nearest neighbours
+python -m benchmarks.studies.families FOLDER     FOLDER: what task=pretrain left; prints each concept's nearest neighbours
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""Pretraining over captions in tiers: what is drawn, what is never seen, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import ROOT
+from grids import canvas
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fade.errors import BadInput
+from fade.pretrain.diffusion import make_tokenizer
+from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths, halves
+
+
+def pretraining(out: Path, **changed: Any) -> TieredPretraining:
+    recipe = OmegaConf.load(ROOT / "conf" / "pretrain" / "canvas.yaml")
+    return instantiate(OmegaConf.merge(recipe, {"warm": None, **changed}), dataset=canvas(), out=out, _convert_="all")
+
+
+def test_the_halves_of_a_scene_are_its_objects() -> None:
+    scene = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    scene[..., 20:50, 35:64] = 200
+    left, right = halves(scene)
+    assert left.dtype == torch.uint8 and left.shape == right.shape == scene.shape
+    assert left.float().mean() < 1 and right.float().mean() > 100
+
+
+def test_every_caption_fits_the_tokenizer() -> None:
+    dataset = canvas()
+    texts = [t for c in dataset.cells() for tier in ("template", "synonym", "description")
+             for t in dataset.language.captions(tuple(c.values()), tier)]  # fmt: skip
+    tokenizer = make_tokenizer(texts, 24)
+    check_lengths(tokenizer, texts)
+    with pytest.raises(BadInput, match=r"caption 'A .* cat' is \d+ tokens long and the tokenizer holds 24"):
+        check_lengths(tokenizer, ["A" + " big" * 30 + " cat"])
+
+
+def test_captions_are_drawn_by_their_shares_from_the_cells_own() -> None:
+    tokens = torch.arange(6)[:, None]
+    captions = Captions(
+        tokens, torch.tensor([[0, 1], [3, 5]]), torch.tensor([[1, 2], [2, 1]]), torch.tensor([0.25, 0.75])
+    )
+    torch.manual_seed(0)
+    cells = torch.arange(4000) % 2
+    drawn = captions.draw(cells)[:, 0]
+    assert set(drawn[cells == 0].tolist()) == {0, 1, 2} and set(drawn[cells == 1].tolist()) == {3, 4, 5}
+    assert 0.22 < (drawn == 0).sum() / 2000 < 0.28 and 0.34 < (drawn == 2).sum() / 2000 < 0.41
+
+
+def test_a_scene_of_two_is_told_as_a_pair_or_not_at_all(tmp_path: Path) -> None:
+    made = pretraining(tmp_path)
+    texts, first, count, shares = made.told([("photo", "city_car"), ("photo", "city_car", "palm_tree")])
+    pair = {
+        texts[k] for begin, n in zip(first[1].tolist(), count[1].tolist(), strict=True) for k in range(begin, begin + n)
+    }
+    assert pair == {"", "A city car and a palm tree in photo style.", "A photo of a city car beside a palm tree."}
+    assert float(shares.sum()) == pytest.approx(1)
+
+
+def refused(out: Path, **changed: Any) -> str:
+    """What is said of a recipe that cannot be followed; Hydra wraps it."""
+    with pytest.raises(Exception) as told:
+        pretraining(out, **changed)
+    assert isinstance(told.value.__cause__, BadInput)
+    return str(told.value.__cause__)
+
+
+def test_what_cannot_be_left_out_is_refused_before_any_work(tmp_path: Path) -> None:
+    assert "pretrain.without 'neon' is no concept of this dataset; closest: " in refused(tmp_path, without="neon")
+    assert "the style that is none" in refused(tmp_path, without="photo")
+    assert "pretrain.without needs pretrain.base=FOLDER" in refused(tmp_path, without="neon_glow")
+    assert f"{tmp_path} holds none" in refused(tmp_path, without="neon_glow", base=str(tmp_path))
+
+
+def test_shares_of_tiers_that_are_none_or_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    assert "pretrain.shares has the tier 'slang'; the tiers of canvas are name, template" in refused(
+        tmp_path, shares={"slang": 0.1}
+    )
+    assert "sum to 1.05; make it 1" in refused(tmp_path, shares={"name": 0.39})
+
+
+@pytest.mark.parametrize("without", ["stone_mosaic", "house_cat"])
+def test_what_is_never_seen_is_in_no_image_and_in_no_caption(tmp_path: Path, without: str) -> None:
+    base = pretraining(tmp_path)
+    (base.state).mkdir()
+    (base.state / "autoencoder.json").write_text('{"steps": 1, "seconds": 1}')
+    oracle = pretraining(tmp_path / "oracle", without=without, base=str(tmp_path))
+    shown = oracle.shown([item.concepts for split in ("train", "train-pairs") for item in oracle.dataset.items(split)])
+    texts = "\n".join(oracle.told(shown)[0]).lower()
+    said = [
+        without.replace("_", " "),
+        *(text for tier in oracle.dataset.language.said[without].values() for text in tier),
+    ]
+    assert shown and not any(without in cell for cell in shown)
+    assert not [text for text in said if text.lower() in texts]
+    assert not any(without in cell for tier in oracle.dataset.language.tiers for cell in oracle.asked(tier, 64))
