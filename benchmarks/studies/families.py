@@ -1,6 +1,6 @@
 """Which concepts are look-alikes: those whose names share a word, and whether a judge's features agree.
 
-python -m benchmarks.studies.families FOLDER     FOLDER: what task=pretrain left; prints each concept's nearest neighbours
+python -m benchmarks.studies.families FOLDER      each concept's nearest neighbours; FOLDER: what task=pretrain left
 """
 
 from __future__ import annotations

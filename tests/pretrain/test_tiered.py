@@ -12,9 +12,11 @@ from grids import canvas
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from fade.data.canvas.dataset import Canvas
 from fade.errors import BadInput
-from fade.pretrain.diffusion import make_tokenizer
+from fade.pretrain.diffusion import load_pipeline, make_tokenizer
 from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths, halves
+from fade.tensors import read_tensors
 
 
 def pretraining(out: Path, **changed: Any) -> TieredPretraining:
@@ -99,3 +101,32 @@ def test_what_is_never_seen_is_in_no_image_and_in_no_caption(tmp_path: Path, wit
     assert shown and not any(without in cell for cell in shown)
     assert not [text for text in said if text.lower() in texts]
     assert not any(without in cell for tier in oracle.dataset.language.tiers for cell in oracle.asked(tier, 64))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few scenes of two, and few questions at the end."""
+    two, asked = Canvas.two, TieredPretraining.asked
+    monkeypatch.setattr(Canvas, "two", lambda dataset: two(dataset)[::97])
+    monkeypatch.setattr(TieredPretraining, "asked", lambda recipe, tier, _: asked(recipe, tier, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_stages_leave_a_pipeline_and_an_oracle_that_shares_its_autoencoder(tmp_path: Path) -> None:
+    stages = ("judge", "verdict", "autoencoder", "decoder", "diffusion")
+    few: dict[str, Any] = {stage: {"steps": 2, "batch": 2} for stage in stages}
+    for stage in ("autoencoder", "decoder"):
+        few[stage]["gate"] = 0.0
+    few |= {"workers": 1, "diffusion": {**few["diffusion"], "sampling_steps": 2, "widths": [16, 32]}}
+    found = pretraining(tmp_path / "base", **few).run()
+    assert set(found["tiers"]) == {"name", "template", "synonym", "description", "pair"}
+    oracle = pretraining(tmp_path / "oracle", **few, without="wild_cat", base=str(tmp_path / "base"))
+    oracle.run()
+    base, other = (load_pipeline(tmp_path / name / "pipeline") for name in ("base", "oracle"))
+    assert all(torch.equal(a, b) for a, b in zip(base.vae.parameters(), other.vae.parameters(), strict=True))
+    assert "lion</w>" in base.tokenizer.get_vocab() and "lion</w>" not in other.tokenizer.get_vocab()
+    files = [tmp_path / "base" / "state" / name / "diffusion_pytorch_model.safetensors" for name in ("vae", "sharp")]
+    first, sharp = (read_tensors(file)[0] for file in files)
+    moved = {name.split(".")[0] for name in first if not torch.equal(first[name], sharp[name])}
+    assert moved and moved <= {"decoder", "post_quant_conv"}
