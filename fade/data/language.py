@@ -34,13 +34,11 @@ class Language:
         concepts = [concept for labels in self.domains.values() for concept in labels]
         unknown = sorted(set(self.said) - set(concepts))
         if unknown:
-            raise BadInput(f"dataset.source.said speaks of {unknown[0]!r}, which is no concept of this dataset")
+            raise BadInput(f"dataset.said speaks of {unknown[0]!r}, which is no concept of this dataset")
         for tier in (tier for tier in WORDED if tier in self.sentences):
             silent = [concept for concept in concepts if not self.said.get(concept, {}).get(tier)]
             if silent:
-                raise BadInput(
-                    f"dataset.source.said has no {tier} for {silent[0]}; give one, or leave the tier {tier} out"
-                )
+                raise BadInput(f"dataset.said has no {tier} for {silent[0]}; give one, or leave the tier {tier} out")
 
     @property
     def tiers(self) -> list[str]:

@@ -23,18 +23,17 @@ class Canvas(Dataset):
     train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split.
     sentences, said: see Language."""
 
-    name = "canvas"
     photo_style = "photo"
 
     def __init__(
         self, template: str, partials: dict[str, str], sentences: dict[str, list[str]],
-        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
+        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0, name: str = "canvas",
     ) -> None:  # fmt: skip
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
         self.counts = {"train": train, "judge": judge, "test": test}
         self.language = Language(domains, template, sentences, said)
-        self.pairs, self.seed = pairs, seed
+        self.name, self.pairs, self.seed = name, pairs, seed
 
     def items(self, split: str) -> list[Item]:
         """Of a split, or of its scenes of two objects: "train", "train-pairs"."""
