@@ -27,7 +27,8 @@ class Canvas(Dataset):
 
     def __init__(
         self, template: str, partials: dict[str, str], sentences: dict[str, list[str]],
-        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0, name: str = "canvas",
+        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
+        name: str = "canvas",
     ) -> None:  # fmt: skip
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
