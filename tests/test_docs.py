@@ -101,7 +101,7 @@ def rows(page: str, header: str) -> list[list[str]]:
 def test_the_tables_name_every_option_of_their_group() -> None:
     assert {row[0].split()[0] for row in rows("README.md", "| `method=` |")} == NAMES["method"]
     assert {name for row in rows("docs/datasets.md", "| `dataset=` |") for name in row[0].split(", ")} == (
-        NAMES["dataset"] - {"minicanvas", "folder", "grid"}
+        NAMES["dataset"] - {"minicanvas", "canvas", "folder", "grid"}
     )
     for row in rows("docs/command_line.md", "| group | options |"):
         groups = re.findall(r"`(\w+)`", row[0])

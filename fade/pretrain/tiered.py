@@ -439,11 +439,11 @@ class TieredPretraining(Pretraining):
                     for k, c in enumerate(cells)
                 ]
                 drawn.append(self.drawn(pipe, texts, seed))
-            found[tier] = self.read(judges, torch.cat(drawn), cells * len(seeds))
+            found[tier] = self.right(judges, torch.cat(drawn), cells * len(seeds))
             made.append(drawn[0])
         return found, torch.cat(made)
 
-    def read(self, judges: dict[str, Judge], images: Tensor, cells: list[Shown]) -> dict[str, float]:
+    def right(self, judges: dict[str, Judge], images: Tensor, cells: list[Shown]) -> dict[str, float]:
         """Share of right style and of right objects."""
         two = len(cells[0]) > len(self.dataset.domains)
         views = {"style": images, "object": torch.cat(halves(images)) if two else images}
