@@ -18,7 +18,7 @@ run: install
 	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
 
 test: install
-	$(BIN)/python -m pytest -n auto -m "not slow and not slurm and not processes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm and not processes"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+
 from command import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -10,9 +13,15 @@ GROUPS = [path.name for path in (ROOT / "conf").iterdir() if path.is_dir()]
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
 
 
-def composed(*overrides: str) -> DictConfig:
+@cache
+def _composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", [*overrides], return_hydra_config=False)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration, yours to change: each is composed once."""
+    return copy.deepcopy(_composed(*overrides))
 
 
 def overrides_of(group: str, option: str) -> list[str]:

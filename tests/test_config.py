@@ -13,6 +13,7 @@ from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 
 import run
+from benchmarks.runs.options import check_options
 from fade.data.dataset import Dataset
 from fade.data.unlearncanvas import OBJECTS, STYLES
 from fade.methods import Method
@@ -21,8 +22,12 @@ from fade.published import GROUPS, published
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_its_target_exists(group: str, option: str) -> None:
+def test_every_option_composes_and_passes_and_its_target_exists(
+    monkeypatch: pytest.MonkeyPatch, group: str, option: str
+) -> None:
     config = composed(*overrides_of(group, option))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    check_options(run.given(config))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     targets = []
 

@@ -122,7 +122,6 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
     return adapter.sha256(), adapter.teacher_passes, unlearner.trainer.global_step
 
 
-@pytest.mark.parametrize("dies_at", [2, 5])  # before the first checkpoint, and after it
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -133,13 +132,7 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
     ],
 )
 def test_killed_and_resumed_is_undisturbed(
-    model: Diffusion,
-    pairs: Pairs,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    overrides: list[str],
-    dies_at: int,
+    model: Diffusion, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str]
 ) -> None:
     def train(folder: str, seed: int) -> tuple[str, int, int]:
         L.seed_everything(seed, verbose=False)
@@ -150,15 +143,17 @@ def test_killed_and_resumed_is_undisturbed(
             adapter.detach()
 
     config = config_of(name, 6, *overrides)
-    # whatever state the second process starts in; but a LoRA's first values are drawn from the global seed, which
-    # run.py sets
-    resumed = 4 if config.adapter._target_.endswith("Lora.attach") and dies_at < 3 else 99
     undisturbed = train("whole", 4)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Unlearner, "training_step", dying(dies_at))
-        train("killed", 4)
-    assert (tmp_path / "killed" / "last.ckpt").is_file() == (dies_at > 3)
-    assert train("killed", resumed) == undisturbed
+    for dies_at in (2, 5):  # before the first checkpoint, and after it
+        # whatever state the second process starts in; but a LoRA's first values are drawn from the global seed, which
+        # run.py sets
+        resumed = 4 if config.adapter._target_.endswith("Lora.attach") and dies_at < 3 else 99
+        folder = f"killed at {dies_at}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Unlearner, "training_step", dying(dies_at))
+            train(folder, 4)
+        assert (tmp_path / folder / "last.ckpt").is_file() == (dies_at > 3)
+        assert train(folder, resumed) == undisturbed
 
 
 def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:

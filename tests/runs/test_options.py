@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from command import ROOT
-from configs import OPTIONS, overrides_of
 from hydra import compose, initialize_config_dir
 
 from benchmarks.runs.options import check_options
@@ -122,12 +121,6 @@ def test_a_wrong_value_is_one_line_with_its_name(
     with pytest.raises(BadInput) as told:
         check_options(composing(*overrides.split()))
     assert said in str(told.value) and "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_passes(composing, monkeypatch: pytest.MonkeyPatch, group: str, option: str) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    check_options(composing(*overrides_of(group, option)))
 
 
 @pytest.mark.parametrize(
