@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,9 +10,10 @@ from command import ROOT
 from configs import composed
 from omegaconf import OmegaConf
 
-from benchmarks.record.moved import KEYS, OPTIONS, current, key
+import run
+from benchmarks.record.moved import KEYS, OPTIONS, current, key, target
 from benchmarks.runs.options import located
-from benchmarks.runs.reopened import SHARED, resolved
+from benchmarks.runs.reopened import SHARED, opened
 
 FOLDER = """
 dataset:
@@ -88,6 +89,10 @@ protocol:
   weights: {}
   clip: null
 """
+MODEL = """
+model: {_target_: fade.diffusion.Diffusion.load, path: sd, steps: 50, guidance: 7.5}
+"""
+SD = {"_target_": target("fade.diffusion.Diffusion.load"), "path": "sd", "steps": 50, "guidance": 7.5}
 EARLIER = [
     (
         FOLDER,
@@ -99,14 +104,13 @@ EARLIER = [
 
 
 @pytest.mark.parametrize(("earlier", "today"), EARLIER, ids=["folder", "unlearncanvas"])
-def test_an_earlier_configuration_is_todays(earlier: str, today: str) -> None:
-    config: dict[str, Any] = {**yaml.safe_load(earlier + PROTOCOL), "cache_dir": "cache"}
-    wanted = OmegaConf.to_container(composed(*today.split()), resolve=True)
+def test_an_earlier_configuration_is_todays(earlier: str, today: str, tmp_path: Path) -> None:
+    """As the run's folder holds it, and as task=compose opens it."""
+    (tmp_path / "config.yaml").write_text(earlier + PROTOCOL + "weights: {forget: 0.3, retain: 1.0}\n" + MODEL)
+    config = composed(*today.split(), "cache_dir=cache")
+    found, wanted = opened(run.task_of(config), tmp_path), OmegaConf.to_container(config, resolve=True)
     assert isinstance(wanted, dict)
-    found = current(config)
-    assert {name: resolved(found[name], found) for name in ("dataset", "judges", "protocol")} == {
-        name: wanted[name] for name in ("dataset", "judges", "protocol")
-    }
+    assert {name: found.values(name) for name in SHARED} == {**{name: wanted[name] for name in SHARED}, "model": SD}
 
 
 def test_a_model_that_was_found_by_the_datasets_name_still_is() -> None:
