@@ -83,11 +83,7 @@ def same_targets(runs: Sequence[Run]) -> None:
             raise BadInput(f"{name} lacks {seeds}, which others have; finish the sweep first")
 
 
-_SPENT = {
-    "peak_memory_mb": 1,
-    "teacher_passes": 1,
-    "adapter_bytes": 1000,
-}  # of a run's cost, and the unit that is shown
+_SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of a run's cost, and the unit shown
 _OTHERS = [key for key in METRICS if key not in _NUMBERS]
 
 
@@ -241,14 +237,8 @@ def decided(runs: Sequence[Run]) -> str:
 
 
 _Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
-_COUNTED = (
-    "pairs.forget",
-    "pairs.retain",
-    "pairs.batch",
-    "trainer.max_steps",
-    "model.steps",
-    "adapter.rank",
-)  # whole, >= 1
+# whole, >= 1
+_COUNTED = ("pairs.forget", "pairs.retain", "pairs.batch", "trainer.max_steps", "model.steps", "adapter.rank")
 
 
 def number(text: str) -> float | None:
