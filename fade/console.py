@@ -16,7 +16,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,6 +50,7 @@ class _State:
     part = place = then = ""
     raising = said = False
     stopped = 0.0
+    bar: Progress | None = None  # the one that is on the screen
 
 
 def listen() -> None:
@@ -68,10 +72,15 @@ def _stop(number: int, _: Any) -> None:
         os._exit(128 + number)
 
 
+def _follows() -> bool:
+    """Whether this is one of several processes, and not their first."""
+    return any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK"))
+
+
 def say_stopped() -> None:
     """The line; once, and of a run of several processes by its first."""
-    follows = any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK"))
-    if not _State.said and not follows:
+    _no_bar()
+    if not _State.said and not _follows():
         where = " ".join(text for text in (_State.part, _State.place) if text)
         print("stopped" + (f" {where}" if where else "") + (f"; {_State.then}" if _State.then else ""), file=sys.stderr)
     _State.said = True
@@ -98,6 +107,7 @@ def stoppable(then: str = "") -> Iterator[None]:
         sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
     finally:
         _State.raising = False
+        _no_bar()
 
 
 def command(main: Callable[[], int | None]) -> None:
@@ -128,9 +138,32 @@ def ignore_stop() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _bar(name: str, total: int, first: int) -> Progress | None:
+    """A progress bar where a person is watching, and of several processes the first; it goes when it is full."""
+    _no_bar()
+    if _follows() or not sys.stderr.isatty():
+        return None
+    from rich import progress  # here, so that logs and --help do without it
+    from rich.console import Console
+
+    counted = (progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *counted)
+    _State.bar = progress.Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    _State.bar.add_task(name, total=total, completed=first)
+    _State.bar.start()
+    return _State.bar
+
+
+def _no_bar() -> None:
+    """Take the bar off the screen: it is full, another stage begins, or the command ends."""
+    if _State.bar is not None:
+        _State.bar.stop()
+        _State.bar = None
+
+
 class Stage:
     """Work of `total` parts: a line at the start, at most every ten seconds and at the end, and the place where a stop
-    stops.
+    stops. At a terminal a bar between the first line and the last, in place of those between.
 
     name: of the lines, "images"; place: "while making images". first: how many were done before this process began.
     """
@@ -139,13 +172,18 @@ class Stage:
         self.name, self.total, self.place, self.first = name, total, place, first
         self.began = self.said = time.monotonic()
         log.info("%s: %d to do", name, total - first)
+        self._bar = _bar(name, total, first)
         self.done(first)
 
     def done(self, number: int, note: str = "", made: int | None = None) -> None:
         """`number` parts are done; `made`: by this process, if some of them were there already."""
         at(f"{self.place} {number} of {self.total}")
         now, made = time.monotonic(), number - self.first if made is None else made
-        if made and (now - self.said > EVERY_S or number == self.total):
+        if self._bar is not None and self._bar is _State.bar:
+            self._bar.update(self._bar.task_ids[0], completed=number, description=f"{self.name}{note}")
+            if number == self.total:
+                _no_bar()
+        if made and ((self._bar is None and now - self.said > EVERY_S) or number == self.total):
             speed = made / max(now - self.began, 1e-6)
             log.info(
                 "%s: %d/%d%s, %.1f a second, %.0f s left",
