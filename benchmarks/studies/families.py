@@ -24,11 +24,10 @@ from fade.judges import Judge
 
 
 def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(classes, classes): Euclidean distance of the classes' mean features, each feature scaled by its spread within
-    classes; infinite on the diagonal. features (N, D), labels (N,)."""
+    """(classes, classes): Euclidean distance of the classes' mean features; infinite on the diagonal. features (N, D),
+    labels (N,)."""
     means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
-    spread = torch.stack([features[labels == k].var(0) for k in range(classes)]).mean(0).sqrt() + 1e-6
-    return torch.cdist(means / spread, means / spread).fill_diagonal_(torch.inf)
+    return torch.cdist(means, means).fill_diagonal_(torch.inf)
 
 
 @torch.no_grad()
@@ -58,10 +57,8 @@ def main() -> None:
     for concept, first, second in rows:
         print(f"{concept:<18} {first:<18} {second:<18} {'same family' if related(concept, first) else ''}")
     named = [row for row in rows if row[0] != "photo"]
-    print(
-        f"{sum(related(*row[:2]) for row in named)} of {len(named)} share a word with their nearest (photo, the style "
-        "that is none, aside)"
-    )
+    nearest, either = (sum(any(related(row[0], other) for other in row[1:k]) for row in named) for k in (2, 3))
+    print(f"{nearest} of {len(named)} share a word with their nearest, {either} with one of the two (photo aside)")
 
 
 if __name__ == "__main__":
