@@ -61,7 +61,7 @@ def losses(folders: list[Path], cache: Path) -> list[Loss]:
     runs, _ = read(folders)
     found = []
     for run in runs:
-        answers = cache / str(run.results["base_answers"]) / "predictions.csv"
+        answers = cache / str(run.base_answers) / "predictions.csv"
         if not answers.is_file():
             raise BadInput(f"no {answers}, the untouched model's answers; name the folder of cache_dir with --cache")
         if (loss := loss_of(run, read_rows(answers))) is not None:
