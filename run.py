@@ -7,17 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fade.console import listen, stoppable, within
 
 if __name__ == "__main__":
-    listen()  # before the imports, which take seconds
+    listen()  # before the imports
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come out of Hydra, and one line is made of them below
-import diffusers
 import hydra
-import transformers
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
@@ -25,33 +23,35 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_method, get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 import fade
 from benchmarks.record.sweep import expect, fail
-from benchmarks.runs.options import check_options, located
-from benchmarks.runs.plan import planned
-from benchmarks.runs.pretrain import pretrained
-from benchmarks.runs.scored import scored
-from benchmarks.runs.sequence import sequence
-from benchmarks.runs.single import unlearn
-from benchmarks.runs.task import Task
 from benchmarks.runs.usage import CONF, Misused, Told, check, complain
 from benchmarks.runs.verdict import Below, check_limits
-from benchmarks.studies.compose import interfere
 from fade.errors import BadInput
+
+if TYPE_CHECKING:
+    from benchmarks.runs.task import Task
 
 OmegaConf.register_new_resolver(
     "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
 )
-OmegaConf.register_new_resolver("joined", lambda names: ",".join(located(names)), replace=True)  # a sweep's targets
+OmegaConf.register_new_resolver("joined", lambda names: ",".join(get_object(names)), replace=True)  # a sweep's targets
 # where a run goes, and what is asked of its end, is no part of what it is
 WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose")
 
-
-TASKS = {"unlearn": unlearn, "score": scored, "plan": planned, "pretrain": pretrained, "compose": interfere}
+# imported when they are asked for: a wrong command line is answered at once
+TASKS = {
+    "unlearn": "benchmarks.runs.single.unlearn",
+    "score": "benchmarks.runs.scored.scored",
+    "plan": "benchmarks.runs.plan.planned",
+    "pretrain": "benchmarks.runs.pretrain.pretrained",
+    "compose": "benchmarks.studies.compose.interfere",
+}
+SEQUENCE = "benchmarks.runs.sequence.sequence"
 
 
 def given(cfg: Any) -> Any:
@@ -67,6 +67,8 @@ def given(cfg: Any) -> Any:
 
 def task_of(cfg: DictConfig, chosen: Any = None, overrides: Sequence[str] = (), swept: Any = None) -> Task:
     """A configuration, composed or of a finished run, for those who do not know Hydra."""
+    from benchmarks.runs.task import Task
+
     return Task(
         given(cfg),
         OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in WHERE])),
@@ -81,8 +83,6 @@ def task_of(cfg: DictConfig, chosen: Any = None, overrides: Sequence[str] = (), 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> None:
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     now = HydraConfig.get()
     single, launcher = now.mode == RunMode.RUN, now.runtime.choices["launcher"]
     try:
@@ -90,12 +90,12 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         if launcher != "local" and single and cfg.task != "plan":
             raise Misused(f"launcher={launcher} starts the runs of a sweep and needs -m: python run.py -m ...")
-        check_options(given(cfg))
+        get_method("benchmarks.runs.options.check_options")(given(cfg))
         if not single:
             within(f"in run {now.job.num + 1} of the sweep,")
         check_limits(cfg.fail_under)
         task = task_of(cfg, now.runtime.choices, now.overrides.task, now.sweeper.params)
-        (sequence if cfg.get("sequence") and cfg.task == "unlearn" else TASKS[cfg.task])(task)
+        get_method(SEQUENCE if cfg.get("sequence") and cfg.task == "unlearn" else TASKS[cfg.task])(task)
     except (BadInput, HydraException, OmegaConfBaseException, OSError) as error:
         code = complain(error, known)
         if single:

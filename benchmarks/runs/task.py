@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
@@ -68,6 +70,8 @@ class Task:
 
     def model(self) -> Diffusion:
         doing("loading the pipeline and hashing its weights")
+        for library in (diffusers, transformers):
+            library.utils.logging.disable_progress_bar()
         return self.make("model")
 
     def recipe(self, dataset: Dataset) -> Recipe:
