@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 import warnings
@@ -353,7 +352,6 @@ def _free_name(model: Diffusion) -> str:
 
 def _trainer(clip: float | None, **given: Any) -> L.Trainer:
     """One device, no bars and no banner: a library call says nothing."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return L.Trainer(
         max_epochs=-1, devices=1, gradient_clip_val=clip, enable_progress_bar=False, enable_model_summary=False, **given
     )

@@ -88,7 +88,8 @@ def say_stopped() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, the warnings of IDLE are not shown; all others are."""
+    """Inside, Lightning's notes and the warnings of IDLE are not shown; all others are."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import sets another, whenever that comes
     with warnings.catch_warnings():
         for message in IDLE:
             warnings.filterwarnings("ignore", message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
@@ -167,10 +166,6 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
         command = [sys.executable, "run.py", *overrides, *SHORT[:1], *SHORT[2:], *where]
         return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    imports = start("target=neon")
-    time.sleep(1)
-    imports.send_signal(signal.SIGINT)
-    assert imports.communicate(timeout=60)[1] == "stopped\n" and imports.returncode == 130
     code, lines = ended(start("target=neon"), "images: 72 to do", signal.SIGTERM)
     assert code == 143 and lines[-1].startswith("stopped while making images ")
     code, lines = ended(start("target=neon"), "distil: ", signal.SIGINT)
@@ -180,45 +175,28 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("results.json"))
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize(
-    "command", [["benchmarks.report", "."], ["benchmarks.studies.compare", "."], ["fade", "info", "."]]
-)
-def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: list[str]) -> None:
+def interrupted(command: list[str], module: str) -> str:
+    """What a command says when Ctrl-C comes as soon as it has imported a module and gone on to another."""
     started = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE
+        [sys.executable, "-X", "importtime", *command], cwd=ROOT, text=True, stderr=subprocess.PIPE
     )
     assert started.stderr is not None
-    next(line for line in started.stderr if line.split("|")[-1].strip() == "fade.console")  # it listens from here on
-    time.sleep(0.1)  # what calls it follows on the next line
+    next(line for line in started.stderr if line.split("|")[-1].strip() == module)
+    next(started.stderr)
     started.send_signal(signal.SIGINT)
     said = [line for line in started.stderr if not line.startswith("import time:")]
-    assert said == ["stopped\n"] and started.wait(60) == 130
+    assert started.wait(60) == 130
+    return "".join(said)
 
 
-class Terminal(io.StringIO):
-    """A stream that a person watches."""
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["benchmarks.report .", "benchmarks.studies.compare .", "fade info ."])
+def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: str) -> None:
+    assert interrupted(["-m", *command.split()], "fade.console") == "stopped\n"
 
-    def isatty(self) -> bool:
-        return True
 
-
-def test_at_a_terminal_a_stage_is_a_bar_between_its_first_line_and_its_last(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(console, "EVERY_S", -1.0)  # every part would be a line
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    stage = Stage("images", 3, "while making images")
-    stage.done(1)
-    unfinished = Stage("distil", 5, "at step")  # its bar takes the place of the other
-    assert stage._bar and not stage._bar.live.is_started
-    stage.done(2)
-    unfinished.done(4, ", loss 0.5")
-    assert unfinished._bar
-    unfinished._bar.refresh()
-    unfinished.done(5)
-    assert console._State.bar is None and not unfinished._bar.live.is_started
-    assert all(text in screen.getvalue() for text in ("images", "distil, loss 0.5", "4/5"))
-    assert [line.partition(",")[0] for line in caplog.messages] == ["images: 3 to do", "distil: 5 to do", "distil: 5/5"]
+@pytest.mark.processes
+@pytest.mark.parametrize(("module", "more"), [("omegaconf", ""), ("torch", "; the same command goes on")])
+def test_a_run_stops_with_one_line_in_its_imports(module: str, more: str, tmp_path: Path) -> None:
+    command = ["run.py", "target=neon", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    assert interrupted(command, module) == f"stopped{more}\n"
