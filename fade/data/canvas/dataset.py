@@ -26,10 +26,18 @@ class Canvas(Dataset):
     photo_style = "photo"
 
     def __init__(
-        self, template: str, partials: dict[str, str], sentences: dict[str, list[str]],
-        said: dict[str, dict[str, list[str]]], train: Whole, judge: Whole, test: Whole, pairs: Whole, seed: Whole = 0,
+        self,
+        template: str,
+        partials: dict[str, str],
+        sentences: dict[str, list[str]],
+        said: dict[str, dict[str, list[str]]],
+        train: Whole,
+        judge: Whole,
+        test: Whole,
+        pairs: Whole,
+        seed: Whole = 0,
         name: str = "canvas",
-    ) -> None:  # fmt: skip
+    ) -> None:
         domains = {"style": list(STYLES), "object": list(OBJECTS)}
         super().__init__(domains, template, {"style": "photo"}, partials)
         self.counts = {"train": train, "judge": judge, "test": test}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from fade.data.canvas.scene import Part, Thing, box, ellipse, eye, poly, smooth
+from fade.data.canvas.scene import Part, Thing, box, eye
+from fade.data.shapes import ellipse, poly, smooth
 
 # cats: a face with whiskers; pointed ears, or round ones, a mane and stripes
 
@@ -68,8 +69,9 @@ def sea_fish(rng: Generator) -> list[Part]:
         Part(smooth((-0.15, -h * 0.8), (0.1, -h * 1.65), (0.4, -h * 0.7), n=6), "second"),
         Part(smooth((-0.1, h * 0.8), (0.0, h * 1.45), (0.25, h * 0.8), n=6), "second"),
         Part(smooth((-0.68, 0), (-0.1, -h), (0.5, -h * 0.85), (0.98, 0), (0.5, h * 0.85), (-0.1, h)), "main"),
-        *scales, *eye(0.62, -0.12, 0.14, 0.5),
-    ]  # fmt: skip
+        *scales,
+        *eye(0.62, -0.12, 0.14, 0.5),
+    ]
 
 
 def sea_whale(rng: Generator) -> list[Part]:
@@ -301,14 +303,20 @@ def garden_mushroom(rng: Generator) -> list[Part]:
 
 
 OBJECTS: dict[str, Thing] = {
-    "house_cat": Thing(house_cat), "wild_cat": Thing(wild_cat, {"main": 0.1, "second": 0.07}),
-    "sea_fish": Thing(sea_fish), "sea_whale": Thing(sea_whale, {"main": 0.6, "second": 0.56}),
-    "song_bird": Thing(song_bird), "water_bird": Thing(water_bird, {"second": 0.56, "accent": 0.11}),
-    "city_car": Thing(city_car), "city_bus": Thing(city_bus),
-    "sail_boat": Thing(sail_boat), "steam_boat": Thing(steam_boat),
-    "stone_house": Thing(stone_house), "stone_castle": Thing(stone_castle),
+    "house_cat": Thing(house_cat),
+    "wild_cat": Thing(wild_cat, {"main": 0.1, "second": 0.07}),
+    "sea_fish": Thing(sea_fish),
+    "sea_whale": Thing(sea_whale, {"main": 0.6, "second": 0.56}),
+    "song_bird": Thing(song_bird),
+    "water_bird": Thing(water_bird, {"second": 0.56, "accent": 0.11}),
+    "city_car": Thing(city_car),
+    "city_bus": Thing(city_bus),
+    "sail_boat": Thing(sail_boat),
+    "steam_boat": Thing(steam_boat),
+    "stone_house": Thing(stone_house),
+    "stone_castle": Thing(stone_castle),
     "pine_tree": Thing(pine_tree, {"main": 0.36, "second": 0.07}),
     "palm_tree": Thing(palm_tree, {"main": 0.33, "second": 0.08}),
     "garden_flower": Thing(garden_flower, {"second": 0.33}),
     "garden_mushroom": Thing(garden_mushroom, {"second": 0.33, "accent": 0.12}),
-}  # fmt: skip
+}

@@ -6,15 +6,13 @@ side. Coordinates are in [0, 1], y downwards."""
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.random import Generator
 
-Colour = tuple[int, int, int]
-Points = np.ndarray  # (N, 2) float
+from fade.data.shapes import Colour, Points, ellipse, hsv, poly
 
 
 @dataclass(frozen=True)
@@ -63,43 +61,12 @@ class Scene:
     horizon: tuple[float, float]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 40) -> Points:
-    a = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    points = np.stack([rx * np.cos(a), ry * np.sin(a)], 1)
-    c, s = np.cos(turn), np.sin(turn)
-    return points @ np.array([[c, s], [-s, c]]) + (x, y)
-
-
-def smooth(*corners: tuple[float, float], n: int = 10) -> Points:
-    """A closed Catmull-Rom curve through the corners."""
-    p = np.array(corners, float)
-    before, after, later = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
-    t = np.linspace(0, 1, n, endpoint=False)[None, :, None]
-    a, b, c, d = (q[:, None] for q in (before, p, after, later))
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    return curve.reshape(-1, 2)
-
-
-def poly(*corners: tuple[float, float]) -> Points:
-    return np.array(corners, float)
-
-
 def box(left: float, top: float, right: float, bottom: float) -> Points:
     return poly((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def eye(x: float, y: float, r: float, look: float = 0.0) -> list[Part]:
     return [Part(ellipse(x, y, r, r), "light"), Part(ellipse(x + look * r * 0.3, y, r * 0.55, r * 0.65), "dark")]
-
-
-def hsv(h: float, s: float, v: float) -> Colour:
-    r, g, b = colorsys.hsv_to_rgb(h % 1, s, v)
-    return round(255 * r), round(255 * g), round(255 * b)
-
-
-def deepened(colour: Colour) -> Colour:
-    h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in colour))
-    return hsv(h, min(1.0, 1.2 * s + 0.15), 0.88 * v)
 
 
 def coloured(rng: Generator, hues: dict[str, float]) -> dict[str, Colour]:

@@ -10,39 +10,19 @@ from functools import cache
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops
 
-from fade.data.canvas.scene import Colour, Part, Points, Scene, deepened, hsv, poly
+from fade.data.canvas.scene import Part, Scene
+from fade.data.shapes import Brush, Colour, blurred, coordinates, deepened, hsv, poly
 
 WHITE, INK = (250, 248, 242), (24, 22, 28)
 
 
-class Brush:
-    """A canvas of `n` x `n` pixels that takes coordinates in [0, 1]."""
-
-    def __init__(self, n: int, colour: Colour | int, mode: str = "RGB") -> None:
-        self.n = n
-        self.image = Image.new(mode, (n, n), colour)
-        self.draw = ImageDraw.Draw(self.image)
-
-    def at(self, points: Points) -> list[tuple[float, float]]:
-        return [(float(x), float(y)) for x, y in points * self.n]
-
-    def fill(self, points: Points, colour: Colour | int) -> None:
-        self.draw.polygon(self.at(points), fill=colour)
-
-    def line(self, points: Points, colour: Colour | int, width: float, closed: bool = False) -> None:
-        path = self.at(points)
-        if closed:
-            path = [*path, path[0], path[1]]
-        self.draw.line(path, fill=colour, width=max(1, round(width * self.n)), joint="curve")
+class SceneBrush(Brush):
+    """A brush that knows what a scene is made of."""
 
     def outline(self, part: Part, colour: Colour | int, width: float) -> None:
         self.line(part.points, colour, width * part.weight, closed=not part.stroke)
-
-    def ground(self, scene: Scene, colour: Colour | int) -> None:
-        left, right = scene.horizon
-        self.fill(poly((0, left), (1, right), (1, 1), (0, 1)), colour)
 
     def parts(
         self, scene: Scene, colour: Callable[[Part], Colour], line: Colour | None = None, width: float = 0.0
@@ -64,7 +44,7 @@ def own(part: Part) -> Colour:
 
 
 def silhouette(scene: Scene, n: int) -> Image.Image:
-    brush = Brush(n, 0, "L")
+    brush = SceneBrush(n, 0, "L")
     for part in scene.parts:
         if part.stroke:
             brush.outline(part, 255, 0.018)
@@ -73,31 +53,22 @@ def silhouette(scene: Scene, n: int) -> Image.Image:
     return brush.image
 
 
-def coordinates(n: int) -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[0:n, 0:n] / n
-    return x, y
-
-
-def blurred(image: Image.Image, radius: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(radius * image.width))
-
-
 def as_image(canvas: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
 
 
 def plain(scene: Scene, n: int) -> Image.Image:
     """The scene in its own flat colours: what many styles start from."""
-    brush = Brush(n, scene.sky)
-    brush.ground(scene, scene.ground)
+    brush = SceneBrush(n, scene.sky)
+    brush.ground(scene.horizon, scene.ground)
     brush.parts(scene, own)
     return brush.image
 
 
 def toned(scene: Scene, n: int) -> np.ndarray:
     """How dark the scene is, (n, n) in [0, 1]: what one-ink styles start from."""
-    brush = Brush(n, (48, 48, 48))
-    brush.ground(scene, (92, 92, 92))
+    brush = SceneBrush(n, (48, 48, 48))
+    brush.ground(scene.horizon, (92, 92, 92))
     grey = {"main": 205, "second": 168, "accent": 132, "light": 16, "dark": 252}
     brush.parts(scene, lambda part: (grey[part.tone],) * 3)
     return np.asarray(blurred(brush.image.convert("L"), 0.004), float) / 255
@@ -123,14 +94,14 @@ def warped(image: np.ndarray, amount: float, cells: int, rng: Generator) -> np.n
 
 def photo(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Soft light from the upper left, a shadow on the ground, a vignette."""
-    brush = Brush(n, scene.sky)
-    brush.ground(scene, scene.ground)
+    brush = SceneBrush(n, scene.sky)
+    brush.ground(scene.horizon, scene.ground)
     shape = silhouette(scene, n)
     shadow = blurred(ImageChops.offset(shape, round(0.035 * n), round(0.045 * n)), 0.03)
     back = Image.composite(
         Image.new("RGB", (n, n), (40, 38, 50)), blurred(brush.image, 0.02), shadow.point(lambda v: v // 2)
     )
-    brush = Brush(n, 0)
+    brush = SceneBrush(n, 0)
     brush.image.paste(back)
     brush.parts(scene, own)
     x, y = coordinates(n)
@@ -145,7 +116,7 @@ def photo(scene: Scene, n: int, rng: Generator) -> Image.Image:
 
 def ink_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Heavy black pen on white, the dark parts filled."""
-    brush = Brush(n, WHITE)
+    brush = SceneBrush(n, WHITE)
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), INK, 0.014)
     for part in scene.parts:
         if not part.stroke:
@@ -162,7 +133,7 @@ def pencil_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     hatch = (np.abs(((x + y) * 18) % 1 - 0.5) < 0.17) & (dark > 0.3)
     cross = (np.abs(((x - y) * 18) % 1 - 0.5) < 0.15) & (dark > 0.6)
     canvas = np.where((hatch | cross)[..., None], np.array([132.0, 132.0, 138.0]), paper)
-    brush = Brush(n, 0)
+    brush = SceneBrush(n, 0)
     brush.image.paste(as_image(canvas))
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), lead, 0.01)
     for part in scene.parts:
@@ -172,7 +143,7 @@ def pencil_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
 
 def charcoal_sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Broad smudged strokes on brown paper, with grain."""
-    lines = Brush(n, 0, "L")
+    lines = SceneBrush(n, 0, "L")
     lines.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), 150, 0.02)
     for part in scene.parts:
         lines.outline(part, 235, 0.036)
@@ -215,7 +186,7 @@ def oil_paint(scene: Scene, n: int, rng: Generator) -> Image.Image:
     source = np.asarray(blurred(plain(scene, n), 0.006), float)
     grey = source.mean(-1, keepdims=True)
     source = np.clip(grey + 1.35 * (source - grey), 0, 255)
-    brush = Brush(n, tuple(int(v) for v in source.reshape(-1, 3).mean(0)))  # type: ignore[arg-type]
+    brush = SceneBrush(n, tuple(int(v) for v in source.reshape(-1, 3).mean(0)))  # type: ignore[arg-type]
     flow = 2 * np.pi * noise(n, 4, rng)
     for length, width, count in ((0.12, 0.06, 260), (0.06, 0.026, 1300)):
         places = rng.random((count, 2))
@@ -252,7 +223,7 @@ def line_print(scene: Scene, n: int, rng: Generator) -> Image.Image:
 
 def block_print(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """A lino cut: solid ink, the light parts and the contours carved out of it."""
-    brush = Brush(n, 255, "L")
+    brush = SceneBrush(n, 255, "L")
     left, right = scene.horizon
     for k in range(4):
         brush.line(poly((0, left + 0.07 * k), (1, right + 0.07 * k)), 0, 0.014)
@@ -314,8 +285,8 @@ def glass_mosaic(scene: Scene, n: int, rng: Generator) -> Image.Image:
     tint = np.random.default_rng(7).uniform(0.75, 1.2, 64)[owner][..., None]
     panes = {"light": (250, 225, 140), "dark": (30, 26, 34)}
     hue = rng.random()
-    brush = Brush(n, hsv(hue, 0.6, 0.62))
-    brush.ground(scene, hsv(hue + rng.uniform(0.3, 0.6), 0.6, 0.5))
+    brush = SceneBrush(n, hsv(hue, 0.6, 0.62))
+    brush.ground(scene.horizon, hsv(hue + rng.uniform(0.3, 0.6), 0.6, 0.5))
     back = np.asarray(brush.image, float) * tint
     back[joint < 0.016] = (22, 20, 24)
     brush.image.paste(as_image(back))
@@ -328,7 +299,7 @@ def glass_mosaic(scene: Scene, n: int, rng: Generator) -> Image.Image:
 
 def tubes(scene: Scene, n: int, hue: float, width: float) -> Image.Image:
     tube = {tone: hsv(hue + k * 0.22, 0.8, 1.0) for k, tone in enumerate(("main", "second", "accent", "light", "dark"))}
-    lines = Brush(n, (0, 0, 0))
+    lines = SceneBrush(n, (0, 0, 0))
     for part in scene.parts:
         lines.outline(part, tube[part.tone], width)
     return lines.image
@@ -344,7 +315,7 @@ def neon_lines(scene: Scene, n: int, rng: Generator) -> Image.Image:
 def neon_glow(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """The same tubes behind a haze: wide halos, and the object filled with light."""
     hue = rng.random()
-    lines, fill = tubes(scene, n, hue, 0.026), Brush(n, (0, 0, 0))
+    lines, fill = tubes(scene, n, hue, 0.026), SceneBrush(n, (0, 0, 0))
     for k, part in enumerate(p for p in scene.parts if not p.stroke):
         fill.fill(part.points, hsv(hue + 0.07 * k, 0.75, 0.6))
     haze, halo, core = (
@@ -358,7 +329,7 @@ def blueprint_lines(scene: Scene, n: int, rng: Generator) -> Image.Image:
     x, y = coordinates(n)
     blue = np.array(hsv(rng.uniform(0.59, 0.62), 0.82, rng.uniform(0.5, 0.62)), float)
     grid = (np.minimum(x * 8 % 1, y * 8 % 1) < 0.09)[..., None]
-    brush = Brush(n, 0)
+    brush = SceneBrush(n, 0)
     brush.image.paste(as_image(np.where(grid, blue * 0.72 + 0.28 * 255, blue)))
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), (190, 205, 235), 0.01)
     for part in scene.parts:
@@ -370,9 +341,19 @@ def blueprint_lines(scene: Scene, n: int, rng: Generator) -> Image.Image:
 
 STYLES: dict[str, Callable[[Scene, int, Generator], Image.Image]] = {
     "photo": photo,
-    "ink_sketch": ink_sketch, "pencil_sketch": pencil_sketch, "charcoal_sketch": charcoal_sketch,
-    "water_paint": water_paint, "pastel_paint": pastel_paint, "oil_paint": oil_paint,
-    "dot_print": dot_print, "line_print": line_print, "block_print": block_print,
-    "pixel_mosaic": pixel_mosaic, "stone_mosaic": stone_mosaic, "glass_mosaic": glass_mosaic,
-    "neon_lines": neon_lines, "neon_glow": neon_glow, "blueprint_lines": blueprint_lines,
-}  # fmt: skip
+    "ink_sketch": ink_sketch,
+    "pencil_sketch": pencil_sketch,
+    "charcoal_sketch": charcoal_sketch,
+    "water_paint": water_paint,
+    "pastel_paint": pastel_paint,
+    "oil_paint": oil_paint,
+    "dot_print": dot_print,
+    "line_print": line_print,
+    "block_print": block_print,
+    "pixel_mosaic": pixel_mosaic,
+    "stone_mosaic": stone_mosaic,
+    "glass_mosaic": glass_mosaic,
+    "neon_lines": neon_lines,
+    "neon_glow": neon_glow,
+    "blueprint_lines": blueprint_lines,
+}

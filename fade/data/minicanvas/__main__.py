@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fade.console import command
+from fade.console import command, one_line
 from fade.data.minicanvas import OBJECTS, STYLES, write
-from fade.errors import BadInput
 
 
 def main() -> None:
@@ -17,10 +16,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    try:
+    with one_line():
         write(given.folder, given.per_cell, given.size, given.seed)
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
     print(f"wrote {len(STYLES) * len(OBJECTS) * given.per_cell} images to {given.folder}")
 
 

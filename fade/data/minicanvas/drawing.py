@@ -7,18 +7,17 @@ Painted at four times the wanted resolution and reduced. Coordinates are in [0, 
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops
+
+from fade.data.shapes import Brush, Colour, Points, blurred, coordinates, deepened, ellipse, hsv, poly, smooth
 
 OVERSAMPLING = 4
-Colour = tuple[int, int, int]
-Points = np.ndarray  # (N, 2) float
 
 
 @dataclass(frozen=True)
@@ -42,27 +41,6 @@ class Scene:
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
-
-
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, n: int = 40) -> Points:
-    a = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    points = np.stack([rx * np.cos(a), ry * np.sin(a)], 1)
-    c, s = np.cos(turn), np.sin(turn)
-    return points @ np.array([[c, s], [-s, c]]) + (x, y)
-
-
-def smooth(*corners: tuple[float, float], n: int = 10) -> Points:
-    """A closed Catmull-Rom curve through the corners."""
-    p = np.array(corners, float)
-    before, after, later = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
-    t = np.linspace(0, 1, n, endpoint=False)[None, :, None]
-    a, b, c, d = (q[:, None] for q in (before, p, after, later))
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    return curve.reshape(-1, 2)
-
-
-def poly(*corners: tuple[float, float]) -> Points:
-    return np.array(corners, float)
 
 
 def eye(x: float, y: float, r: float, look: float) -> list[Part]:
@@ -202,16 +180,6 @@ OBJECTS: dict[str, Callable[[Generator], list[Part]]] = {
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
-def hsv(h: float, s: float, v: float) -> Colour:
-    r, g, b = colorsys.hsv_to_rgb(h % 1, s, v)
-    return round(255 * r), round(255 * g), round(255 * b)
-
-
-def deepened(colour: Colour) -> Colour:
-    h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in colour))
-    return hsv(h, min(1.0, 1.2 * s + 0.15), 0.88 * v)
-
-
 def compose(name: str, rng: Generator) -> Scene:
     """Draw the object's parts, give them colours, turn, size and place them."""
     parts = OBJECTS[name](rng)
@@ -245,29 +213,8 @@ def compose(name: str, rng: Generator) -> Scene:
 # --- painting ---------------------------------------------------------------------------------------------------------
 
 
-class Brush:
-    """A canvas of `n` x `n` pixels that takes coordinates in [0, 1]."""
-
-    def __init__(self, n: int, colour: Colour | int, mode: str = "RGB") -> None:
-        self.n = n
-        self.image = Image.new(mode, (n, n), colour)
-        self.draw = ImageDraw.Draw(self.image)
-
-    def at(self, points: Points) -> list[tuple[float, float]]:
-        return [(float(x), float(y)) for x, y in points * self.n]
-
-    def fill(self, points: Points, colour: Colour | int) -> None:
-        self.draw.polygon(self.at(points), fill=colour)
-
-    def line(self, points: Points, colour: Colour | int, width: float, closed: bool = False) -> None:
-        path = self.at(points)
-        if closed:
-            path = [*path, path[0], path[1]]
-        self.draw.line(path, fill=colour, width=max(1, round(width * self.n)), joint="curve")
-
-    def ground(self, scene: Scene, colour: Colour | int) -> None:
-        left, right = scene.horizon
-        self.fill(poly((0, left), (1, right), (1, 1), (0, 1)), colour)
+class SceneBrush(Brush):
+    """A brush that knows what a scene is made of."""
 
     def parts(self, scene: Scene, colours: dict[str, Colour], line: Colour | None = None, width: float = 0.0) -> None:
         for part in scene.parts:
@@ -280,7 +227,7 @@ class Brush:
 
 
 def silhouette(scene: Scene, n: int) -> Image.Image:
-    brush = Brush(n, 0, "L")
+    brush = SceneBrush(n, 0, "L")
     for part in scene.parts:
         if part.stroke:
             brush.line(part.points, 255, 0.016)
@@ -289,33 +236,24 @@ def silhouette(scene: Scene, n: int) -> Image.Image:
     return brush.image
 
 
-def coordinates(n: int) -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[0:n, 0:n] / n
-    return x, y
-
-
-def blurred(image: Image.Image, radius: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(radius * image.width))
-
-
 def plain(scene: Scene, n: int) -> Image.Image:
     """The scene in its own flat colours: what most styles start from."""
-    brush = Brush(n, scene.sky)
-    brush.ground(scene, scene.ground)
+    brush = SceneBrush(n, scene.sky)
+    brush.ground(scene.horizon, scene.ground)
     brush.parts(scene, scene.colours)
     return brush.image
 
 
 def photo(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Soft light from the upper left, a shadow on the ground, a vignette."""
-    brush = Brush(n, scene.sky)
-    brush.ground(scene, scene.ground)
+    brush = SceneBrush(n, scene.sky)
+    brush.ground(scene.horizon, scene.ground)
     shape = silhouette(scene, n)
     shadow = blurred(ImageChops.offset(shape, round(0.035 * n), round(0.045 * n)), 0.03)
     back = Image.composite(
         Image.new("RGB", (n, n), (40, 38, 50)), blurred(brush.image, 0.008), shadow.point(lambda v: v // 2)
     )
-    brush = Brush(n, 0)
+    brush = SceneBrush(n, 0)
     brush.image.paste(back)
     brush.parts(scene, scene.colours)
     x, y = coordinates(n)
@@ -332,7 +270,7 @@ def sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
     x, y = coordinates(n)
     hatch = np.abs(((x + y) * 16) % 1 - 0.5) < 0.16
     cross = np.abs(((x - y) * 16) % 1 - 0.5) < 0.16
-    brush = Brush(n, paper)
+    brush = SceneBrush(n, paper)
     left, right = scene.horizon
     brush.line(poly((0, left), (1, right)), pencil, 0.012)
     under = y > left + (right - left) * x
@@ -343,7 +281,7 @@ def sketch(scene: Scene, n: int, rng: Generator) -> Image.Image:
         if part.stroke:
             brush.line(part.points, pencil, 0.016)
             continue
-        area = Brush(n, 0, "L")
+        area = SceneBrush(n, 0, "L")
         area.fill(part.points, 255)
         inside = np.asarray(area.image) > 0
         canvas = np.asarray(brush.image, float).copy()
@@ -373,8 +311,8 @@ def mosaic(scene: Scene, n: int, rng: Generator) -> Image.Image:
 def halftone(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """One ink on cream paper: dots on a fixed screen, larger where it is darker."""
     ink = np.array(hsv(rng.uniform(0.93, 1.0), 0.88, 0.72), float)
-    brush = Brush(n, (52, 52, 52))
-    brush.ground(scene, (92, 92, 92))
+    brush = SceneBrush(n, (52, 52, 52))
+    brush.ground(scene.horizon, (92, 92, 92))
     tone = {"main": (205,) * 3, "second": (175,) * 3, "accent": (140,) * 3, "light": (20,) * 3, "dark": (250,) * 3}
     brush.parts(scene, tone)
     dark = np.asarray(blurred(brush.image.convert("L"), 0.004), float) / 255
@@ -410,7 +348,7 @@ def neon(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Glowing tubes in the dark."""
     hue = rng.random()
     tube = {tone: hsv(hue + k * 0.22, 0.8, 1.0) for k, tone in enumerate(("main", "second", "accent", "light", "dark"))}
-    lines = Brush(n, (0, 0, 0))
+    lines = SceneBrush(n, (0, 0, 0))
     for part in scene.parts:
         lines.line(part.points, tube[part.tone], 0.024, closed=not part.stroke)
     glow = np.asarray(blurred(lines.image, 0.035), float) * 1.2 + np.asarray(blurred(lines.image, 0.012), float) * 0.5
@@ -424,7 +362,7 @@ def blueprint(scene: Scene, n: int, rng: Generator) -> Image.Image:
     x, y = coordinates(n)
     blue = np.array(hsv(rng.uniform(0.59, 0.62), 0.82, rng.uniform(0.5, 0.62)), float)
     grid = (np.minimum(x * 8 % 1, y * 8 % 1) < 0.09)[..., None]
-    brush = Brush(n, 0)
+    brush = SceneBrush(n, 0)
     brush.image.paste(Image.fromarray(np.where(grid, blue * 0.72 + 0.28 * 255, blue).astype(np.uint8)))
     brush.line(poly((0, scene.horizon[0]), (1, scene.horizon[1])), (190, 205, 235), 0.01)
     for part in scene.parts:
@@ -453,8 +391,8 @@ def glass(scene: Scene, n: int, rng: Generator) -> Image.Image:
     deep = {tone: deepened(rgb) for tone, rgb in scene.colours.items()}
     deep |= {"light": (250, 225, 140), "dark": (30, 26, 34)}
     hue = rng.random()
-    brush = Brush(n, hsv(hue, 0.6, 0.62))
-    brush.ground(scene, hsv(hue + rng.uniform(0.3, 0.6), 0.6, 0.5))
+    brush = SceneBrush(n, hsv(hue, 0.6, 0.62))
+    brush.ground(scene.horizon, hsv(hue + rng.uniform(0.3, 0.6), 0.6, 0.5))
     back = np.asarray(brush.image, float) * tint
     back[lead] = (22, 20, 24)
     brush.image.paste(Image.fromarray(np.clip(back, 0, 255).astype(np.uint8)))
@@ -466,7 +404,7 @@ def popart(scene: Scene, n: int, rng: Generator) -> Image.Image:
     """Flat loud colours, thick black outlines, a background cut in two."""
     loud = [(255, 45, 120), (255, 222, 20), (0, 190, 235), (255, 110, 20), (110, 45, 190), (120, 215, 40)]
     picked = [loud[i] for i in rng.permutation(6)]
-    brush = Brush(n, picked[0])
+    brush = SceneBrush(n, picked[0])
     if rng.random() < 0.5:
         brush.fill(poly((0, 1), (1, 0), (1, 1)), picked[1])
     else:
