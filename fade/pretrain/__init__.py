@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
+from transformers import CLIPTokenizer
 
 from fade.checked import Count, Seed
 from fade.console import doing
@@ -40,7 +42,7 @@ from fade.pretrain.diffusion import (
 )
 from fade.pretrain.images import load_images, sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
-from fade.pretrain.stage import Schedule, Stage, train
+from fade.pretrain.stage import Loss, Schedule, Stage, train
 from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -188,39 +190,41 @@ class Pretraining:
         for judge in judges.values():
             judge.requires_grad_(False)
         loss = autoencoder_loss(vae, list(judges.values()), images, s, self.flip)
-        stage = Stage("autoencoder", vae, loss, s, self.seed + 1, partial(self.show_reconstructions, vae, test))
+        chosen = test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()]
+        look = partial(self.show_reconstructions, "autoencoder", vae, chosen, 12)
+        stage = Stage("autoencoder", vae, loss, s, self.seed + 1, look)
         self.fit(stage)
-        self.show_reconstructions(vae, test)
+        look()
         vae.register_to_config(scaling_factor=1 / encoded(vae, images[::16]).std().item())
-        self.check_reconstructions(vae, judges)
+        self.check_reconstructions("autoencoder", vae, judges)
         with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish("autoencoder", stage)
         return vae
 
     @torch.no_grad()
-    def show_reconstructions(self, vae: AutoencoderKL, test: Tensor) -> None:
-        """A line and a contact sheet: up to 36 of the images (N, 3, H, W) uint8, each beside what is made of it."""
-        chosen = test[torch.linspace(0, len(test) - 1, min(36, len(test))).long()].to(vae.device).float() / 127.5 - 1
+    def show_reconstructions(self, stage: str, vae: AutoencoderKL, images: Tensor, columns: int) -> None:
+        """A line and a contact sheet: images (N, 3, H, W) uint8, each beside what is made of it."""
+        chosen = images.to(vae.device).float() / 127.5 - 1
         rebuilt = vae(chosen).sample
         error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
-        log.info("autoencoder: %.2f dB on held-out images", 10 * math.log10(4 / error))
+        log.info("%s: %.2f dB on held-out images", stage, 10 * math.log10(4 / error))
         pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
-        sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / "autoencoder.png", 12)
+        sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / f"{stage}.png", columns)
 
     @torch.no_grad()
-    def check_reconstructions(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> None:
+    def check_reconstructions(self, stage: str, vae: AutoencoderKL, judges: dict[str, Judge]) -> None:
         """The gate: the judges read in reconstructions what they read in the originals."""
-        s, (test, items) = self.autoencoder, self.images("test")
+        s, (test, items) = getattr(self, stage), self.images("test")
         rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
         for domain, judge in judges.items():
             kept = accuracy(judge.cpu(), rebuilt, self.judged(items, domain))
-            said = "autoencoder: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)"
-            log.info(said, domain, 100 * kept, 100 * (judge.accuracy or 0))
+            said = "%s: the %s judge reads %.2f %% of the reconstructions (%.2f %% of the originals)"
+            log.info(said, stage, domain, 100 * kept, 100 * (judge.accuracy or 0))
             if kept < s.gate * (judge.accuracy or 1):
                 raise BadInput(
-                    f"autoencoder: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
-                    f"pretrain.autoencoder.steps (it is {s.steps}), or lower pretrain.autoencoder.gate ({s.gate})"
+                    f"{stage}: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
+                    f"pretrain.{stage}.steps (it is {s.steps}), or lower pretrain.{stage}.gate ({s.gate})"
                 )
 
     def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
@@ -229,21 +233,29 @@ class Pretraining:
             return load_pipeline(folder)
         latents, items = self.latents(vae)
         captions, owner = self.captions(items)
-        torch.manual_seed(self.seed + 2)
         tokenizer = make_tokenizer([text for group in captions for text in group], s.max_length)
-        text_encoder = make_text_encoder(tokenizer, s)
-        unet = make_unet(s, latents.shape[1], latents.shape[-1])
-        pipe = make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
-        network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+        pipe = self.untrained(vae, tokenizer, latents)
         tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
         loss, look = diffusion_loss(pipe, latents, tokens, owner, s), partial(self.show_grid, pipe, judges)
-        stage = Stage("diffusion", network, loss, s, self.seed + 2, look)
-        self.fit(stage)
+        stage = self.fit_diffusion(pipe, loss, look)
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with atomic(folder) as temporary:
             pipe.to("cpu", torch.float16).save_pretrained(temporary)
         self.finish("diffusion", stage)
         return load_pipeline(folder)
+
+    def untrained(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, latents: Tensor) -> StableDiffusionPipeline:
+        """A fresh text encoder and U-Net, of latents (N, C, h, w), around the autoencoder."""
+        torch.manual_seed(self.seed + 2)
+        text_encoder = make_text_encoder(tokenizer, self.diffusion)
+        unet = make_unet(self.diffusion, latents.shape[1], latents.shape[-1])
+        return make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
+
+    def fit_diffusion(self, pipe: StableDiffusionPipeline, loss: Loss, look: Callable[[], None]) -> Stage:
+        network = nn.ModuleDict({"unet": pipe.unet, "text_encoder": pipe.text_encoder})
+        stage = Stage("diffusion", network, loss, self.diffusion, self.seed + 2, look)
+        self.fit(stage)
+        return stage
 
     def show_grid(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> None:
         """A line and a contact sheet: an image of every cell, and how many of them the judges read rightly."""
@@ -263,16 +275,20 @@ class Pretraining:
 
     def latents(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
         """Scaled latents (N, C, h, w) of the train split, encoded once; mirrored copies follow where `flip` is set."""
-        path = self.state / "latents.safetensors"
         images, items = self.images("train")
-        items = items * 2 if self.flip else items
+        if not self.flip:
+            return self.encoded_once(vae, images), items
+        return self.encoded_once(vae, images, images.flip(-1)), items * 2
+
+    def encoded_once(self, vae: AutoencoderKL, *groups: Tensor) -> Tensor:
+        """Scaled latents of all the images, from the file if they are there."""
+        path = self.state / "latents.safetensors"
         found = unharmed(path, read_tensors)
         if found is None:
-            doing(f"encoding {len(items)} images")
-            both = [images, images.flip(-1)] if self.flip else [images]
-            found = {"latents": torch.cat([encoded(vae, x) for x in both]) * vae.config.scaling_factor}, {}
+            doing(f"encoding {sum(map(len, groups))} images")
+            found = {"latents": torch.cat([encoded(vae, x) for x in groups]) * vae.config.scaling_factor}, {}
             write_tensors(path, found[0])
-        return found[0]["latents"], items
+        return found[0]["latents"]
 
     def captions(self, items: list[Item]) -> tuple[list[list[str]], Tensor]:
         """For each cell its caption, the empty one, and the partial ones; and the cell index (N,) of each item."""
@@ -292,15 +308,19 @@ class Pretraining:
         """Images (N, 3, H, W) in [0, 1], on the CPU, of every cell for every seed."""
         cells = self.dataset.cells()
         texts = [self.dataset.caption(cell) for cell in cells]
-        sampling = {"num_inference_steps": self.diffusion.sampling_steps, "guidance_scale": self.diffusion.guidance}
         shape = (1, pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
         made = []
         for seed in seeds:
             latent = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipe.device)
-            for prompts in (texts[start : start + 36] for start in range(0, len(texts), 36)):
-                latents = latent.expand(len(prompts), -1, -1, -1)
-                made.append(pipe(prompts, latents=latents, output_type="pt", **sampling).images.float().cpu())
+            made.append(self.draw(pipe, texts, latent.expand(len(texts), -1, -1, -1), 36))
         return torch.cat(made), cells * len(seeds)
+
+    def draw(self, pipe: StableDiffusionPipeline, texts: list[str], latents: Tensor, batch: int) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1], on the CPU, one a text, each from its latent (N, C, h, w)."""
+        sampling = {"num_inference_steps": self.diffusion.sampling_steps, "guidance_scale": self.diffusion.guidance}
+        parts = (slice(start, start + batch) for start in range(0, len(texts), batch))
+        made = [pipe(texts[part], latents=latents[part], output_type="pt", **sampling).images for part in parts]
+        return torch.cat([images.float().cpu() for images in made])
 
     def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
         """The numbers of the shipped weights: judge accuracies, grid accuracies over five seeds, images per second."""

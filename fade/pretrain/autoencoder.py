@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from fade.checked import Count, NonNegative, Portion
 from fade.judges import Judge
 from fade.pretrain.images import mirrored
-from fade.pretrain.stage import Schedule, pick
+from fade.pretrain.stage import Loss, Schedule, pick
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ def make_autoencoder(s: AutoencoderSettings, size: int) -> AutoencoderKL:
 
 def autoencoder_loss(
     vae: AutoencoderKL, judges: Sequence[Judge], images: Tensor, s: AutoencoderSettings, flip: bool
-) -> Callable[[torch.device], Tensor]:
+) -> Loss:
     """|y − x| + (y − x)² + edges + feature_weight · map distance + kl_weight · KL a latent value, in [-1, 1]."""
 
     def loss(device: torch.device) -> Tensor:

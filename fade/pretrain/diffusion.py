@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fade.checked import Count, Portion, Positive
-from fade.pretrain.stage import Schedule, pick
+from fade.pretrain.stage import Loss, Schedule, pick
 
 
 @dataclass(kw_only=True)
@@ -51,7 +50,7 @@ def make_scheduler() -> DDIMScheduler:
 
 def diffusion_loss(
     pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, owner: Tensor, s: DiffusionSettings
-) -> Callable[[torch.device], Tensor]:
+) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); tokens (cells, kinds, L): each cell's caption, the empty one, its
     partial ones; owner (N,): the cell of each latent."""
     kinds = tokens.shape[1]

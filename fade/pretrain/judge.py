@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from fade.checked import Count
 from fade.judges import Judge
 from fade.pretrain.images import mirrored
-from fade.pretrain.stage import Schedule, pick
+from fade.pretrain.stage import Loss, Schedule, pick
 
 
 @dataclass(kw_only=True)
@@ -23,9 +22,7 @@ class JudgeSettings(Schedule):
     size: Count
 
 
-def judge_loss(
-    judge: Judge, images: Tensor, truth: Tensor, s: JudgeSettings, flip: bool
-) -> Callable[[torch.device], Tensor]:
+def judge_loss(judge: Judge, images: Tensor, truth: Tensor, s: JudgeSettings, flip: bool) -> Loss:
     """Cross-entropy with a smoothing of 0.05, or binary where labels overlap. images (N, 3, H, W) uint8; truth (N,)
     classes or (N, labels)."""
 

@@ -25,6 +25,8 @@ SAVE_EVERY_S = 60.0
 WARM_UP = 200  # steps, at the start and after every restart
 ENDLESS = 10**9  # batches of the one epoch that never ends
 
+Loss = Callable[[torch.device], Tensor]  # of a device: one draw of it
+
 
 @dataclass(kw_only=True)
 class Schedule:
@@ -70,7 +72,7 @@ class Stage(L.LightningModule):
         self,
         name: str,
         network: nn.Module,
-        loss: Callable[[torch.device], Tensor],
+        loss: Loss,
         schedule: Schedule,
         seed: int,
         look: Callable[[], None] = lambda: None,

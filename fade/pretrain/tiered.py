@@ -8,44 +8,32 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 from transformers import CLIPTokenizer
 
 from fade.checked import Count, Seed
-from fade.console import doing
 from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Item
 from fade.data.prompts import find_domain
 from fade.errors import BadInput
-from fade.files import atomic, read_json, unharmed, write_json
+from fade.files import atomic, read_json, write_json
 from fade.judges import Judge, accuracy
-from fade.pretrain import Pretraining
+from fade.pretrain import Pretraining, encoded
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
-from fade.pretrain.diffusion import (
-    DiffusionSettings,
-    load_pipeline,
-    make_pipeline,
-    make_scheduler,
-    make_text_encoder,
-    make_tokenizer,
-    make_unet,
-    tokenise,
-)
+from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_pipeline, make_tokenizer, tokenise
 from fade.pretrain.images import sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
-from fade.pretrain.stage import Stage, pick
-from fade.tensors import read_tensors, write_tensors
+from fade.pretrain.stage import Loss, Stage, pick
 
 log = logging.getLogger(__name__)
 EMPTY, PARTIAL, PAIR = "empty", "partial", "pair"
@@ -84,7 +72,7 @@ def check_lengths(tokenizer: CLIPTokenizer, texts: list[str]) -> None:
 
 def tiered_loss(
     pipe: StableDiffusionPipeline, latents: Tensor, owner: Tensor, captions: Captions, s: DiffusionSettings
-) -> Callable[[torch.device], Tensor]:
+) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions`
     holds."""
 
@@ -178,17 +166,21 @@ class TieredPretraining(Pretraining):
     def sharing(self) -> TieredPretraining:
         """The base's own pretraining, whose first stages are done."""
         assert self.base is not None
-        return TieredPretraining(
-            self.dataset, self.base, self.size, self.judge, self.verdict, self.autoencoder, self.decoder,
-            self.diffusion, self.shares, self.seed, workers=self.workers, accelerator=self.accelerator,
-        )  # fmt: skip
+        shared = copy.copy(self)
+        shared.out, shared.state, shared.without = self.base, self.base / "state", None
+        return shared
 
     def claim(self) -> None:
         """As before; the folder also remembers its language, its second judges and what it never saw."""
         path = self.out / "tiers.json"
         language = self.dataset.language
-        asked = {"sentences": language.sentences, "said": language.said, "without": self.without, "shares": self.shares,
-                 "verdict": asdict(self.verdict)}  # fmt: skip
+        asked = {
+            "sentences": language.sentences,
+            "said": language.said,
+            "without": self.without,
+            "shares": self.shares,
+            "verdict": asdict(self.verdict),
+        }
         before = read_json(path) if path.is_file() else asked
         for key, value in asked.items():
             if before.get(key) != value:
@@ -212,8 +204,13 @@ class TieredPretraining(Pretraining):
         test, items = self.images("test")
         judge.accuracy = accuracy(judge, test, self.dataset.labels(items, domain))
         two = accuracy(judge, *self.two("test", domain))
-        log.info("%s: %.2f %% of %d held-out images, %.2f %% of the scenes of two objects", name, 100 * judge.accuracy,
-                 len(items), 100 * two)  # fmt: skip
+        log.info(
+            "%s: %.2f %% of %d held-out images, %.2f %% of the scenes of two objects",
+            name,
+            100 * judge.accuracy,
+            len(items),
+            100 * two,
+        )
         judge.save(folder)
         self.finish(name, stage)
         return judge
@@ -254,10 +251,8 @@ class TieredPretraining(Pretraining):
         vae = self.begin()
         trained = self.taught(vae, "autoencoder", s, judges)
         images, _ = self.images("train")
-        with torch.no_grad():
-            latents = torch.cat([vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images[::24].split(64)])
-        vae.register_to_config(scaling_factor=1 / latents.std().item())
-        return self.passed(vae, folder, trained, s.gate)
+        vae.register_to_config(scaling_factor=1 / encoded(vae, images[::24]).std().item())
+        return self.passed(vae, folder, trained)
 
     def sharpen(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> AutoencoderKL:
         """The decoder alone goes on: the latents stay as they are, and with them U-Net and text encoder."""
@@ -267,7 +262,7 @@ class TieredPretraining(Pretraining):
         vae.requires_grad_(False)
         for part in (vae.decoder, vae.post_quant_conv):
             part.requires_grad_(True)
-        return self.passed(vae, folder, self.taught(vae, "decoder", s, judges), s.gate)
+        return self.passed(vae, folder, self.taught(vae, "decoder", s, judges))
 
     def taught(self, vae: AutoencoderKL, name: str, s: AutoencoderSettings, judges: dict[str, Judge]) -> Stage:
         """The stage of this name, trained: what is wanted of the autoencoder is what the judges see, and the pixels."""
@@ -276,37 +271,18 @@ class TieredPretraining(Pretraining):
         for judge in judges.values():
             judge.requires_grad_(False)
 
-        def look() -> None:
-            chosen = test[:: len(test) // 48][:48].to(vae.device).float() / 127.5 - 1
-            rebuilt = vae(chosen).sample
-            error = mse_loss(rebuilt.clamp(-1, 1), chosen).item()
-            log.info("%s: %.2f dB on held-out images", name, 10 * math.log10(4 / error))
-            pairs = torch.stack([chosen, rebuilt], 1).flatten(0, 1)
-            sheet((pairs / 2 + 0.5).float().cpu(), self.out / "sheets" / f"{name}.png", 16)
-
+        look = partial(self.show_reconstructions, name, vae, test[:: len(test) // 48][:48], 16)
         loss = autoencoder_loss(vae, list(judges.values()), images, s, False)
         stage = Stage(name, vae, loss, s, self.seed + 1, look)
         self.fit(stage)
-        with torch.no_grad():
-            look()
+        look()
         return stage
 
-    def passed(self, vae: AutoencoderKL, folder: Path, trained: Stage, gate: float) -> AutoencoderKL:
+    def passed(self, vae: AutoencoderKL, folder: Path, trained: Stage) -> AutoencoderKL:
         """The autoencoder, kept, where the judges that taught it nothing read in reconstructions what they read in the
         originals. Raises BadInput where they do not."""
-        test, items = self.images("test")
-        with torch.no_grad():
-            rebuilt = torch.cat([vae(x.float() / 127.5 - 1).sample.clamp(-1, 1) / 2 + 0.5 for x in test.split(64)])
-        for domain in self.dataset.domains:
-            judge = self.reader("verdict", domain)
-            kept = accuracy(judge, rebuilt, self.dataset.labels(items, domain))
-            log.info("%s: %.2f %% of the reconstructions keep their %s (%.2f %% of the originals)", trained.name,
-                     100 * kept, domain, 100 * (judge.accuracy or 0))  # fmt: skip
-            if kept < gate * (judge.accuracy or 1):
-                raise BadInput(
-                    f"{trained.name}: only {kept:.1%} of the reconstructions keep their {domain}; train it longer with "
-                    f"pretrain.{trained.name}.steps, or lower pretrain.{trained.name}.gate ({gate})"
-                )
+        verdicts = {domain: self.reader("verdict", domain) for domain in self.dataset.domains}
+        self.check_reconstructions(trained.name, vae, verdicts)
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
@@ -322,16 +298,14 @@ class TieredPretraining(Pretraining):
         latents, items = self.every_latent(vae)
         shown = self.shown([item.concepts for item in items])
         place = {concepts: k for k, concepts in enumerate(shown)}
-        torch.manual_seed(self.seed + 2)
         texts, first, count, shares = self.told(shown)
         tokenizer = make_tokenizer(sorted(set(texts)), s.max_length)
         check_lengths(tokenizer, sorted(set(texts)))
         captions = Captions(tokenise(tokenizer, texts), first, count, shares)
-        text_encoder, unet = make_text_encoder(tokenizer, s), make_unet(s, latents.shape[1], latents.shape[-1])
-        pipe = make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
+        pipe = self.untrained(vae, tokenizer, latents)
 
         def look() -> None:
-            pipe.to(unet.device)
+            pipe.to(pipe.unet.device)
             found, made = self.ask(pipe, judges, seeds=[0], images=64)
             log.info(
                 "diffusion: style/object "
@@ -339,10 +313,8 @@ class TieredPretraining(Pretraining):
             )
             sheet(made, self.out / "sheets" / "grid.png", 16)
 
-        network = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
         owner = torch.tensor([place[item.concepts] for item in items])
-        stage = Stage("diffusion", network, tiered_loss(pipe, latents, owner, captions, s), s, self.seed + 2, look)
-        self.fit(stage)
+        stage = self.fit_diffusion(pipe, tiered_loss(pipe, latents, owner, captions, s), look)
         self.finished(pipe, vae)
         self.finish("diffusion", stage)
         return load_pipeline(folder)
@@ -360,17 +332,8 @@ class TieredPretraining(Pretraining):
             latents, items = self.sharing().every_latent(vae)
             kept = [k for k, item in enumerate(items) if self.without not in item.concepts]
             return latents[torch.tensor(kept)], [items[k] for k in kept]
-        path = self.state / "latents.safetensors"
-        items = [*self.dataset.items("train"), *self.dataset.items("train-pairs")]
-        found = unharmed(path, read_tensors)
-        if found is None:
-            doing(f"encoding {len(items)} images")
-            images = torch.cat([self.images("train")[0], self.images("train-pairs")[0]])
-            with torch.no_grad():
-                encoded = [vae.encode(x.float() / 127.5 - 1).latent_dist.mode() for x in images.split(64)]
-            found = {"latents": torch.cat(encoded) * vae.config.scaling_factor}, {}
-            write_tensors(path, found[0])
-        return found[0]["latents"], items
+        (single, items), (two, more) = (self.images(split) for split in ("train", "train-pairs"))
+        return self.encoded_once(vae, torch.cat([single, two])), [*items, *more]
 
     def shown(self, cells: list[Shown]) -> list[Shown]:
         """Each cell once, in order, those of `without` left out."""
@@ -414,15 +377,13 @@ class TieredPretraining(Pretraining):
             two = list(permutations(objects, 2))
             cells: list[Shown] = [(styles[k % len(styles)], *names) for k, names in enumerate(two)]
         else:  # diagonals of the grid, one after another
-            cells = [(styles[k % 16], objects[(k + k // 16) % 16]) for k in range(len(styles) * len(objects))]
+            n, m = len(styles), len(objects)
+            cells = [(styles[row], objects[(row + turn) % m]) for turn in range(m) for row in range(n)]
         cells = [cell for cell in cells if self.without not in cell]
-        return (
-            cells
-            if images is None
-            else cells[:: max(1, len(cells) // images)][:images]
-            if tier == PAIR
-            else cells[:images]
-        )
+        if images is None:
+            return cells
+        step = max(1, len(cells) // images) if tier == PAIR else 1
+        return cells[::step][:images]
 
     @torch.no_grad()
     def ask(
@@ -456,14 +417,9 @@ class TieredPretraining(Pretraining):
     def drawn(self, pipe: StableDiffusionPipeline, texts: list[str], seed: int) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], on the CPU; image k of a seed begins from the same noise in every tier."""
         generator = torch.Generator().manual_seed(seed)
-        side, s = pipe.unet.config.sample_size, self.diffusion
+        side = pipe.unet.config.sample_size
         noise = torch.randn(len(texts), pipe.unet.config.in_channels, side, side, generator=generator).to(pipe.device)
-        made = [
-            pipe(texts[k : k + 32], latents=noise[k : k + 32], output_type="pt", num_inference_steps=s.sampling_steps,
-                 guidance_scale=s.guidance).images.float().cpu()
-            for k in range(0, len(texts), 32)
-        ]  # fmt: skip
-        return torch.cat(made)
+        return self.draw(pipe, texts, noise, 32)
 
     def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
         """The numbers of the shipped weights: the judges' accuracies, those of each tier over two seeds, images a

@@ -34,8 +34,12 @@ def test_the_halves_of_a_scene_are_its_objects() -> None:
 
 def test_every_caption_fits_the_tokenizer() -> None:
     dataset = canvas()
-    texts = [t for c in dataset.cells() for tier in ("template", "synonym", "description")
-             for t in dataset.language.captions(tuple(c.values()), tier)]  # fmt: skip
+    texts = [
+        t
+        for c in dataset.cells()
+        for tier in ("template", "synonym", "description")
+        for t in dataset.language.captions(tuple(c.values()), tier)
+    ]
     tokenizer = make_tokenizer(texts, 24)
     check_lengths(tokenizer, texts)
     with pytest.raises(BadInput, match=r"caption 'A .* cat' is \d+ tokens long and the tokenizer holds 24"):
