@@ -16,7 +16,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from fade.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -116,6 +119,19 @@ def command(main: Callable[[], int | None]) -> None:
     listen()
     with stoppable():
         sys.exit(main())
+
+
+@contextmanager
+def one_line(out: Path | str | None = None) -> Iterator[None]:
+    """Inside, bad input ends the command with one line and code 1; where it writes to `out`, a full disk does too."""
+    try:
+        yield
+    except BadInput as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # a full disk, a folder that may not be written
+        if out is None:
+            raise
+        raise SystemExit(f"error: cannot write {error.filename or out}: {error.strerror}") from None
 
 
 def within(part: str, then: str = "") -> None:

@@ -18,8 +18,7 @@ from benchmarks.report import sequences
 from benchmarks.report.page import write_page
 from benchmarks.report.tables import per_target, summary, table
 from benchmarks.report.wandb import publish
-from fade.console import command
-from fade.errors import BadInput
+from fade.console import command, one_line
 
 
 def write(folders: list[Path], out: Path) -> str:
@@ -60,18 +59,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report"), help="the folder to write (report)")
     given = parser.parse_args()
     try:
-        if given.status:
-            print("\n\n".join(map(status, given.folders)))
-        elif given.wandb:
-            print(publish(read(given.folders)[0], given.wandb))
-        else:
-            print(write(given.folders, given.out))
+        with one_line(given.out):
+            if given.status:
+                print("\n\n".join(map(status, given.folders)))
+            elif given.wandb:
+                print(publish(read(given.folders)[0], given.wandb))
+            else:
+                print(write(given.folders, given.out))
     except ModuleNotFoundError as error:
         raise SystemExit(f"error: a report needs {error.name}; pip install -e '.[bench]' brings it") from None
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # a full disk, a folder that may not be written
-        raise SystemExit(f"error: cannot write {error.filename or given.out}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import fade
 from benchmarks.report.tables import table
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
-from fade.console import command
-from fade.errors import BadInput, at_least
+from fade.console import command, one_line
+from fade.errors import at_least
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.ledger import ledger
 from fade.models.stable_diffusion import StableDiffusion
@@ -73,14 +73,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    try:
+    with one_line():
         at_least(1, counts=min(given.counts), images=given.images, steps=given.steps, repeats=given.repeats)
         model = StableDiffusion.load(given.base, given.steps, 4.0)
         if torch.cuda.is_available():
             model.to("cuda")
         stored = adapters(model, max(given.counts), given.rank, _MASKS[given.mask](given.p))
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
     size = given.images, given.steps, given.repeats
     base, weight = _speed(model, *size), _megabytes(model)
     rows = [["none", "0", f"{base:.2f}", "1.00", f"{weight:.1f}"]]

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.record.results import Run, read
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import Table, mean_value, published, table
-from fade.console import command
+from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS
 from fade.training.logs import base_images
@@ -384,12 +384,8 @@ def main() -> None:
         "--tuning", action="store_true", help="every setting on the development targets, and which is chosen"
     )
     given = parser.parse_args()
-    try:
+    with one_line(given.out or "the tables"):
         print(write(given.folders, given.against, given.out, given.tuning))
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # a full disk, a folder that may not be written
-        raise SystemExit(f"error: cannot write {error.filename or given.out}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

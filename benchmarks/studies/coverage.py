@@ -19,7 +19,7 @@ from benchmarks.measure.metrics import Metric, wilson
 from benchmarks.measure.predictions import Row
 from benchmarks.record.results import read
 from benchmarks.report.tables import table
-from fade.console import command
+from fade.console import command, one_line
 from fade.errors import BadInput, at_least
 
 _SHARES = ("ua", "ira", "cra", "cra_target")
@@ -138,11 +138,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=400)
     given = parser.parse_args()
-    try:
+    with one_line():
         at_least(1, draws=given.draws)
         groups = load(given.folders)
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
     header = ["targets", "cells", "seeds", "cost", *(f"{m} cover (worst) ± points" for m in _SHARES)]
     rows = []
     for design in _DESIGNS:

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.measure.predictions import Row, read_rows
 from benchmarks.record.results import Run, read
 from benchmarks.report.tables import table
-from fade.console import command
+from fade.console import command, one_line
 from fade.data.language import related
 from fade.data.seen import seen_concepts
 from fade.errors import BadInput
@@ -71,6 +71,11 @@ def losses(folders: list[Path], cache: Path) -> list[Loss]:
     return found
 
 
+def _row(loss: Loss) -> list[str]:
+    shares = (loss.run.metrics["ua"]["value"], loss.near_base, loss.near_after, loss.other_base, loss.other_after)
+    return [loss.run.method, loss.run.target, ", ".join(loss.near), *(f"{100 * share:.1f}" for share in shares)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="What unlearning costs the look-alikes that the retain set never showed."
@@ -78,15 +83,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     given = parser.parse_args()
-    try:
+    with one_line():
         found = losses(given.folders, given.cache)
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
-    rows = [
-        [loss.run.method, loss.run.target, ", ".join(loss.near), *(f"{100 * value:.1f}" for value in (
-            loss.run.metrics["ua"]["value"], loss.near_base, loss.near_after, loss.other_base, loss.other_after))]
-        for loss in found
-    ]  # fmt: skip
+    rows = [_row(loss) for loss in found]
     head = ["method", "target", "unseen look-alikes", "UA", "base", "after", "others: base", "after"]
     print(table(head, rows))
     for method in sorted({loss.run.method for loss in found}):

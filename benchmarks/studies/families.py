@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fade.console import command
+from fade.console import command, one_line
 from fade.data.canvas import paint
 from fade.data.canvas.dataset import SEEDS
 from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.styles import STYLES
 from fade.data.language import related
-from fade.errors import BadInput
 from fade.judges import Judge
 
 
@@ -43,10 +42,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--per-cell", type=int, default=3)
     given = parser.parse_args()
-    try:
+    with one_line():
         judges = [Judge.load(given.folder / "judges" / domain) for domain in ("style", "object")]
-    except BadInput as error:
-        raise SystemExit(f"error: {error}") from None
     cells = list(product(STYLES, OBJECTS))
     pictures = [np.array(paint(s, [o], k, SEEDS["test"], 64)) for s, o in cells for k in range(given.per_cell)]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
