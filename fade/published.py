@@ -58,10 +58,18 @@ def published(method: str | Method, seed: int = 0) -> dict[str, Any]:
     return {key: OmegaConf.to_container(merged[key], resolve=True) for key in (*GROUPS, "method", "pairs")}  # type: ignore[index, misc]
 
 
-def located(target: str) -> Any:
-    """What a `_target_` names: a class of a module."""
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def located(path: str) -> Any:
+    """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+            for part in parts[cut:]:
+                found = getattr(found, part)
+            return found
+        except (ModuleNotFoundError, AttributeError):
+            continue
+    raise BadInput(f"_target_ is {path!r}, which cannot be imported")
 
 
 def settings(part: Mapping[str, Any]) -> dict[str, Any]:

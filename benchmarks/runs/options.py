@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from pydantic import Field
 from fade.checked import Count, NonNegative, Positive, Rate, Seed, Share, Whole, Word, check, hints
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
+from fade.published import located
 from fade.training.unlearner import Unlearner
 
 CALLED: dict[str, Callable[..., Any]] = {"pairs": Pairs, "optimizer.schedule": Unlearner}  # nodes without a _target_
@@ -81,20 +81,6 @@ def check_node(node: Mapping[str, Any], where: str = "") -> None:
             check(name, value, hint)
         elif isinstance(value, float) and not math.isfinite(value):
             raise BadInput(f"{name} is {value}; it must be a number")
-
-
-def located(path: str) -> Any:
-    """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
-    parts = path.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:cut]))
-            for part in parts[cut:]:
-                found = getattr(found, part)
-            return found
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise BadInput(f"_target_ is {path!r}, which cannot be imported")
 
 
 def check_device(device: str) -> None:

@@ -13,7 +13,7 @@ import transformers
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
-from benchmarks.runs.options import located, processes
+from benchmarks.runs.options import processes
 from fade.console import doing
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
@@ -21,6 +21,7 @@ from fade.files import content_hash
 from fade.judges import Judge
 from fade.models import Diffusion
 from fade.pretrain import check_images
+from fade.published import located, settings
 from fade.training.logs import JsonLines, Mirror
 from fade.training.recipe import Recipe
 
@@ -89,7 +90,7 @@ class Task:
             sparsity,
             timesteps,
             located(adapter["_target_"].removesuffix(".attach")),
-            {key: value for key, value in adapter.items() if not key.startswith("_")},
+            settings(adapter),
             self.make("optimizer.build"),
             lambda **given: self.make("trainer")(**given),  # a strategy of processes is good for one training
             config["trainer"]["max_steps"],
