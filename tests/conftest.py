@@ -13,6 +13,7 @@ import torch
 from command import ROOT, Command
 from diffusers import AutoencoderKL, DDIMScheduler
 from finished import finished
+from tiny import tiny_settings
 
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
@@ -20,7 +21,7 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
-from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer, make_unet
+from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
 TEMPLATE = "A {object} image in {style} style."
@@ -35,22 +36,7 @@ def dataset() -> MiniCanvas:
 def model() -> Diffusion:
     """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
     torch.manual_seed(0)
-    settings = DiffusionSettings(
-        steps=1,
-        batch=1,
-        rate=1e-3,
-        ema=0.9,
-        widths=[16, 32],
-        layers=1,
-        text_width=32,
-        text_layers=1,
-        max_length=16,
-        empty=0.1,
-        partial=0.1,
-        time_power=1.0,
-        sampling_steps=2,
-        guidance=3.0,
-    )
+    settings = tiny_settings()
     tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,

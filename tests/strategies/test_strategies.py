@@ -13,6 +13,7 @@ from command import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from loops import quiet, requests
+from tiny import tiny_settings
 from torch import Tensor
 
 import run
@@ -30,7 +31,7 @@ from fade.methods.lacu import Lacu
 from fade.methods.uce import Uce
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
-from fade.pretrain.diffusion import DiffusionSettings, make_pipeline, make_text_encoder, make_tokenizer
+from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer
 from fade.sparsity import Dense, Module, Neuron
 from fade.strategies import Strategy
 from fade.strategies.duge import Duge
@@ -127,23 +128,7 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
     """The model with a tokenizer that knows all of the dataset's words; the fixture's knows cat and neon."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer([dataset.caption(cell) for cell in dataset.cells()], 16)
-    settings = DiffusionSettings(
-        steps=1,
-        batch=1,
-        rate=1e-3,
-        ema=0.9,
-        widths=[16, 32],
-        layers=1,
-        text_width=width,
-        text_layers=1,
-        max_length=16,
-        empty=0.1,
-        partial=0.1,
-        time_power=1.0,
-        sampling_steps=2,
-        guidance=3.0,
-    )
-    encoder = make_text_encoder(tokenizer, settings)
+    encoder = make_text_encoder(tokenizer, tiny_settings(width))
     return StableDiffusion(make_pipeline(model.vae, encoder, tokenizer, model.unet, model.pipe.scheduler), 2, 3.0)
 
 
