@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ def records(path: Path) -> Iterator[Any]:
             place += left
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        if place + 7 + length > len(data):  # still being written
+            return
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or its last part
@@ -75,6 +78,16 @@ def records(path: Path) -> Iterator[Any]:
             record.ParseFromString(whole)
             yield record
             whole = b""
+
+
+def finished_records(path: Path) -> list[Any]:
+    """All of them, once the last says that the run has ended: W&B's service may write on after `finish` returned."""
+    for _ in range(600):
+        found = list(records(path))
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} does not say after a minute that its run has ended")
 
 
 @pytest.fixture
@@ -99,7 +112,7 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
     (file,) = (tmp_path / "run").rglob("run-*.wandb")
     summary: dict[str, Any] = {}
     started = None
-    for record in records(file):
+    for record in finished_records(file):
         if record.HasField("run"):
             started = record.run
         for item in record.summary.update:
