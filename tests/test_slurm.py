@@ -232,17 +232,18 @@ def test_a_sweep_killed_requeued_and_preempted_ends_as_an_undisturbed_one(
     os.kill(json.loads((killed / "run.json").read_text())["pid"], signal.SIGKILL)
     requeued, _ = another()
     cluster.do("scontrol", "requeue", requeued)
-    another()
+    _, held = another()
+    os.kill(json.loads((held / "run.json").read_text())["pid"], signal.SIGSTOP)  # it may not end before it is preempted
     cluster.do("sbatch", "-p", "urgent", "-c", "2", "-o", str(folder / "urgent.txt"), "--wrap", "echo done")
     array = requeued.split("_")[0]
+    preempted = rf"preempted JobId={array}_\d+.* has been requeued"
+    until(lambda: re.search(preempted, (cluster.folder / "ctld.log").read_text()), 300, "a preemption")
     until(lambda: not cluster.do("squeue", "-h", "-j", array).strip(), 900, "the end of the array")
     code, text = said(driver)
     assert code == 1 and "the same command" in text.splitlines()[-1], text
 
     tasks = {name: job for name, job in cluster.jobs().items() if name.startswith(f"{array}_")}
-    log = (cluster.folder / "ctld.log").read_text()
     assert sorted(tasks) == [f"{array}_{i}" for i in range(6)] and tasks[requeued]["Restarts"] != "0"
-    assert re.search(rf"preempted JobId={array}_\d+.* has been requeued", log)
     assert (folder / "urgent.txt").read_text() == "done\n"
     states = {entry.name: entry.state for entry in ledger(place.out)}
     assert states.pop(killed.name) == "stopped" and list(states.values()) == ["finished"] * 5, states
