@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,8 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fade.files import Harmed, atomic
-
-DIGEST = "digest"  # in the metadata of every safetensors file that is written here
+from fade.raw import DIGEST, Bytes, check_digest, parts_hash, whole_digest
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -28,7 +26,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     about = dict(metadata or {})
     with atomic(path) as temporary:
         try:
-            save_file(copies, temporary, about | {DIGEST: _digest(copies, about)})
+            save_file(copies, temporary, about | {DIGEST: whole_digest(tensors_hash(copies), about)})
             _sort_metadata(temporary)
         except SafetensorError as error:
             if "os error 28" not in str(error):
@@ -44,14 +42,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, about = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise Harmed(f"{path} is truncated or no safetensors file ({error})") from error
-    digest = about.pop(DIGEST, None)
-    if digest is not None and digest != _digest(tensors, about):
-        raise Harmed(f"{path} is not what was written there (its hash differs)")
+    check_digest(path, tensors_hash(tensors), about)
     return tensors, about
-
-
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps([tensors_hash(tensors), metadata], sort_keys=True).encode()).hexdigest()
 
 
 def _sort_metadata(path: Path) -> None:
@@ -73,12 +65,12 @@ def not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 def tensors_hash(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode())
-    return digest.hexdigest()
+    values = ((name, tensors[name].detach().cpu().contiguous()) for name in sorted(tensors))
+    return parts_hash((name, str(v.dtype), tuple(v.shape), _bytes(v)) for name, v in values)
+
+
+def _bytes(value: Tensor) -> Bytes:
+    return value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode()
 
 
 class Digests:

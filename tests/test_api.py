@@ -20,7 +20,7 @@ from diffusers import (
 from snippet import SHORT, image
 
 import fade
-from fade.adapters.stored import complete
+from fade.adapters.folder import complete
 from fade.api import RETAIN, without
 from fade.files import write_json
 from fade.methods.spm import Spm

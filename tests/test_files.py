@@ -12,6 +12,7 @@ from harmed import flipped
 from safetensors.torch import save_file
 
 from fade.files import Harmed, atomic, leftovers, read_json, unharmed, without_folders, write_json
+from fade.raw import TYPES, raw_hash, read_raw
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
 
@@ -30,6 +31,16 @@ def test_tensors_come_back_with_their_metadata_and_equal_content_makes_equal_byt
     assert len({(tmp_path / f"{k}").read_bytes() for k in range(6)}) == 1
     found, about = read_tensors(tmp_path / "0")
     assert about == ABOUT and found.keys() == TENSORS.keys() and tensors_hash(found) == tensors_hash(TENSORS)
+
+
+def test_without_torch_the_same_is_read_and_the_same_hash_formed(tmp_path: Path) -> None:
+    every = {kind: torch.ones(2, dtype=getattr(torch, kind)) for kind, _ in TYPES.values()} | TENSORS
+    write_tensors(tmp_path / "file", every, ABOUT)
+    found, about = read_raw(tmp_path / "file")
+    assert about == ABOUT and raw_hash(found) == tensors_hash(every)
+    assert {name: raw.values().tolist() for name, raw in found.items()} == {
+        name: value.flatten().tolist() for name, value in every.items()
+    }
 
 
 def test_one_flipped_bit_of_a_tensor_or_of_the_metadata_is_noticed(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from snippet import SHORT, image
 
 import fade
 from fade.adapters.export import export_factors
+from fade.adapters.folder import complete
 from fade.adapters.lora import Lora
 from fade.adapters.masked import _Masked
 from fade.adapters.patch import Patch
-from fade.adapters.stored import Stored, complete
+from fade.adapters.stored import Stored
 from fade.cli import main
 from fade.data.pairs import Pairs
 from fade.files import write_json

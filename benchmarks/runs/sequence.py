@@ -28,7 +28,8 @@ from benchmarks.runs.task import Task
 from benchmarks.runs.trained import trained
 from benchmarks.runs.verdict import end
 from fade.adapters import Adapter, history
-from fade.adapters.stored import Stored, read_card
+from fade.adapters.folder import read_card
+from fade.adapters.stored import Stored
 from fade.console import doing, within
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request

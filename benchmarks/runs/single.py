@@ -14,7 +14,8 @@ from benchmarks.runs.task import Task
 from benchmarks.runs.trained import trained
 from benchmarks.runs.verdict import end
 from fade.adapters import Adapter
-from fade.adapters.stored import Stored, complete
+from fade.adapters.folder import complete
+from fade.adapters.stored import Stored
 from fade.console import doing
 from fade.data.pairs import Request
 from fade.errors import BadInput

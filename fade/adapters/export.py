@@ -15,17 +15,13 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.adapters.factors import PROMPT, Factors
+from fade.adapters.folder import HOW
 from fade.errors import BadInput, at_least
 from fade.files import atomic_folder
 from fade.models.ledger import added, ledger
 from fade.tensors import not_finite, write_tensors
 
 NOTHING = "at this scale the adapter changes nothing; there is nothing to export"
-HOW = {
-    "diffusers": 'pipe.load_lora_weights("this folder")',
-    "peft": 'peft.PeftModel.from_pretrained(pipe.unet, "this folder")',
-    "patch": 'pipe.unet.load_state_dict(safetensors.torch.load_file("this folder/patch.safetensors"), strict=False)',
-}
 FILES = (
     "README.md",
     "pytorch_lora_weights.safetensors",

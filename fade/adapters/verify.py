@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from fade.adapters.export import export
-from fade.adapters.stored import DTYPES, Stored
+from fade.adapters.folder import CYCLES, DTYPES
+from fade.adapters.stored import Stored
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion, Noise
 from fade.tensors import tensors_hash
-
-CYCLES = 100
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from benchmarks.report.page import of_sequences, page
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
 from benchmarks.runs.single import study
 from fade.adapters import Adapter, history
+from fade.adapters.folder import LATER, read_card
 from fade.adapters.lora import Lora
-from fade.adapters.stored import LATER, Stored, read_card
+from fade.adapters.stored import Stored
 from fade.adapters.verify import predictions
 from fade.cli import main as fade_command
 from fade.data.minicanvas import MiniCanvas

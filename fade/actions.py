@@ -1,0 +1,124 @@
+"""What the actions of the `fade` command do (fade/cli.py), apart from it: its help and the card need no torch."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import transformers
+
+from fade.adapters import check_scale, history
+from fade.adapters.export import changed_weights, export, export_factors
+from fade.adapters.factors import PROMPT
+from fade.adapters.folder import HOW
+from fade.adapters.merging import folded
+from fade.adapters.patch import Patch
+from fade.adapters.stored import Stored
+from fade.adapters.verify import claims
+from fade.errors import BadInput
+from fade.files import atomic_folder, read_json
+from fade.models.stable_diffusion import StableDiffusion
+from fade.tensors import not_finite
+
+for library in (diffusers, transformers):
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()
+
+
+def exported(given: argparse.Namespace) -> None:
+    """A LoRA needs no base; the changed weights do."""
+    refuse_existing(given.out)
+    check_scale(given.scale)
+    stored = Stored.read(given.folder)
+    if given.base is None:
+        if given.to == "patch":
+            raise BadInput("--to patch writes changed weights and needs --base PIPELINE, which they are changed from")
+        error = export_factors(given.out, given.to, stored.factors(given.scale), given.rank, given.limit)
+    else:
+        adapter = stored.attach(base_of(given), force=given.force)
+        adapter.scale = given.scale
+        error = export(adapter, given.out, given.to, given.rank, given.limit)
+    exact = f"fitted at rank {given.rank}: misses {100 * error:.3f} % of the change" if given.rank else "exact"
+    print(f"{given.out}/ ({exact}); load it with {HOW[given.to]}")
+
+
+def merge(given: argparse.Namespace) -> None:
+    """A pipeline folder with the change written in."""
+    refuse_existing(given.out)
+    check_scale(given.scale)
+    model = base_of(given)
+    adapter = Stored.read(given.folder).attach(model, force=given.force)
+    if not adapter.mergeable:
+        raise BadInput(PROMPT)
+    adapter.scale = given.scale
+    values = changed_weights(adapter)
+    adapter.detach()
+    if odd := not_finite(values):
+        raise BadInput(
+            f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale"
+        )
+    model.network.load_state_dict(values, strict=False)
+    with atomic_folder(given.out, (), bool, "pipeline") as temporary:
+        model.pipe.save_pretrained(temporary)
+    print(
+        f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
+        f'StableDiffusionPipeline.from_pretrained("{given.out}")'
+    )
+
+
+def fold(given: argparse.Namespace) -> None:
+    """The adapters of a finished sequence as one patch, which stands for all of them."""
+    refuse_existing(given.out)
+    folder, model = Path(given.folder), base_of(given)
+    if not (folder / "results.json").is_file():
+        raise BadInput(f"{folder} is no finished sequence: it has no results.json")
+    results = read_json(folder / "results.json")
+    if not results.get("sums"):
+        raise BadInput(
+            f"{folder}: what was measured there is no sum of its adapters (strategy {results.get('strategy')})"
+        )
+    history.verify(folder, model.sha256())
+    met = [line for line in history.read(folder) if line["event"] == "forgotten"]
+    unknown = sorted(set(given.without) - {line["number"] for line in met})
+    if unknown:
+        raise BadInput(f"--without {unknown[0]}: this sequence has met the requests 1 to {len(met)}")
+    left = [line for line in met if line["number"] not in given.without]
+    if not left:
+        raise BadInput("--without leaves no request to fold")
+    parts = [
+        Stored.read(folder / line["folder"] / "adapter").attach(model, f"request{line['number']}") for line in left
+    ]
+    changes = folded(parts)
+    for part in reversed(parts):
+        part.detach()
+    about = {
+        "target": ", ".join(line["target"] for line in left),
+        "folded_from": [line["adapter_sha256"] for line in left],
+    }
+    Stored.of(Patch.of(model, changes, "folded"), {**about, "base_sha256": model.sha256()}).write(given.out)
+    size = (given.out / "adapter.safetensors").stat().st_size
+    print(f"{given.out}/: {len(left)} requests as one patch, {size / 1000:.0f} kB")
+
+
+def verify(given: argparse.Namespace) -> int:
+    """Every claim of exactness, measured; 1 where one of them does not hold. A sequence: its log."""
+    if Path(given.folder, history.NAME).is_file():
+        print("\n".join(history.verify(Path(given.folder), base_of(given).sha256())))
+        return 0
+    failed = []
+    for claim in claims(Stored.read(given.folder), partial(base_of, given), given.cycles):
+        print(f"{claim.name:<12} {claim.says}")
+        failed += [claim.name] if claim.gap else []
+    print(f"NOT exact: {', '.join(dict.fromkeys(failed))}" if failed else "exact")
+    return int(bool(failed))
+
+
+def base_of(given: argparse.Namespace) -> StableDiffusion:
+    return StableDiffusion.load(given.base, 50, 7.5, dtype=given.dtype)
+
+
+def refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise BadInput(f"{folder} exists already; name a new folder")
