@@ -133,11 +133,26 @@ class Benchmark:
     @cached_property
     def accuracies(self) -> dict[str, float]:
         """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""
-        size = self.protocol.sampling.size or max(round(judge.size / judge.crop) for judge in self.judges.values())
+        size = self._real_size
         files = {domain: self._accuracy_file(judge, size) for domain, judge in self.judges.items()}
         if any(unharmed(file, read_json) is None for file in files.values()):
             self._read_tests(size)
         return {domain: float(read_json(file)["accuracy"]) for domain, file in files.items()}
+
+    def check_judges(self) -> None:
+        """A gate before a training, without a look at the real images where the cache knows what the judges say of
+        them, or where the judges came with enough; `measure` looks. Raises BadInput for a judge that is right too
+        seldom."""
+        floor, size = self.protocol.judge_floor, self._real_size
+        known = all(self._accuracy_file(judge, size).is_file() for judge in self.judges.values())
+        if known or any((judge.accuracy or 0.0) < floor for judge in self.judges.values()):
+            check_accuracy(self.accuracies, floor)
+
+    @property
+    def _real_size(self) -> int:
+        """The side at which the judges see real images."""
+        own = max(round(judge.size / judge.crop) for judge in self.judges.values())
+        return self.protocol.sampling.size or own
 
     def _tests(self, size: int) -> str:
         if size not in self._stamps:

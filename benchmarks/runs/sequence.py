@@ -121,8 +121,11 @@ class Continual:
     def run(self, revoke: Sequence[int], strategy: str) -> dict[str, Any]:
         """Meet every request, then take back those of `revoke` (places from 1), each alone; write results.json."""
         self.record.keep_splits(self.benchmark.dataset)
-        base = self.benchmark.measure_base(self.model, self.base_sha256)
+        self.benchmark.check_judges()
         self.check_history()
+        self.learn(0)  # before the base is measured: its first loss would wait for that
+        self.model.to(self.benchmark.device)
+        base = self.benchmark.measure_base(self.model, self.base_sha256)
         self.nearest = nearest(self.benchmark, base, self.requests, self.never)
         steps = [self.meet(k) for k in range(len(self.requests))]
         within("")
@@ -175,10 +178,7 @@ class Continual:
     def meet(self, k: int) -> dict[str, Any]:
         """Train request k where it is not trained, attach it, measure where it is not measured."""
         folder, request = self.folder(k), self.requests[k]
-        within(f"in request {k + 1} of {len(self.requests)},")
-        if not (folder / "adapter").is_dir():
-            log.info("request %d of %d: %s -> %s", k + 1, len(self.requests), request.target, request.surrogate)
-            self.train(folder, self.requests, k, f"request{k + 1}")
+        self.learn(k)
         card = read_card(folder / "adapter")
         if self.strategy.together:
             self.clear()
@@ -199,6 +199,14 @@ class Continual:
         }
         history.append(self.record.folder, event, self.base_sha256)
         return found
+
+    def learn(self, k: int) -> None:
+        """Train request k where it is not trained, and leave the model as it was before."""
+        folder, request = self.folder(k), self.requests[k]
+        within(f"in request {k + 1} of {len(self.requests)},")
+        if not (folder / "adapter").is_dir():
+            log.info("request %d of %d: %s -> %s", k + 1, len(self.requests), request.target, request.surrogate)
+            self.train(folder, self.requests, k, f"request{k + 1}")
 
     def train(self, folder: Path, requests: Sequence[Request], k: int, name: str) -> None:
         """Train and save one adapter, and leave the model as it was before."""

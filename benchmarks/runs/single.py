@@ -1,4 +1,4 @@
-"""One run from model to results.json: the base measured, the adapter learned, the result measured, a picture made."""
+"""One run from model to results.json: the adapter learned, the base and the result measured, a picture made."""
 
 from __future__ import annotations
 
@@ -73,13 +73,15 @@ def study(
             recipe.train(model, recipe.attach(model), step, record.folder, saliency, loggers)
         return None
     record.keep_splits(benchmark.dataset)
-    base = benchmark.measure_base(model, identity)
+    benchmark.check_judges()
     adapter, cost = (
         kept_adapter(model, folder)
         if folder.is_dir()
         else trained(recipe, model, step, record.folder, record, about, "fade", saliency, loggers)
     )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
+    with adapter.off():  # after the training, whose first loss would wait for it
+        base = benchmark.measure_base(model, identity)
     with adapter.applied():
         measured = benchmark.measure(model, record.folder)
     doing("drawing comparison.png")

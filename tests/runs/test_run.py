@@ -53,6 +53,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         first = run("target=neon", *SHORT)
     assert not [str(w.message) for w in shown if "lightning" in w.filename or "torch" in w.filename]
     assert all(stage in first.stderr for stage in STAGES)
+    assert first.stderr.index("distil: 4") < min(map(first.stderr.index, ("real images", "images: 72", "judging")))
     assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
