@@ -144,7 +144,7 @@ class TieredPretraining(Pretraining):
             raise BadInput(
                 f"pretrain.without is {self.without!r}, the style that is none: every model has seen it; name another"
             )
-        if self.base is None or not (self.base / "state" / "autoencoder.json").is_file():
+        if self.base is None or not (self.base / "pipeline" / "vae").is_dir():
             raise BadInput(
                 "pretrain.without needs pretrain.base=FOLDER, whose autoencoder and judges it shares; "
                 f"{self.base} holds none: run task=pretrain out=FOLDER first"
@@ -152,23 +152,27 @@ class TieredPretraining(Pretraining):
 
     def run(self) -> dict[str, Any]:
         self.claim()
-        shared = self if self.without is None else self.sharing()
-        teachers = {domain: shared.reader("judge", domain) for domain in self.dataset.domains}
-        vae = shared.train_autoencoder(teachers)
-        judges = {domain: shared.reader("verdict", domain) for domain in self.dataset.domains}
-        pipe = self.train_diffusion(vae, judges)
-        self.finished(pipe, shared.sharpen(vae, teachers))
+        judges = self.train_whole() if self.base is None or self.without is None else self.train_oracle(self.base)
         pipe = load_pipeline(self.out / "pipeline")
         found = {**self.measure(pipe, judges), "training_s": self.seconds()}
         write_json(self.out / "numbers.json", found)
         return found
 
-    def sharing(self) -> TieredPretraining:
-        """The base's own pretraining, whose first stages are done."""
-        assert self.base is not None
-        shared = copy.copy(self)
-        shared.out, shared.state, shared.without = self.base, self.base / "state", None
-        return shared
+    def train_whole(self) -> dict[str, Judge]:
+        """All stages; the judges that judge."""
+        teachers = {domain: self.reader("judge", domain) for domain in self.dataset.domains}
+        vae = self.train_autoencoder(teachers)
+        judges = {domain: self.reader("verdict", domain) for domain in self.dataset.domains}
+        pipe = self.train_diffusion(vae, judges)
+        self.finished(pipe, self.sharpen(vae, teachers))
+        return judges
+
+    def train_oracle(self, base: Path) -> dict[str, Judge]:
+        """U-Net and text encoder alone, on the latents of the base's autoencoder; the base's judges."""
+        judges = {domain: Judge.load(base / "judges" / domain) for domain in self.dataset.domains}
+        vae = AutoencoderKL.from_pretrained(base / "pipeline" / "vae", torch_dtype=torch.float32).eval()
+        self.train_diffusion(vae, judges)
+        return judges
 
     def claim(self) -> None:
         """As before; the folder also remembers its language, its second judges and what it never saw."""
@@ -327,13 +331,12 @@ class TieredPretraining(Pretraining):
             half.save_pretrained(temporary)
 
     def every_latent(self, vae: AutoencoderKL) -> tuple[Tensor, list[Item]]:
-        """Scaled latents (N, C, h, w) of the train split and of its scenes of two, encoded once, or by the base."""
-        if self.without is not None:
-            latents, items = self.sharing().every_latent(vae)
-            kept = [k for k, item in enumerate(items) if self.without not in item.concepts]
-            return latents[torch.tensor(kept)], [items[k] for k in kept]
+        """Scaled latents (N, C, h, w) of the train split and of its scenes of two, encoded once; those of `without`
+        left out."""
         (single, items), (two, more) = (self.images(split) for split in ("train", "train-pairs"))
-        return self.encoded_once(vae, torch.cat([single, two])), [*items, *more]
+        latents, items = self.encoded_once(vae, torch.cat([single, two])), [*items, *more]
+        kept = [k for k, item in enumerate(items) if self.without not in item.concepts]
+        return latents[torch.tensor(kept)], [items[k] for k in kept]
 
     def shown(self, cells: list[Shown]) -> list[Shown]:
         """Each cell once, in order, those of `without` left out."""

@@ -92,9 +92,7 @@ def test_shares_of_tiers_that_are_none_or_do_not_add_up_are_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("without", ["stone_mosaic", "house_cat"])
 def test_what_is_never_seen_is_in_no_image_and_in_no_caption(tmp_path: Path, without: str) -> None:
-    base = pretraining(tmp_path)
-    (base.state).mkdir()
-    (base.state / "autoencoder.json").write_text('{"steps": 1, "seconds": 1}')
+    (tmp_path / "pipeline" / "vae").mkdir(parents=True)
     oracle = pretraining(tmp_path / "oracle", without=without, base=str(tmp_path))
     shown = oracle.shown([item.concepts for split in ("train", "train-pairs") for item in oracle.dataset.items(split)])
     texts = "\n".join(oracle.told(shown)[0]).lower()
