@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ class About:
 
     says: what it tells, in words. higher: whether more is better. share: a proportion in [0, 1], shown in percent with
     its interval; else a distance or a score, shown as it is, times `times`, which may have no value and then says why.
+    harder: one of the questions that only some datasets and settings ask: shown where it was asked.
     """
 
     title: str
@@ -19,6 +21,7 @@ class About:
     higher: bool = True
     share: bool = True
     times: int = 1
+    harder: bool = False
 
     @property
     def name(self) -> str:
@@ -39,7 +42,21 @@ METRICS: dict[str, About] = {
     "cra_target": About("CRA on target", "the rest of the forgotten image is kept"),
     "fid_judge": About("fid_judge", "kept images from real ones, by the judges' features", higher=False, share=False),
     "kid_judge": About("kid_judge", "the same by a kernel, for few images", higher=False, share=False, times=KERNEL),
+    "ua_template": About("UA template", "gone in other sentences too", harder=True),
+    "ua_synonym": About("UA synonym", "gone under other words", harder=True),
+    "ua_description": About("UA description", "gone where only its looks are said", harder=True),
+    "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
 }
+
+
+def usual() -> list[str]:
+    """The metrics that every table has a column for."""
+    return [key for key, metric in METRICS.items() if not metric.harder]
+
+
+def harder(found: Collection[str]) -> list[str]:
+    """The harder questions among these, in order."""
+    return [key for key, metric in METRICS.items() if metric.harder and key in found]
 
 
 def about(metric: str) -> About:

@@ -51,7 +51,7 @@ class Answer:
         return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
 
 
-def _noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
+def noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
     """The noise of the cell `index` of the grid; steps: that its image takes. Raises BadInput for an unknown
     kind.
     """
@@ -97,9 +97,7 @@ def answers(
     """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes."""
     cells = dataset.cells()
     kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
-    return [
-        Answer(cells[k], prompts[k], seed, _noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept
-    ]
+    return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept]
 
 
 def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:

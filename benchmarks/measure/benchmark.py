@@ -55,7 +55,8 @@ class Protocol:
     template; None is the dataset's. photo_prompt: the template for the cells of the style that is none (Seed_Images).
     underscores: labels are said as they are spelt. share: part of the grid's cells that is measured. suffix: png or
     jpg. fid: of benchmarks.measure.features; backbones: the files of those that are not shipped. clip: folder of a CLIP
-    model for clip_score.
+    model for clip_score. tiers: in which the target is asked beyond `name` (benchmarks/measure/tiers.py), None: all
+    that the dataset has; tier_seeds: of those images.
     """
 
     name: Word
@@ -73,6 +74,8 @@ class Protocol:
     fid: list[str] = field(default_factory=lambda: ["judge"])
     backbones: dict[str, str] = field(default_factory=dict)
     clip: str | None = None
+    tiers: list[str] | None = None
+    tier_seeds: Annotated[list[Seed], Field(min_length=1)] = field(default_factory=lambda: [1188, 1288, 1588])
 
     def __post_init__(self) -> None:
         steps, skip = self.sampling.steps, self.sampling.skip
@@ -86,8 +89,9 @@ class Protocol:
             raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
         if self.suffix not in ("png", "jpg"):
             raise BadInput(f"protocol.suffix is {self.suffix!r}; choose png or jpg")
-        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
-            raise BadInput(f"protocol.seeds is {list(self.seeds)}; name each seed once")
+        for key, seeds in (("seeds", self.seeds), ("tier_seeds", self.tier_seeds)):
+            if len(set(seeds)) < len(seeds) or not seeds:
+                raise BadInput(f"protocol.{key} is {list(seeds)}; name each seed once")
 
     @property
     def shared(self) -> bool:

@@ -29,6 +29,7 @@ COSTS = {
     "locate_s": "locate s",
     "distil_s": "distil s",
     "generate_s": "generate s",
+    "asked_s": "asked s",
     "judge_s": "judge s",
     "peak_memory_mb": "peak MB",
     "adapter_bytes": "adapter bytes",

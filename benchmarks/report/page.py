@@ -115,10 +115,16 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Section]:
     commands = sorted({f"python run.py {' '.join(run.overrides)}" for run in runs if run.overrides})
-    targets = tables.per_target(runs, lambda run: f"{os.path.relpath(run.folder, home)}/")
+    asked = tables.asked_harder(runs)
+
+    def link(run: Run) -> str:
+        return f"{os.path.relpath(run.folder, home)}/"
+
     return [
         Section("Summary", "table", tables.settings(runs), "main"),
-        Section("Every target", "filtered", targets, "targets"),
+        Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
+        Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
+        Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
         Section("What else moved", "folded_figures", figures.moved(runs)),
         Section("UA against retention", "figures", figures.tradeoffs(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),

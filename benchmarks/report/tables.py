@@ -18,7 +18,7 @@ from benchmarks.record.format import COSTS, Metric
 from benchmarks.record.results import Run, by_setting, frame, metric_values
 from fade.data.prompts import words
 from fade.files import write_text
-from fade.metrics import METRICS, cell_text, interval_text, number_text
+from fade.metrics import METRICS, cell_text, harder, interval_text, number_text, usual
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +115,14 @@ def _none(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def headings() -> list[str]:
+def headings(keys: Sequence[str]) -> list[str]:
     """A column a metric."""
-    return [about.heading for about in METRICS.values()]
+    return [METRICS[key].heading for key in keys]
+
+
+def asked_harder(runs: Sequence[Run]) -> list[str]:
+    """The harder questions that one of the runs was asked."""
+    return harder({key for run in runs for key in run.metrics})
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -125,11 +130,9 @@ def headings() -> list[str]:
 
 def run_table(run: Run) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
-    header = ["model", *headings()]
-    rows = [
-        [name, *(cell_text(measured.get(key), key) for key in METRICS)]
-        for name, measured in (("base", run.base), (f"without {words(run.target)}", run.metrics))
-    ]
+    models = {"base": run.base, f"without {words(run.target)}": run.metrics}
+    header = ["model", *headings(usual())]
+    rows = [[name, *(cell_text(found.get(key), key) for key in usual())] for name, found in models.items()]
     stated = run.judge_stated
     judges = ", ".join(
         f"{d} {100 * a:.1f} %" + (f" (its own file says {100 * stated[d]:.1f} %)" if d in stated else "")
@@ -138,6 +141,7 @@ def run_table(run: Run) -> str:
     )
     lines = [
         table(header, rows),
+        *harder_lines(models, asked_harder([run])),
         f"{run.method_name}: {run.target} -> {run.surrogate} ({run.domain}); percent with 95 % "
         f"intervals over images of this one adapter, UA over {run.metrics['ua']['n']} images",
         f"judges on held-out real images: {judges}",
@@ -147,7 +151,8 @@ def run_table(run: Run) -> str:
     if run.trained:
         lines.append(
             f"unlearned in {run.train_s:.0f} s, evaluated in "
-            f"{cost['generate_s'] + cost['judge_s']:.0f} s; adapter {cost['adapter_bytes'] / 1000:.0f} kB, "
+            f"{sum(cost.get(key, 0) for key in ('generate_s', 'judge_s', 'asked_s')):.0f} s; "
+            f"adapter {cost['adapter_bytes'] / 1000:.0f} kB, "
             f"density {run.sparsity['density']:.3f}"
         )
     else:
@@ -155,14 +160,27 @@ def run_table(run: Run) -> str:
     return "\n".join(lines)
 
 
+def harder_lines(models: dict[str, dict[str, Metric]], keys: Sequence[str]) -> list[str]:
+    """A table of the harder questions, one row each, with what it asks; nothing where none was asked."""
+    rows = [
+        [METRICS[key].heading, *(cell_text(found.get(key), key) for found in models.values()), METRICS[key].says]
+        for key in keys
+    ]
+    return [table(["asked harder", *models, ""], rows)] if rows else []
+
+
 KEPT = ("ira", "cra")  # beside these stands the base model's, and how far they moved from it
 
 
-def per_target(runs: Sequence[Run], link: Callable[[Run], str] = lambda run: "") -> Table:
-    """One row a run, by setting, target and training seed. link: where a run's name leads to."""
+def per_target(
+    runs: Sequence[Run], link: Callable[[Run], str] = lambda run: "", keys: Sequence[str] | None = None
+) -> Table:
+    """One row a run, by setting, target and training seed. link: where a run's name leads to. keys: of the metrics;
+    None: the usual ones, with the base's where something is to be kept."""
+    keys, kept = (usual(), KEPT) if keys is None else (keys, ())
     runs = sorted(runs, key=lambda r: (r.setting, r.domain, r.target, r.surrogate, str(r.seed)))
-    bases = [f"base {METRICS[key].name}" for key in KEPT]
-    header = ["setting", "domain", "target", "surrogate", "seed", *headings(), *bases, "s"]
+    bases = [f"base {METRICS[key].name}" for key in kept]
+    header = ["setting", "domain", "target", "surrogate", "seed", *headings(keys), *bases, "s"]
     rows = [
         [
             Cell(run.setting),
@@ -170,8 +188,8 @@ def per_target(runs: Sequence[Run], link: Callable[[Run], str] = lambda run: "")
             Cell(run.target, link=link(run)),
             Cell(run.surrogate),
             number(run.seed),
-            *(measured(run.metric(key), key) for key in METRICS),
-            *(measured(run.metric(key, base=True), key) for key in KEPT),
+            *(measured(run.metric(key), key) for key in keys),
+            *(measured(run.metric(key, base=True), key) for key in kept),
             number(run.train_s if run.trained else None),
         ]
         for run in runs
@@ -218,11 +236,12 @@ def summary(runs: Sequence[Run]) -> Table:
     """One row for each setting and domain: means over its runs, and the difference from the base model, in points."""
     numbers = summary_frame(runs)
     header, rows = ["setting", "domain", "runs"], []
-    for key, about in METRICS.items():
-        header += [about.name, *([f"Δ {about.name}"] if key in KEPT else [])]
+    for key in usual():
+        name = METRICS[key].name
+        header += [name, *([f"Δ {name}"] if key in KEPT else [])]
     for row in numbers.to_dict("records"):
         cells = [Cell(row["setting"]), Cell(row["domain"]), number(row["runs"])]
-        for key in METRICS:
+        for key in usual():
             cells.append(spread(row, key))
             cells += [number(row[f"{key}_moved"], lambda v: f"{100 * v:+.1f}")] if key in KEPT else []
         size = row.get("adapter_bytes", math.nan) / 1000
@@ -244,18 +263,19 @@ def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
 
 
-def settings(runs: Sequence[Run]) -> Table:
-    """One row a setting, and the base model under each protocol."""
+def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
+    """One row a setting, and the base model under each protocol. keys: of the metrics; None: the usual ones."""
+    keys = usual() if keys is None else keys
     rows: dict[str, list[Cell]] = {}
     for name, own in by_setting(runs).items():
         if measured_base := [r for r in own if r.base]:
             base = f"base model ({name.split()[0]})"
-            means = [measured(mean_of(measured_base, key, base=True), key) for key in METRICS]
+            means = [measured(mean_of(measured_base, key, base=True), key) for key in keys]
             rows[base] = [Cell(base), Cell(DASH), *means]
-        means = [measured(mean_of(own, key), key) for key in METRICS]
+        means = [measured(mean_of(own, key), key) for key in keys]
         rows[name] = [Cell(name), number(len(own)), *means]
     caption = "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower"
-    return Table(["setting", "runs", *headings()], list(rows.values()), caption)
+    return Table(["setting", "runs", *headings(keys)], list(rows.values()), caption)
 
 
 def costs(runs: Sequence[Run]) -> Table:

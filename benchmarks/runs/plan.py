@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.answers import generate, read
-from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.judging import predict
+from benchmarks.measure.tiers import Questions
 from benchmarks.runs.task import Task
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -47,14 +47,17 @@ def planned(task: Task) -> None:
     recipe, benchmark = task.recipe(dataset), task.benchmark(dataset)
     request = Request.of(dataset, config["target"], config["surrogate"])
     benchmark.check_captions(request)
+    questions = Questions(benchmark, request)
     model, step = task.model(), recipe.step(request)
     benchmark.suits(model)
+    questions.check(model)
     recipe.check(model, [step])
-    print(plan(model, benchmark, recipe, step, task.saliency(model), jobs(task.swept)))
+    print(plan(model, questions, recipe, step, task.saliency(model), jobs(task.swept)))
 
 
-def plan(model: Diffusion, benchmark: Benchmark, recipe: Recipe, step: Step, saliency: Path, runs: int) -> str:
+def plan(model: Diffusion, questions: Questions, recipe: Recipe, step: Step, saliency: Path, runs: int) -> str:
     """Make and judge one batch (after one to warm up), train up to three steps, and multiply."""
+    benchmark = questions.benchmark
     p, probe = benchmark.protocol, min(PROBE_STEPS, recipe.steps)  # a closed form trains none
     part = benchmark.wanted[: p.batch]
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +73,7 @@ def plan(model: Diffusion, benchmark: Benchmark, recipe: Recipe, step: Step, sal
         fixed_s = time.monotonic() - began - unlearner.distil_s
         step_s = unlearner.distil_s / max(probe, 1)
         adapter.detach()
-    images = len(benchmark.wanted)
+    images = len(benchmark.wanted) + len(questions.wanted)
     train_s = fixed_s + step_s * recipe.steps
     run_s = train_s + images * (image_s + judge_s)
     total = runs * run_s + images * (image_s + judge_s)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.benchmark import Benchmark
+from benchmarks.measure.tiers import Questions
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
@@ -31,7 +32,7 @@ def unlearn(task: Task) -> None:
     recipe, config = task.recipe(dataset), task.config
     benchmark = task.benchmark(dataset)
     request = Request.of(dataset, config["target"], config["surrogate"])
-    captions = benchmark.check_captions(request)
+    captions, questions = benchmark.check_captions(request), Questions(benchmark, request)
     name = f"{dataset.name}-{request.target}-{task.chosen['method']}-{recipe.sparsity.kind}"
     record = task.record(name)
     loggers = task.loggers(record.folder)
@@ -41,9 +42,10 @@ def unlearn(task: Task) -> None:
         with record.kept():
             model = task.model()
             benchmark.suits(model)
+            questions.check(model)
             recipe.check(model, [recipe.step(request)])
             about, saliency = task.about(recipe, benchmark), task.saliency(model)
-            results = study(record, model, benchmark, request, recipe, about, saliency, loggers)
+            results = study(record, model, benchmark, questions, recipe, about, saliency, loggers)
         if results is None:
             return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
@@ -56,7 +58,7 @@ def study(
     record: Record,
     model: Diffusion,
     benchmark: Benchmark,
-    request: Request,
+    questions: Questions,
     recipe: Recipe,
     about: dict[str, Any],
     saliency: Path | None = None,
@@ -67,7 +69,8 @@ def study(
 
     Where several processes train the run, all but rank zero train only, and get None.
     """
-    identity, step, folder = model.sha256(), recipe.step(request), record.folder / "adapter"
+    identity, request, folder = model.sha256(), questions.request, record.folder / "adapter"
+    step, asked = recipe.step(request), record.folder / "asked"
     if not leads():
         if not folder.is_dir():
             recipe.train(model, recipe.attach(model), step, record.folder, saliency, loggers)
@@ -81,9 +84,9 @@ def study(
     )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.off():  # after the training, whose first loss would wait for it
-        base = benchmark.measure_base(model, identity)
+        base, base_rows = benchmark.measure_base(model, identity), questions.base_answers(model, identity)
     with adapter.applied():
-        measured = benchmark.measure(model, record.folder)
+        measured, rows = benchmark.measure(model, record.folder), questions.answers(model, asked)
     doing("drawing comparison.png")
     comparison(
         base.folder / "images",
@@ -93,10 +96,19 @@ def study(
         request,
         record.folder / "comparison.png",
     )
+    found = benchmark.results(measured, base, request)
     results = {
-        **benchmark.results(measured, base, request),
+        **found,
+        "metrics": {**found["metrics"], **questions.scores(rows)},
+        "base": {**found["base"], **questions.scores(base_rows)},
         **portable(about),
-        "cost": {**cost, **measured.cost, "peak_memory_mb": peak_memory_mb(), "adapter_bytes": adapter_bytes(folder)},
+        "cost": {
+            **cost,
+            **measured.cost,
+            **questions.cost(asked),
+            "peak_memory_mb": peak_memory_mb(),
+            "adapter_bytes": adapter_bytes(folder),
+        },
         "sparsity": {"kind": recipe.sparsity.kind, "p": recipe.sparsity.p, "density": adapter.density()},
         "prediction": model.prediction,
         "base_sha256": identity,

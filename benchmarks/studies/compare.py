@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.record.results import Run, read
 from benchmarks.report.pictures import grid
-from benchmarks.report.tables import Table, mean_value, published, table
+from benchmarks.report.tables import Table, asked_harder, mean_value, published, table
 from fade.console import command, one_line
 from fade.errors import BadInput
-from fade.metrics import METRICS
+from fade.metrics import METRICS, usual
 from fade.training.logs import base_images
 
 _NUMBERS = ("ua", "ira", "cra")
@@ -84,7 +84,11 @@ def same_targets(runs: Sequence[Run]) -> None:
 
 
 _SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of a run's cost, and the unit shown
-_OTHERS = [key for key in METRICS if key not in _NUMBERS]
+
+
+def _beside(runs: Sequence[Run]) -> list[str]:
+    """What a comparison shows beside the six numbers: the usual metrics, and the harder questions that were asked."""
+    return [key for key in (*usual(), *asked_harder(runs)) if key not in _NUMBERS]
 
 
 def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> tuple[float, list[str]]:
@@ -93,10 +97,11 @@ def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) ->
     ua = float(np.nanmean([v for name, v in found.items() if name.endswith(" ua")]))
     kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
     mean = float(np.nanmean(list(found.values())))
-    others = [
-        f"{_mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base) for key in _OTHERS
+    more = [
+        f"{_mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base)
+        for key in _beside(runs)
     ]
-    return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *others]
+    return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *more]
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
@@ -107,7 +112,7 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         "adapter",
         *six(runs, domains),
         *("UA", "retention", "mean of six"),
-        *(METRICS[key].name for key in _OTHERS),
+        *(METRICS[key].name for key in _beside(runs)),
         "runs",
         "images a UA",
         "train s",

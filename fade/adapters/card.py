@@ -57,6 +57,7 @@ def _checked(results: dict[str, Any] | None) -> dict[str, Any]:
     accuracies = results.get("gates", {}).get("judge_accuracy", {})
     return {
         "results": results,
+        "rephrased": "ua_synonym" in metrics,
         "metrics": rows,
         "judges": ", ".join(f"{domain} {100 * value:.1f} %" for domain, value in accuracies.items()),
         "landed": ", ".join(f"{label} {n}" for label, n in list(results.get("landed", {}).items())[:5]),

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fade.data.language import Language
 from fade.data.prompts import Cell, caption, check_template
 from fade.files import content_hash
 
@@ -43,6 +44,7 @@ class Dataset(ABC):
     name: str
     multilabel = False  # whether an image may show several concepts of one domain
     photo_style: str | None = None  # the style that is no style (UnlearnCanvas's Seed_Images)
+    language: Language | None = None  # how else captions may say a concept, where the dataset knows
 
     def __init__(
         self,
@@ -82,6 +84,11 @@ class Dataset(ABC):
 
     def caption(self, cell: Cell) -> str:
         return caption(self.template, cell, self.says)
+
+    @property
+    def tiers(self) -> list[str]:
+        """The ways in which captions may say a concept: by `name`, and those of its language."""
+        return ["name"] if self.language is None else self.language.tiers
 
     def partial_captions(self, cell: Cell) -> list[str]:
         """Captions that name one domain only, for pretraining."""

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import mse_loss
 from transformers import CLIPTokenizer
 
 from fade.checked import Count, Seed
 from fade.data.canvas.dataset import Canvas
+from fade.data.canvas.halves import halves
 from fade.data.dataset import Item
 from fade.data.prompts import find_domain
 from fade.errors import BadInput
@@ -37,8 +38,6 @@ from fade.pretrain.stage import Loss, Stage, pick
 
 log = logging.getLogger(__name__)
 EMPTY, PARTIAL, PAIR = "empty", "partial", "pair"
-# where the two objects of a pair stand: top, bottom, left, right, as shares of the side
-HALVES = ((0.20, 0.86, 0.0, 0.53), (0.20, 0.86, 0.47, 1.0))
 Shown = tuple[str, ...]  # a style and an object, or a style and two
 
 
@@ -439,15 +438,3 @@ class TieredPretraining(Pretraining):
             "images_per_s": speed,
             "parameters": sum(p.numel() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()),
         }
-
-
-def halves(images: Tensor) -> list[Tensor]:
-    """The two objects of scenes (N, 3, H, W), each at the size of the whole, of the same type."""
-    side = images.shape[-1]
-    found = []
-    for part in HALVES:
-        top, bottom, left, right = (round(edge * side) for edge in part)
-        cut = images[..., top:bottom, left:right]
-        whole_size = torch.cat([interpolate(x.float(), (side, side), mode="bilinear") for x in cut.split(512)])
-        found.append(whole_size.round().to(images.dtype) if images.dtype == torch.uint8 else whole_size)
-    return found

@@ -13,9 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from fade.data.canvas.dataset import Canvas
+from fade.data.canvas.halves import halves
 from fade.errors import BadInput
 from fade.pretrain.diffusion import load_pipeline, make_tokenizer
-from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths, halves
+from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths
 from fade.tensors import read_tensors
 
 

@@ -24,6 +24,7 @@ class Canvas(Dataset):
     sentences, said: see Language."""
 
     photo_style = "photo"
+    language: Language
 
     def __init__(
         self,
