@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -45,6 +45,11 @@ METRICS: dict[str, About] = {
     "ua_template": About("UA template", "gone in other sentences too", harder=True),
     "ua_synonym": About("UA synonym", "gone under other words", harder=True),
     "ua_description": About("UA description", "gone where only its looks are said", harder=True),
+    "ira_near": About("IRA near", "its two nearest look-alikes are kept", harder=True),
+    "ira_seen": About("IRA seen", "kept in its domain: what the retain set showed", harder=True),
+    "ira_unseen": About("IRA unseen", "kept in its domain: what the retain set never showed", harder=True),
+    "cra_seen": About("CRA seen", "kept in the other domain: what the retain set showed", harder=True),
+    "cra_unseen": About("CRA unseen", "kept in the other domain: what the retain set never showed", harder=True),
     "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
 }
 
@@ -59,8 +64,25 @@ def harder(found: Collection[str]) -> list[str]:
     return [key for key, metric in METRICS.items() if metric.harder and key in found]
 
 
+TWIN = "_p"  # behind a share's name: the same as a mean probability
+
+
+def twin(metric: str) -> str:
+    """The name of a share's continuous twin: the mean probability of what the share counts."""
+    return metric + TWIN
+
+
+def twins(found: Collection[str]) -> list[str]:
+    """The continuous twins among these, in order."""
+    return [twin(key) for key in METRICS if twin(key) in found]
+
+
 def about(metric: str) -> About:
-    """A metric's description. A distance by another backbone than the judges' is one; what is unknown is a share."""
+    """A metric's description. A distance by another backbone than the judges' is one, and a share's twin; what is
+    unknown is a share."""
+    one = METRICS.get(metric.removesuffix(TWIN))
+    if one is not None and metric not in METRICS:
+        return replace(one, title=f"{one.title} p", says=f"{one.says}, as a mean probability")
     if metric in METRICS or not metric.startswith(("fid_", "kid_")):
         return METRICS.get(metric, About(metric))
     return About(metric, higher=False, share=False, times=KERNEL if metric.startswith("kid_") else 1)

@@ -26,6 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from benchmarks.measure.predictions import Row
+from fade.metrics import twin
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
 Z2 = float(ndtri(0.975) ** 2)  # the square of 1.96, of 95 %
@@ -35,11 +36,13 @@ FEW = 1.5  # a spread between few groups comes out too small more often than too
 
 @dataclass(frozen=True)
 class Hit:
-    """An image that counts: its cell, its starting noise, and whether it is a success."""
+    """An image that counts: its cell, its starting noise, whether it is a success, and the probability of one, where it
+    is known."""
 
     cell: tuple[str, ...]
     noise: str
     right: bool
+    p: float | None = None
 
 
 def wilson(share: Any, n: int, squared: Any = Z2) -> tuple[Any, Any]:
@@ -65,7 +68,9 @@ def added(residuals: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray
     return FEW * excess * stdtrit(max(2, k), 0.975) ** 2
 
 
-def interval(right: np.ndarray, cells: np.ndarray, noises: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def interval(
+    right: np.ndarray, cells: np.ndarray, noises: np.ndarray, graded: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean over cells of the success rates of images (..., N), with the ends of its 95 % interval.
 
     cells, noises: the cell and the starting noise of each image, as numbers (N,). With one latent a seed for all cells,
@@ -75,11 +80,18 @@ def interval(right: np.ndarray, cells: np.ndarray, noises: np.ndarray) -> tuple[
     independent images, and covers 82 % where five seeds share 0.3; LEAST and FEW are set so that this covers 93 %
     (tests/measure/test_metrics.py). One seed is taken for two. Never narrower than Wilson's; some failures never have a
     higher lower end than none.
+
+    graded: `right` holds probabilities, which spread less than successes of the same mean: the squared quantile shrinks
+    by that ratio of variances, the variance counted as at least 1/N, as of one image in N that is unlike all others.
     """
     means = np.stack([right[..., cells == cell].mean(-1) for cell in np.unique(cells)], -1)
     value = means.mean(-1)
     residuals = right - value[..., None]
-    return value, *wilson(value, len(cells), Z2 + added(residuals, noises, LEAST) + added(residuals, cells, 0.0))
+    squared = Z2 + added(residuals, noises, LEAST) + added(residuals, cells, 0.0)
+    if graded:
+        most = np.maximum(value * (1 - value), 1e-12)
+        squared = squared * np.minimum(1, np.maximum((residuals**2).mean(-1), 1 / len(cells)) / most)
+    return value, *wilson(value, len(cells), squared)
 
 
 def _numbered(names: Sequence[Hashable]) -> np.ndarray:
@@ -88,12 +100,19 @@ def _numbered(names: Sequence[Hashable]) -> np.ndarray:
     return np.array([index[name] for name in names])
 
 
-def share(images: Sequence[Hit]) -> Metric:
-    """The mean of the cells' success rates, with its interval."""
-    right = np.array([image.right for image in images], dtype=float)
-    found = interval(right, _numbered([image.cell for image in images]), _numbered([image.noise for image in images]))
-    value, low, high = map(float, found)
+def share(images: Sequence[Hit], graded: bool = False) -> Metric:
+    """The mean of the cells' success rates, with its interval; graded: of their probabilities."""
+    right = np.array([image.p if graded else image.right for image in images], dtype=float)
+    places = _numbered([image.cell for image in images]), _numbered([image.noise for image in images])
+    value, low, high = map(float, interval(right, *places, graded))
     return {"value": value, "low": low, "high": high, "n": len(images)}
+
+
+def told(name: str, images: Sequence[Hit]) -> dict[str, Metric]:
+    """A share, and its continuous twin where the probabilities are known: the mean probability that the judge gives the
+    true class (where the concept is to be gone, every other one)."""
+    found = {name: share(images)}
+    return found if any(image.p is None for image in images) else found | {twin(name): share(images, graded=True)}
 
 
 def hits(
@@ -103,9 +122,20 @@ def hits(
     one seed began with one latent (protocol.noise=seed), else each with its own."""
     noise = "seed" if shared else "file"
     return [
-        Hit((judged, *(row[d] for d in domains)), row[noise], (row[f"{judged}_predicted"] == row[judged]) != gone)
+        Hit(
+            (judged, *(row[d] for d in domains)),
+            row[noise],
+            (row[f"{judged}_predicted"] == row[judged]) != gone,
+            _probability(row, judged, gone),
+        )
         for row in rows
     ]
+
+
+def _probability(row: Row, judged: str, gone: bool) -> float | None:
+    """That of the true class, or of all others; None in a table that does not say."""
+    found = row.get(f"{judged}_probability")
+    return None if found is None else abs(gone - float(found))
 
 
 @dataclass(frozen=True)
@@ -138,18 +168,18 @@ def scores(
     photo: str | None = None,
     shared: bool = True,
 ) -> dict[str, Metric]:
-    """UA, IRA and, where the dataset has another domain, CRA and cra_target. photo: the style that is no style.
-    shared: whether images of one seed began with one latent."""
+    """UA, IRA and, where the dataset has another domain, CRA and cra_target, each with its twin. photo: the style that
+    is no style. shared: whether images of one seed began with one latent."""
     how, style = READINGS[reading], None if target == photo else photo
     counted = _counted(rows, domain, how, style)
     aimed = [row for row in counted if row[domain] == target]
     others = [row for row in counted if row[domain] != target]
-    found = {"ua": share(hits(aimed, domains, domain, shared, gone=True))}
-    found["ira"] = share(hits(others, domains, domain, shared))
+    found = told("ua", hits(aimed, domains, domain, shared, gone=True))
+    found |= told("ira", hits(others, domains, domain, shared))
     for other in (name for name in domains if name != domain):
         kept = [row for row in _counted(rows, other, how, style) if how.target_in_cra or row[domain] != target]
-        found["cra"] = share(hits(kept, domains, other, shared))
-        found["cra_target"] = share(hits(aimed, domains, other, shared))
+        found |= told("cra", hits(kept, domains, other, shared))
+        found |= told("cra_target", hits(aimed, domains, other, shared))
     return found
 
 

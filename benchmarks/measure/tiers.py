@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.measure.answers import Answer, generate, noise_of, read, seconds
 from benchmarks.measure.benchmark import CHUNK, Benchmark
 from benchmarks.measure.judging import predict
-from benchmarks.measure.metrics import Metric, hits, share
+from benchmarks.measure.metrics import Metric, hits, told
 from benchmarks.measure.predictions import Row, write_rows
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Dataset
@@ -137,13 +137,13 @@ class Questions:
     def scores(self, rows: Sequence[Row]) -> dict[str, Metric]:
         """UA of each tier, and what is left of the rest of a prompt; of what was asked."""
         domains, domain, shared = list(self.benchmark.dataset.domains), self.request.domain, self.protocol.shared
-        found = {}
+        found: dict[str, Metric] = {}
         for tier in dict.fromkeys(row["tier"] for row in rows):
             own = [row for row in rows if row["tier"] == tier]
             if tier == SCENES:
-                found["rest_of_prompt"] = share(hits(own, ["object"], "object", shared))
+                found |= told("rest_of_prompt", hits(own, ["object"], "object", shared))
             else:
-                found[f"ua_{tier}"] = share(hits(own, domains, domain, shared, gone=True))
+                found |= told(f"ua_{tier}", hits(own, domains, domain, shared, gone=True))
         return found
 
     def cost(self, folder: Path) -> dict[str, float]:

@@ -115,7 +115,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Section]:
     commands = sorted({f"python run.py {' '.join(run.overrides)}" for run in runs if run.overrides})
-    asked = tables.asked_harder(runs)
+    asked, graded = tables.asked_harder(runs), tables.graded(runs)
 
     def link(run: Run) -> str:
         return f"{os.path.relpath(run.folder, home)}/"
@@ -125,6 +125,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
         Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
         Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
+        Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
         Section("What else moved", "folded_figures", figures.moved(runs)),
         Section("UA against retention", "figures", figures.tradeoffs(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),

@@ -18,7 +18,7 @@ from benchmarks.record.format import COSTS, Metric
 from benchmarks.record.results import Run, by_setting, frame, metric_values
 from fade.data.prompts import words
 from fade.files import write_text
-from fade.metrics import METRICS, cell_text, harder, interval_text, number_text, usual
+from fade.metrics import METRICS, about, cell_text, harder, interval_text, number_text, twins, usual
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ def _none(value: Any) -> bool:
 
 def headings(keys: Sequence[str]) -> list[str]:
     """A column a metric."""
-    return [METRICS[key].heading for key in keys]
+    return [about(key).heading for key in keys]
 
 
 def asked_harder(runs: Sequence[Run]) -> list[str]:
@@ -160,13 +160,24 @@ def run_table(run: Run) -> str:
     return "\n".join(lines)
 
 
+def graded(runs: Sequence[Run]) -> list[str]:
+    """The continuous twins of shares that one of the runs has."""
+    return twins({key for run in runs for key in run.metrics})
+
+
 def harder_lines(models: dict[str, dict[str, Metric]], keys: Sequence[str]) -> list[str]:
     """A table of the harder questions, one row each, with what it asks; nothing where none was asked."""
     rows = [
-        [METRICS[key].heading, *(cell_text(found.get(key), key) for found in models.values()), METRICS[key].says]
+        [METRICS[key].heading, *(cell_text(found.get(key), key) for found in models.values()), _asks(models, key)]
         for key in keys
     ]
     return [table(["asked harder", *models, ""], rows)] if rows else []
+
+
+def _asks(models: dict[str, dict[str, Metric]], key: str) -> str:
+    """What a metric tells, and of which concepts, where it is of a few."""
+    named: list[str] = next((found[key]["of"] for found in models.values() if "of" in found.get(key, {})), [])
+    return METRICS[key].says + (f": {', '.join(map(words, named))}" if named else "")
 
 
 KEPT = ("ira", "cra")  # beside these stands the base model's, and how far they moved from it
@@ -257,7 +268,7 @@ def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
     if not values:
         return next((found for r in runs if (found := r.metric(key, base))), None)
     mean = float(np.mean(values))
-    if len(values) < 2 or not METRICS[key].share:
+    if len(values) < 2 or not about(key).share:
         return {"value": mean}
     half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.measure.answers import read
-from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
+from benchmarks.measure.benchmark import Benchmark, Measured
 from benchmarks.measure.metrics import Metric, hits, share
+from benchmarks.measure.near import confusion, opinions
 from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.record.sequences import SequenceRun
@@ -35,7 +34,6 @@ from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import read_json, unharmed, write_json
-from fade.judges import Judge
 from fade.models import Diffusion
 from fade.strategies import Strategy
 from fade.training.logs import JsonLines
@@ -297,22 +295,15 @@ def nearest(
 ) -> dict[str, str]:
     """For each request, the never-requested concept of its domain that the judge takes for the target most: by its mean
     probability for the target on the base model's images of the other."""
-    parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
     found = {}
     for domain, judge in benchmark.judges.items():
-        p = np.concatenate([probabilities(judge, read(part, base.folder / "images")) for part in parts])
-        shown = np.array([row[domain] for row in base.rows])
+        shown = torch.tensor([judge.labels.index(row[domain]) for row in base.rows])
+        table = confusion(opinions(benchmark, judge, base)[0], shown)
         for request in (r for r in requests if r.domain == domain):
             own = judge.labels.index(request.target)
-            mistaken = {label: float(p[shown == label, own].mean()) for label in never[domain]}
+            mistaken = {label: float(table[judge.labels.index(label), own]) for label in never[domain]}
             found[request.target] = max(mistaken, key=mistaken.__getitem__)
     return found
-
-
-@torch.no_grad()
-def probabilities(judge: Judge, images: Tensor) -> np.ndarray:
-    """(N, labels) of images (N, 3, H, W) uint8."""
-    return judge.probabilities(images.float() / 255).cpu().numpy()
 
 
 def summary(steps: Sequence[dict[str, Any]], base: dict[str, Any]) -> dict[str, float]:

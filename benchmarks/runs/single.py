@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.benchmark import Benchmark
-from benchmarks.measure.tiers import Questions
+from benchmarks.measure.target import TargetMeter
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
@@ -32,7 +31,8 @@ def unlearn(task: Task) -> None:
     recipe, config = task.recipe(dataset), task.config
     benchmark = task.benchmark(dataset)
     request = Request.of(dataset, config["target"], config["surrogate"])
-    captions, questions = benchmark.check_captions(request), Questions(benchmark, request)
+    captions = benchmark.check_captions(request)
+    meter = TargetMeter(benchmark, request, recipe.pairs["seen"])
     name = f"{dataset.name}-{request.target}-{task.chosen['method']}-{recipe.sparsity.kind}"
     record = task.record(name)
     loggers = task.loggers(record.folder)
@@ -41,11 +41,10 @@ def unlearn(task: Task) -> None:
         print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
         with record.kept():
             model = task.model()
-            benchmark.suits(model)
-            questions.check(model)
+            meter.check(model)
             recipe.check(model, [recipe.step(request)])
             about, saliency = task.about(recipe, benchmark), task.saliency(model)
-            results = study(record, model, benchmark, questions, recipe, about, saliency, loggers)
+            results = study(record, model, meter, recipe, about, saliency, loggers)
         if results is None:
             return  # this process helped rank zero, which says what came of it
         for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
@@ -57,8 +56,7 @@ def unlearn(task: Task) -> None:
 def study(
     record: Record,
     model: Diffusion,
-    benchmark: Benchmark,
-    questions: Questions,
+    meter: TargetMeter,
     recipe: Recipe,
     about: dict[str, Any],
     saliency: Path | None = None,
@@ -69,8 +67,8 @@ def study(
 
     Where several processes train the run, all but rank zero train only, and get None.
     """
-    identity, request, folder = model.sha256(), questions.request, record.folder / "adapter"
-    step, asked = recipe.step(request), record.folder / "asked"
+    benchmark, request = meter.benchmark, meter.request
+    identity, step, folder = model.sha256(), recipe.step(request), record.folder / "adapter"
     if not leads():
         if not folder.is_dir():
             recipe.train(model, recipe.attach(model), step, record.folder, saliency, loggers)
@@ -84,35 +82,31 @@ def study(
     )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.off():  # after the training, whose first loss would wait for it
-        base, base_rows = benchmark.measure_base(model, identity), questions.base_answers(model, identity)
+        base = meter.base(model, identity)
     with adapter.applied():
-        measured, rows = benchmark.measure(model, record.folder), questions.answers(model, asked)
+        answers = meter.answers(model, record.folder)
     doing("drawing comparison.png")
     comparison(
-        base.folder / "images",
+        base.grid.folder / "images",
         record.folder / "images",
         benchmark.wanted,
         benchmark.dataset,
         request,
         record.folder / "comparison.png",
     )
-    found = benchmark.results(measured, base, request)
     results = {
-        **found,
-        "metrics": {**found["metrics"], **questions.scores(rows)},
-        "base": {**found["base"], **questions.scores(base_rows)},
+        **meter.results(answers, base),
         **portable(about),
         "cost": {
             **cost,
-            **measured.cost,
-            **questions.cost(asked),
+            **meter.cost(answers),
             "peak_memory_mb": peak_memory_mb(),
             "adapter_bytes": adapter_bytes(folder),
         },
         "sparsity": {"kind": recipe.sparsity.kind, "p": recipe.sparsity.p, "density": adapter.density()},
         "prediction": model.prediction,
         "base_sha256": identity,
-        "base_answers": base.folder.name,  # in the cache, which run.json names
+        "base_answers": base.grid.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),
     }
     complete(folder, results, record.folder / "comparison.png")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.measure.near import distances
 from fade.console import command, one_line
 from fade.data.canvas import paint
 from fade.data.canvas.dataset import SEEDS
@@ -20,13 +21,6 @@ from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.styles import STYLES
 from fade.data.language import related
 from fade.judges import Judge
-
-
-def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(classes, classes): Euclidean distance of the classes' mean features; infinite on the diagonal. features (N, D),
-    labels (N,)."""
-    means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
-    return torch.cdist(means, means).fill_diagonal_(torch.inf)
 
 
 @torch.no_grad()

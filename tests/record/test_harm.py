@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.measure.answers import refuse_harmed
 from benchmarks.measure.benchmark import Benchmark, Protocol
-from benchmarks.measure.tiers import Questions
+from benchmarks.measure.target import TargetMeter
 from benchmarks.record.claim import LOCK, alive, born, signature
 from benchmarks.record.folder import Record
 from benchmarks.runs.single import study
@@ -55,8 +55,9 @@ class Run:
         benchmark = Benchmark(self.dataset, judges, PROTOCOL, self.cache)
         made = recipe(self.dataset, self.cache, method=Fade(terms={"forget": 1.0}), checkpoint_every=1)
         saliency, loggers = self.cache / "saliency.safetensors", [JsonLines(self.run / "metrics.jsonl")]
-        asked = Questions(benchmark, request)
-        found = record.results or study(record, self.model, benchmark, asked, made, about, saliency, loggers)
+        found = record.results or study(
+            record, self.model, TargetMeter(benchmark, request), made, about, saliency, loggers
+        )
         for name in list(getattr(self.model.unet, "peft_config", {})):
             self.model.unet.delete_adapters(name)
         assert found is not None

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
-from benchmarks.measure.tiers import Questions
+from benchmarks.measure.target import TargetMeter
 from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.page import of_sequences, page
@@ -229,7 +229,7 @@ def test_the_card_of_a_request_says_all_that_a_single_runs_does(
     run.train(run.folder(0), run.requests, 0, "request1")
     record = Record(tmp_path / "single", "a: 1")
     run.benchmark.protocol = replace(run.benchmark.protocol, judge_floor=0.0)  # the judges are untrained
-    assert study(record, model, run.benchmark, Questions(run.benchmark, run.requests[0]), run.recipe, about)
+    assert study(record, model, TargetMeter(run.benchmark, run.requests[0]), run.recipe, about)
     card, single = read_card(run.folder(0) / "adapter"), read_card(record.folder / "adapter")
     assert card.keys() == single.keys() - set(LATER)
     assert card["sha256"] == single["sha256"] and card["config"] == "a: 1" and card["versions"]["torch"]

@@ -1,0 +1,83 @@
+"""What stands close to a target: its look-alikes, and the concepts that the retain set never showed.
+
+ira_near  IRA over the two concepts of the target's domain that stand nearest to it
+ira_seen, ira_unseen, cra_seen, cra_unseen  IRA and CRA apart for the concepts that pairs.seen let the retain set show,
+and for those that it left out (fade/data/seen.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure.answers import read
+from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
+from benchmarks.measure.metrics import Metric, hits, told
+from benchmarks.measure.predictions import Row
+from fade.data.pairs import Request
+from fade.judges import Judge
+
+NEAREST = 2
+
+
+@torch.no_grad()
+def opinions(benchmark: Benchmark, judge: Judge, measured: Measured) -> tuple[Tensor, Tensor]:
+    """Probabilities (N, labels) and features (N, D) of a judge on an answer set."""
+    parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
+    images = [read(part, measured.folder / "images").float() / 255 for part in parts]
+    return torch.cat([judge.probabilities(x) for x in images]), torch.cat([judge.features(x) for x in images])
+
+
+def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(classes, classes): Euclidean distance of the classes' mean features; infinite on the diagonal. features (N, D),
+    labels (N,)."""
+    means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
+    return torch.cdist(means, means).fill_diagonal_(torch.inf)
+
+
+def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """(classes, classes): the mean probability of one class (column) on the images of another (row). probabilities (N,
+    classes), labels (N,)."""
+    return torch.stack([probabilities[labels == k].mean(0) for k in range(probabilities.shape[1])])
+
+
+def nearest(opinions: tuple[Tensor, Tensor], labels: Tensor, target: int) -> list[int]:
+    """The NEAREST classes to one, by probabilities (N, classes) and features (N, D) of images of classes `labels` (N,):
+    least the sum of two ranks, by how much it is taken for the other or the other for it, and by the distance of the
+    mean features; of equal ones the nearer in features."""
+    probabilities, features = opinions
+    mistaken, far = confusion(probabilities, labels), distances(features, labels, probabilities.shape[1])[target]
+    taken = mistaken[target] + mistaken[:, target]
+    taken[target] = -torch.inf
+    ranks = (-taken).argsort().argsort() + far.argsort().argsort()
+    order = sorted(range(len(far)), key=lambda k: (int(ranks[k]), float(far[k])))
+    return [k for k in order if k != target][:NEAREST]
+
+
+def look_alikes(benchmark: Benchmark, base: Measured, request: Request) -> list[str]:
+    """The concepts of the target's domain that stand nearest to it in what the untouched model draws."""
+    judge = benchmark.judges[request.domain]
+    shown = torch.tensor([judge.labels.index(row[request.domain]) for row in base.rows])
+    found = nearest(opinions(benchmark, judge, base), shown, judge.labels.index(request.target))
+    return [judge.labels[k] for k in found]
+
+
+def kept(
+    rows: Sequence[Row], request: Request, near: Sequence[str], seen: Collection[str] | None, shared: bool
+) -> dict[str, Metric]:
+    """IRA of the look-alikes; IRA and CRA of what the retain set showed and of what it did not. seen: the concepts that
+    it may show; None: all of them, and nothing is told apart. shared: whether images of one seed began with one latent.
+    """
+    domains = [key.removesuffix("_predicted") for key in rows[0] if key.endswith("_predicted")]
+    others = [row for row in rows if row[request.domain] != request.target]
+    found = told("ira_near", hits([r for r in others if r[request.domain] in near], domains, request.domain, shared))
+    found["ira_near"]["of"] = list(near)
+    for domain in domains if seen is not None else ():
+        name = "ira" if domain == request.domain else "cra"
+        for part, inside in (("seen", True), ("unseen", False)):
+            own = [row for row in others if (row[domain] in seen) == inside]  # type: ignore[operator]
+            if own:
+                found |= told(f"{name}_{part}", hits(own, domains, domain, shared))
+    return found
