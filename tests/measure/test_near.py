@@ -24,7 +24,7 @@ from fade.models import Diffusion
 
 
 def test_the_nearest_have_the_least_sum_of_two_ranks() -> None:
-    """Class 0 is taken for 3 most, then for 1; in features it stands at 1, 2, 9 from the others: ranks 2 + 1 for class 1,
+    """Class 0 is taken for 3 most, then for 1; in features it is 1, 2 and 9 from the others: ranks 2 + 1 for class 1,
     3 + 2 for class 2, 1 + 3 for class 3."""
     features = torch.tensor([[0.0], [1.0], [2.0], [9.0]]).repeat_interleave(2, 0)
     p = torch.tensor([[0.6, 0.1, 0.0, 0.3], [0.1, 0.9, 0, 0], [0.05, 0, 0.95, 0], [0, 0, 0, 1.0]]).repeat_interleave(
@@ -81,7 +81,7 @@ def test_the_interval_of_probabilities_is_never_wider_and_covers_what_it_says() 
         shared = np.sqrt(seed) * rng.standard_normal((600, 1, 5)) + np.sqrt(cell) * rng.standard_normal((600, 16, 1))
         own = np.sqrt(1 - seed - cell) * rng.standard_normal((600, 16, 5))
         p, truth = norm.cdf(middle + shared + own).reshape(600, -1), norm.cdf(middle / np.sqrt(2))
-        value, low, high = interval(p, cells, seeds, graded=True)
+        _, low, high = interval(p, cells, seeds, graded=True)
         assert np.mean((low <= truth) & (truth <= high)) >= 0.93, (middle, seed, cell)
         counted = interval(p, cells, seeds)
         assert (low >= counted[1] - 1e-9).all() and (high <= counted[2] + 1e-9).all()
