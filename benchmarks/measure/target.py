@@ -33,6 +33,11 @@ class TargetMeter:
         apart = {request.target, request.surrogate}
         self.seen = seen_concepts(benchmark.dataset.domains, seen, apart) if seen < 1 else None
 
+    @property
+    def tiers(self) -> list[str]:
+        """In which the target is asked."""
+        return ["name", *self.questions.tiers]
+
     def check(self, model: Diffusion) -> None:
         """Raises BadInput, before any work, for what this model cannot be asked."""
         self.benchmark.suits(model)

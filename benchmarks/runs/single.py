@@ -39,6 +39,7 @@ def unlearn(task: Task) -> None:
     done = results = record.results
     if results is None:
         print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
+        print(f"  trained on by {', '.join(recipe.pairs['captions'])}; asked by {', '.join(meter.tiers)}")
         with record.kept():
             model = task.model()
             meter.check(model)

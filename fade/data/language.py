@@ -49,12 +49,16 @@ class Language:
 
         Raises BadInput for a tier that this dataset does not have.
         """
+        return [caption for caption, _ in self.told(shown, tier)]
+
+    def told(self, shown: tuple[str, ...], tier: str) -> list[tuple[str, tuple[str, ...]]]:
+        """The same, each with the words that it says each concept of `shown` by."""
         if tier not in self.tiers:
             raise BadInput(f"tier {tier!r} is none of this dataset's; it has {', '.join(self.tiers)}")
         sentences = [self.template] if tier == "name" else self.sentences[tier]
         fields = PAIR if tier == "pair" else list(self.domains)
         chosen = product(*(self.said[c][tier] if tier in WORDED else [words(c)] for c in shown))
-        return [sentence_of(s, dict(zip(fields, texts, strict=True))) for texts in chosen for s in sentences]
+        return [(sentence_of(s, dict(zip(fields, texts, strict=True))), texts) for texts in chosen for s in sentences]
 
 
 def sentence_of(sentence: str, said: dict[str, str]) -> str:

@@ -23,6 +23,8 @@ from fade.models import Diffusion
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 log = logging.getLogger(__name__)
+PAIRED = "pair"  # the tier of scenes of two objects, which no cell shows
+AT_ONCE = 2048  # captions through the text encoder
 WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing is asked for
 
 
@@ -76,6 +78,31 @@ class Request:
         return swapped(cell, self.domain, self.surrogate) if self.concerns(cell) else cell
 
 
+@dataclass(frozen=True)
+class Said:
+    """A caption, its surrogate's, and the words that it says the concept of each domain by."""
+
+    text: str
+    surrogate: str
+    said: tuple[str, ...]
+
+
+def check_tiers(dataset: Dataset, tiers: Sequence[str]) -> None:
+    """Raises BadInput for tiers (pairs.captions) that say no cell of the dataset, and for none."""
+    usable = [tier for tier in dataset.tiers if tier != PAIRED]
+    for tier in tiers:
+        if tier not in usable or list(tiers).count(tier) > 1:
+            known = ", ".join(usable)
+            raise BadInput(f"pairs.captions is {list(tiers)}; each must be a tier of {dataset.name}, once: {known}")
+    if not tiers:
+        raise BadInput("pairs.captions is []; name the tiers to train on, for example [name]")
+
+
+def _embedded(model: Diffusion, prompts: list[str]) -> Tensor:
+    """Text embeddings (N, L, D), a part at a time where they are many."""
+    return torch.cat([model.embed(prompts[i : i + AT_ONCE]) for i in range(0, len(prompts), AT_ONCE)])
+
+
 class Pairs:
     """Draws batches of one request, or of several at once. `forget`, `retain`: images of either side, spread evenly
     over their cells; None means WANTED, or as many as the smallest cell of that side allows.
@@ -84,7 +111,8 @@ class Pairs:
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
     latents, one file a cell, keyed by the images and the autoencoder. template: of the training captions, to study what
     happens where they differ from the evaluation's; None: the dataset's own, the same for both. seen: the share of each
-    domain's concepts that the retain side may show (fade/data/seen.py).
+    domain's concepts that the retain side may show (fade/data/seen.py). captions: the tiers that say what is shown; an
+    example's is drawn from all of them alike, and its caption from its tier's.
     """
 
     def __init__(
@@ -99,9 +127,11 @@ class Pairs:
         guard: bool = False,
         template: str | None = None,
         seen: Share = 1.0,
+        captions: Sequence[str] = ("name",),
     ) -> None:
         self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
-        self.template = template
+        self.template, self.tiers = template, list(captions)
+        check_tiers(dataset, self.tiers)
         if template is not None:
             check_template(template, list(dataset.domains))
         at_least(
@@ -117,7 +147,10 @@ class Pairs:
         apart = {concept for request in (*self.requests, *gone) for concept in (request.target, request.surrogate)}
         self.seen = seen_concepts(dataset.domains, seen, apart)
         self.latents: dict[str, Tensor] = {}
-        self.cells: dict[str, Tensor] = {}  # index into the tables of embeddings
+        self.cells: dict[str, Tensor] = {}  # the cell of each image, which is also the row of its first caption
+        self.rows = self.count = torch.empty(
+            0
+        )  # (cells, tiers, most), (cells, tiers): rows in the tables of embeddings
         self.own = self.overwritten = self.concept = self.end = torch.empty(0)
 
     def side(self, cell: Cell) -> str | None:
@@ -141,15 +174,28 @@ class Pairs:
     def caption(self, cell: Cell) -> str:
         return self.dataset.caption(cell) if self.template is None else caption(self.template, cell, self.dataset.says)
 
+    def told(self, cell: Cell, tier: str) -> list[Said]:
+        """The captions of one tier, each with its surrogate's, in the same sentence."""
+        if tier == "name":
+            return [Said(self.caption(cell), self.caption(self.surrogate(cell)), tuple(self._named(cell)))]
+        language = self.dataset.language
+        assert language is not None  # check_tiers
+        own, other = (language.told(tuple(c.values()), tier) for c in (cell, self.surrogate(cell)))
+        return [Said(text, other[k % len(other)][0], said) for k, (text, said) in enumerate(own)]
+
+    def _named(self, cell: Cell) -> list[str]:
+        return [self.dataset.says.get(concept, words(concept)) for concept in cell.values()]
+
     def captions(self, side: str) -> list[tuple[str, str]]:
         """Each caption of a side with its surrogate's; on the retain side they are the same."""
         cells = [cell for cell in self.dataset.cells() if self.side(cell) == side]
-        return [(self.caption(cell), self.caption(self.surrogate(cell))) for cell in cells]
+        return [(told.text, told.surrogate) for cell in cells for tier in self.tiers for told in self.told(cell, tier)]
 
     def check(self, model: Diffusion) -> None:
         """Raises BadInput, before any work, for more images than there are and for captions that would be cut."""
         self.choose(aloud=False)
-        model.check_prompts([self.caption(cell) for cell in self.dataset.cells()])  # the surrogates' are among them
+        cells = self.dataset.cells()  # the surrogates' captions are among them
+        model.check_prompts([told.text for cell in cells for tier in self.tiers for told in self.told(cell, tier)])
 
     def choose(self, aloud: bool = True) -> dict[str, list[Item]]:
         """The images of either side; aloud: and the log says where they are fewer than usual. Raises BadInput where a
@@ -202,19 +248,40 @@ class Pairs:
             groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
             self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
             self.cells[side] = torch.tensor([index[item.concepts] for item in items])
-        captions = [self.caption(cell) for cell in cells]
-        self.own = model.embed(captions)
-        self.overwritten = model.embed([self.caption(self.surrogate(cell)) for cell in cells])
-        self.concept = torch.zeros(self.own.shape[:2], dtype=torch.bool, device=self.own.device)
-        for row, (cell, text) in enumerate(zip(cells, captions, strict=True)):
-            for request in self.requests:
-                if request.concerns(cell):
-                    self.concept[row, model.token_positions(text, self.said(request))] = True
-        self.end = torch.tensor([len(ids) + 1 for ids in model.token_ids(captions)], device=self.own.device)
+        self._embed(model, cells)
         self._find_anchors(cells, index)
         if self.guard:
             for side in self.latents:
                 self._guard(side, cells, index)
+
+    def _embed(self, model: Diffusion, cells: list[Cell]) -> None:
+        """The tables of captions: a row for each cell's first, in the cells' order, then one for each of the others."""
+        told = [[self.told(cell, tier) for tier in self.tiers] for cell in cells]
+        flat = [(c, t, k) for c, groups in enumerate(told) for t, group in enumerate(groups) for k in range(len(group))]
+        flat.sort(key=lambda place: (place[1:] != (0, 0), place))
+        self.count = torch.tensor([[len(group) for group in groups] for groups in told])
+        self.rows = torch.zeros(*self.count.shape, int(self.count.max()), dtype=torch.long)
+        for row, place in enumerate(flat):
+            self.rows[place] = row
+        captions = [told[c][t][k] for c, t, k in flat]
+        self.own = _embedded(model, [caption.text for caption in captions])
+        self.overwritten = _embedded(model, [caption.surrogate for caption in captions])
+        self.concept = torch.zeros(self.own.shape[:2], dtype=torch.bool, device=self.own.device)
+        domains = list(self.dataset.domains)
+        for row, (c, t, k) in enumerate(flat):
+            for request in (r for r in self.requests if r.concerns(cells[c])):
+                said = told[c][t][k].said[domains.index(request.domain)]
+                self.concept[row, model.token_positions(captions[row].text, said)] = True
+        ids = model.token_ids([caption.text for caption in captions])
+        self.end = torch.tensor([len(tokens) + 1 for tokens in ids], device=self.own.device)
+
+    def _caption_of(self, cell: Tensor, generator: Generator) -> Tensor:
+        """A row (B,) for each cell (B,): a tier, then one of its captions; nothing is drawn where there is but one."""
+        if int(self.count.max()) == len(self.tiers) == 1:
+            return cell
+        tier = torch.randint(0, len(self.tiers), cell.shape, generator=generator)
+        place = (torch.rand(cell.shape, generator=generator) * self.count[cell, tier]).long()
+        return self.rows[cell, tier, place]
 
     def _guard(self, side: str, cells: list[Cell], index: dict[tuple[str, ...], int]) -> None:
         """Add the images that show a gone request's surrogate, under the caption that asks for what is gone."""
@@ -263,27 +330,25 @@ class Pairs:
 
     def _draw(self, side: str, generator: Generator) -> Example:
         index = torch.randint(0, len(self.latents[side]), (self.batch,), generator=generator)
-        return self._example(side, index)
+        return self._example(side, index, generator)
 
-    def _example(self, side: str, index: Tensor) -> Example:
-        cell = self.cells[side][index]
+    def _example(self, side: str, index: Tensor, generator: Generator) -> Example:
+        row = self._caption_of(self.cells[side][index], generator)
+        return self._told(self.latents[side][index], row)
+
+    def _told(self, latents: Tensor, row: Tensor) -> Example:
+        """Latents under the captions of these rows."""
         return Example(
-            latents=self.latents[side][index],
-            prompt=self.own[cell],
-            surrogate=self.overwritten[cell],
-            concept=self.concept[cell],
-            end=self.end[cell],
+            latents=latents,
+            prompt=self.own[row],
+            surrogate=self.overwritten[row],
+            concept=self.concept[row],
+            end=self.end[row],
         )
 
     def _anchor(self, n: int, generator: Generator) -> Example:
         image, target = self.anchors[torch.randint(0, len(self.anchors), (n,), generator=generator)].T
-        return Example(
-            latents=self.latents["retain"][image],
-            prompt=self.own[target],
-            surrogate=self.own[self.cells["retain"][image]],
-            concept=self.concept[target],
-            end=self.end[target],
-        )
+        return self._told(self.latents["retain"][image], self._caption_of(target, generator))
 
     def sweep(self, batch: int, generator: Generator) -> list[Batch]:
         """One pass over the forget images in random order, each batch beside as many random retain images."""
@@ -291,8 +356,6 @@ class Pairs:
         batches = []
         for index in order.split(batch):
             other = torch.randint(0, len(self.latents["retain"]), (len(index),), generator=generator)
-            retain = self._example("retain", other)
-            batches.append(
-                Batch(forget=self._example("forget", index), retain=retain, anchor=self._anchor(len(index), generator))
-            )
+            retain, forget = self._example("retain", other, generator), self._example("forget", index, generator)
+            batches.append(Batch(forget=forget, retain=retain, anchor=self._anchor(len(index), generator)))
         return batches

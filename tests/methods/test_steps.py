@@ -158,7 +158,10 @@ def test_scissorhands_remembers_the_cut_networks_ascent(model: Diffusion, pairs:
     memory = torch.cat([m.flatten() for m in method.memory])
     crossed = [weight for name, weight in adapter.weights().items() if ".attn2." in name]
     assert len(memory) == sum(weight.numel() for weight in crossed)
-    example = {side: torch.cat([pairs._example("forget", torch.arange(16))[side]]) for side in ("latents", "prompt")}  # type: ignore[literal-required]
+    example = {
+        side: torch.cat([pairs._example("forget", torch.arange(16), torch.Generator())[side]])
+        for side in ("latents", "prompt")
+    }  # type: ignore[literal-required]
     torch.manual_seed(3)
     slopes = [torch.zeros(())]
     for _ in range(8):  # of t and noise that the method did not draw: the mean of many points the same way
