@@ -50,6 +50,12 @@ METRICS: dict[str, About] = {
     "ira_unseen": About("IRA unseen", "kept in its domain: what the retain set never showed", harder=True),
     "cra_seen": About("CRA seen", "kept in the other domain: what the retain set showed", harder=True),
     "cra_unseen": About("CRA unseen", "kept in the other domain: what the retain set never showed", harder=True),
+    "oracle_eps": About(
+        "oracle eps", "how far from a model that never saw it, the base being 1", higher=False, share=False, harder=True
+    ),
+    "oracle_eps_kept": About(
+        "oracle eps kept", "the same where something else is asked for", higher=False, share=False, harder=True
+    ),
     "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
 }
 
@@ -101,9 +107,13 @@ def number_text(metric: dict[str, Any], key: str = "") -> str:
     return f"{metric['value'] * known.times:.2f}"
 
 
-def interval_text(metric: dict[str, Any]) -> str:
-    """The interval in percent; nothing where there is none."""
-    return f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]" if "low" in metric else ""
+def interval_text(metric: dict[str, Any], key: str = "") -> str:
+    """The interval as its value is shown; nothing where there is none."""
+    if "low" not in metric:
+        return ""
+    known = about(key)
+    times, form = (100, ".1f") if known.share else (known.times, ".2f")
+    return f"[{times * metric['low']:{form}}, {times * metric['high']:{form}}]"
 
 
 def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
@@ -111,4 +121,4 @@ def cell_text(metric: dict[str, Any] | None, key: str = "") -> str:
     nothing as a dash, with the reason where there is one."""
     if not metric or metric.get("value") is None:
         return "–" + why_not(metric)
-    return f"{number_text(metric, key)} {interval_text(metric)}".rstrip()
+    return f"{number_text(metric, key)} {interval_text(metric, key)}".rstrip()

@@ -28,7 +28,18 @@ from fade.training.ranks import leads
 # What stage one does not depend on. A key that is missing here costs time, for less is shared; one too many, truth.
 NOT_STAGE_ONE = frozenset(
     {
-        *("task", "runs", "compose", "answers", "base_answers", "out", "output_dir", "cache_dir", "fail_under"),
+        *(
+            "task",
+            "runs",
+            "compose",
+            "answers",
+            "base_answers",
+            "oracle",
+            "out",
+            "output_dir",
+            "cache_dir",
+            "fail_under",
+        ),
         *("device", "logger", "launcher", "checkpoint_every", "protocol", "judges", "pretrain", "strategy", "sequence"),
         *("method.terms", "sparsity", "adapter.rank", "adapter.alpha", "adapter.dropout", "optimizer.build"),
         *("optimizer.schedule.warmup", "optimizer.schedule.cosine", "trainer.max_steps", "trainer.max_epochs"),

@@ -38,6 +38,7 @@ WHAT_AND_WHERE = {
     "dataset.classifiers",  # as it was
     "classifiers",
     "model.path",
+    "oracle",
     "protocol",
     "+sweeps",
     "out",
@@ -148,6 +149,11 @@ class Run(Finished):
     def base(self) -> dict[str, Metric]:
         """The same cells on the untouched model; empty where it was not measured."""
         return self.results["base"]
+
+    @property
+    def oracle(self) -> dict[str, Metric]:
+        """The same cells on the model that never saw the target; empty where there is none."""
+        return self.results.get("oracle", {})
 
     @property
     def cost(self) -> dict[str, float]:

@@ -123,6 +123,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
     return [
         Section("Summary", "table", tables.settings(runs), "main"),
         Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
+        Section("Nearer than the base to a model that never saw the target?", "facts", tables.nearer(runs)),
         Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
         Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DASH = "–"
+NEVER = "never saw it"  # the model that was pretrained without the target
 
 
 class Cell(NamedTuple):
@@ -96,7 +97,7 @@ def measured(metric: Metric | None, key: str) -> Cell:
     """A metric with its interval; a dash, and why, where it has no value."""
     if not metric or metric.get("value") is None:
         return Cell(cell_text(metric))
-    return Cell(number_text(metric, key), interval_text(metric), float(metric["value"]))
+    return Cell(number_text(metric, key), interval_text(metric, key), float(metric["value"]))
 
 
 def number(value: float | None, form: Callable[[float], str] = "{:.0f}".format) -> Cell:
@@ -130,7 +131,8 @@ def asked_harder(runs: Sequence[Run]) -> list[str]:
 
 def run_table(run: Run) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
-    models = {"base": run.base, f"without {words(run.target)}": run.metrics}
+    models = {"base": run.base, NEVER: run.oracle, f"without {words(run.target)}": run.metrics}
+    models = {name: found for name, found in models.items() if found or name != NEVER}
     header = ["model", *headings(usual())]
     rows = [[name, *(cell_text(found.get(key), key) for key in usual())] for name, found in models.items()]
     stated = run.judge_stated
@@ -283,10 +285,31 @@ def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
             base = f"base model ({name.split()[0]})"
             means = [measured(mean_of(measured_base, key, base=True), key) for key in keys]
             rows[base] = [Cell(base), Cell(DASH), *means]
+        if never := [Run(r.folder, {**r.results, "metrics": r.oracle}) for r in own if r.oracle]:
+            row = f"{NEVER} ({name.split()[0]})"
+            rows[row] = [Cell(row), number(len(never)), *(measured(mean_of(never, key), key) for key in keys)]
         means = [measured(mean_of(own, key), key) for key in keys]
         rows[name] = [Cell(name), number(len(own)), *means]
     caption = "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower"
     return Table(["setting", "runs", *headings(keys)], list(rows.values()), caption)
+
+
+def nearer(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """For each setting, where it ended nearer to the model that never saw the target than the base was, by an interval
+    that leaves 1 out; nothing where no run had such a model beside it."""
+    lines = []
+    for name, own in by_setting(runs).items():
+        found = {r.target: m for r in own if (m := r.metric("oracle_eps")) and m.get("value") is not None}
+        told = {
+            "nearer": [target for target, m in found.items() if m["high"] < 1],
+            "farther": [target for target, m in found.items() if m["low"] > 1],
+        }
+        said = [f"{word} for {', '.join(map(words, sorted(targets)))}" for word, targets in told.items() if targets]
+        mean = float(np.mean([m["value"] for m in found.values()])) if found else 0.0
+        lines += (
+            [(name, f"{'; '.join(said) or 'no different'} (mean {mean:.2f} of the base's distance)")] if found else []
+        )
+    return lines
 
 
 def costs(runs: Sequence[Run]) -> Table:

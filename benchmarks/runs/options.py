@@ -25,6 +25,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "surrogate": Word | None,
     "answers": Word | None,
     "base_answers": Word | None,
+    "oracle": Word | None,
     "seed": Seed,
     "device": Word,
     "out": Word | None,

@@ -32,7 +32,7 @@ def unlearn(task: Task) -> None:
     benchmark = task.benchmark(dataset)
     request = Request.of(dataset, config["target"], config["surrogate"])
     captions = benchmark.check_captions(request)
-    meter = TargetMeter(benchmark, request, recipe.pairs["seen"])
+    meter = TargetMeter(benchmark, request, recipe.pairs["seen"], config["oracle"])
     name = f"{dataset.name}-{request.target}-{task.chosen['method']}-{recipe.sparsity.kind}"
     record = task.record(name)
     loggers = task.loggers(record.folder)
@@ -83,7 +83,7 @@ def study(
     )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
     with adapter.off():  # after the training, whose first loss would wait for it
-        base = meter.base(model, identity)
+        base, never_saw = meter.base(model, identity), meter.never_saw()
     with adapter.applied():
         answers = meter.answers(model, record.folder)
     doing("drawing comparison.png")
@@ -96,7 +96,7 @@ def study(
         record.folder / "comparison.png",
     )
     results = {
-        **meter.results(answers, base),
+        **meter.results(answers, base, never_saw),
         **portable(about),
         "cost": {
             **cost,

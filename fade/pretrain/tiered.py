@@ -34,6 +34,7 @@ from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, mak
 from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_pipeline, make_tokenizer, tokenise
 from fade.pretrain.images import sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
+from fade.pretrain.oracle import sign
 from fade.pretrain.stage import Loss, Stage, pick
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class TieredPretraining(Pretraining):
         self.claim()
         judges = self.train_whole() if self.base is None or self.without is None else self.train_oracle(self.base)
         pipe = load_pipeline(self.out / "pipeline")
+        sign(self.out, pipe.vae)
         found = {**self.measure(pipe, judges), "training_s": self.seconds()}
         write_json(self.out / "numbers.json", found)
         return found
