@@ -43,10 +43,9 @@ def test_an_examples_captions_are_drawn_over_the_tiers_alike(
 ) -> None:
     pairs = made(grid, tmp_path, "neon_glow", captions=["name", "synonym"])
     texts = [*dict.fromkeys(text for side in ("forget", "retain") for text, _ in pairs.captions(side))]
+    place = {text: float(k) for k, text in enumerate(texts)}
     monkeypatch.setattr(model.pipe, "tokenizer", make_tokenizer(texts, 16))
-    monkeypatch.setattr(
-        model, "embed", lambda prompts: torch.tensor([[[float(texts.index(p))]] for p in prompts]).expand(-1, 16, 1)
-    )
+    monkeypatch.setattr(model, "embed", lambda prompts: torch.tensor([[[place[p]]] for p in prompts]).expand(-1, 16, 1))
     cells = grid.cells()
     pairs._embed(model, cells)
     assert [texts[int(row)] for row in pairs.own[: len(cells), 0, 0]] == [pairs.caption(cell) for cell in cells]

@@ -33,9 +33,7 @@ def test_the_nearest_have_the_least_sum_of_two_ranks() -> None:
     labels = torch.arange(4).repeat_interleave(2)
     assert torch.allclose(confusion(p, labels), p[::2])
     assert nearest((p, features), labels, 0) == [1, 3]
-    assert (
-        nearest((p.roll(1, 1)[:, [1, 0, 2, 3]], -features), labels, 3)[0] == 2
-    )  # nobody is taken for it: features say
+    assert nearest((p.roll(1, 1)[:, [1, 0, 2, 3]], -features), labels, 3)[0] == 2  # equal ranks: features decide
 
 
 def rows() -> list[dict[str, str]]:
@@ -85,7 +83,7 @@ def test_the_interval_of_probabilities_is_never_wider_and_covers_what_it_says() 
         assert np.mean((low <= truth) & (truth <= high)) >= 0.93, (middle, seed, cell)
         counted = interval(p, cells, seeds)
         assert (low >= counted[1] - 1e-9).all() and (high <= counted[2] + 1e-9).all()
-        assert ((high - low).mean() < 0.85 * (counted[2] - counted[1]).mean()) == (middle < 2)
+        assert (high - low).mean() < 0.85 * (counted[2] - counted[1]).mean()
     sure = share([Hit((str(c),), str(s), True, 0.9999) for c in range(8) for s in range(5)], graded=True)
     assert sure["low"] <= wilson(0.9999, 40)[0]  # forty that agree are no proof that none is otherwise
 
