@@ -50,6 +50,9 @@ METRICS: dict[str, About] = {
     "ira_unseen": About("IRA unseen", "kept in its domain: what the retain set never showed", harder=True),
     "cra_seen": About("CRA seen", "kept in the other domain: what the retain set showed", harder=True),
     "cra_unseen": About("CRA unseen", "kept in the other domain: what the retain set never showed", harder=True),
+    "sc": About("SC", "of a pair, the style with other objects is kept", harder=True),
+    "oc": About("OC", "of a pair, the object in other styles is kept", harder=True),
+    "up": About("UP", "what shows neither of a pair is kept", harder=True),
     "oracle_eps": About(
         "oracle eps", "how far from a model that never saw it, the base being 1", higher=False, share=False, harder=True
     ),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.measure.metrics import landed, scores
 from benchmarks.measure.predictions import write_rows
+from fade.data.pairs import Request
 from fade.files import write_json
 
 STYLES, OBJECTS = ["glass", "neon", "photo"], ["cat", "dog", "fish"]
@@ -52,7 +53,7 @@ def finished(
         "protocol": "default",
         "metrics": measured,
         "base": measured,
-        "landed": landed(rows, target, domain),
+        "landed": landed(rows, Request(target, "photo", domain)),
         "gates": {"judge_accuracy": {"style": 1.0, "object": 0.99}, "images": 45, "reading": "retained"},
         "cost": {
             "locate_s": 1.0,

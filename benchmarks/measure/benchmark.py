@@ -26,6 +26,7 @@ from benchmarks.measure.answers import (
     seconds,
 )
 from benchmarks.measure.features import ClipScore, backbones
+from benchmarks.measure.finer import finer
 from benchmarks.measure.judging import check_accuracy, check_labels, predict
 from benchmarks.measure.metrics import READINGS, Metric, frechet, kernel, landed, scores
 from benchmarks.measure.predictions import Row, as_csv, read_rows, write_rows
@@ -330,9 +331,13 @@ class Benchmark:
         domains = list(self.dataset.domains)
         photo = self.dataset.photo_style
         reading, shared = self.protocol.reading, self.protocol.shared
-        found = scores(measured.rows, request.target, request.domain, domains, reading, photo, shared)
-        found |= self.distances(measured, lambda cell: cell[request.domain] != request.target)
-        keep_made = [row[request.domain] != request.target for row in measured.rows]
+        found = (
+            finer(measured.rows, request, domains, shared)
+            if request.within
+            else scores(measured.rows, request.target, request.domain, domains, reading, photo, shared)
+        )
+        found |= self.distances(measured, lambda cell: not request.concerns(cell))
+        keep_made = [not request.concerns(row) for row in measured.rows]
         if self.clip:
             kept = [float(row["clip_score"]) for row, keep in zip(measured.rows, keep_made, strict=True) if keep]
             found["clip_score"] = {"value": sum(kept) / len(kept), "n": len(kept)}
@@ -346,10 +351,11 @@ class Benchmark:
             "target": request.target,
             "domain": request.domain,
             "surrogate": request.surrogate,
+            **({"within": request.within[1]} if request.within else {}),
             "protocol": self.protocol.name,
             "metrics": self.score(unlearned, request),
             "base": self.score(base, request) if base else {},
-            "landed": landed(unlearned.rows, request.target, request.domain),
+            "landed": landed(unlearned.rows, request),
             "gates": {
                 "judge_accuracy": self.accuracies,
                 "judge_stated": {

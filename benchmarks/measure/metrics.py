@@ -26,6 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from benchmarks.measure.predictions import Row
+from fade.data.pairs import Request
 from fade.metrics import twin
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
@@ -189,12 +190,11 @@ def _counted(rows: Sequence[Row], judged: str, how: Reading, photo: str | None) 
     return [row for row in rows if with_photo or photo is None or row.get("style") != photo]
 
 
-def landed(rows: list[Row], target: str, domain: str) -> dict[str, int]:
+def landed(rows: list[Row], request: Request) -> dict[str, int]:
     """Where the forgotten images ended up: counts of the labels that the judge reads on the target's prompts."""
     counts: dict[str, int] = {}
-    for row in rows:
-        if row[domain] == target:
-            counts[row[f"{domain}_predicted"]] = counts.get(row[f"{domain}_predicted"], 0) + 1
+    for label in (row[f"{request.domain}_predicted"] for row in rows if request.concerns(row)):
+        counts[label] = counts.get(label, 0) + 1
     return dict(sorted(counts.items(), key=lambda entry: -entry[1]))
 
 

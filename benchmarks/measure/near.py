@@ -71,7 +71,7 @@ def kept(
     it may show; None: all of them, and nothing is told apart. shared: whether images of one seed began with one latent.
     """
     domains = [key.removesuffix("_predicted") for key in rows[0] if key.endswith("_predicted")]
-    others = [row for row in rows if row[request.domain] != request.target]
+    others = [row for row in rows if not request.concerns(row)]
     found = told("ira_near", hits([r for r in others if r[request.domain] in near], domains, request.domain, shared))
     found["ira_near"]["of"] = list(near)
     for domain in domains if seen is not None else ():

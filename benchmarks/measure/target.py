@@ -36,9 +36,8 @@ class TargetMeter:
 
     def __init__(self, benchmark: Benchmark, request: Request, seen: float = 1.0, oracle: str | None = None) -> None:
         self.benchmark, self.request, self.questions = benchmark, request, Questions(benchmark, request)
-        apart = {request.target, request.surrogate}
-        self.seen = seen_concepts(benchmark.dataset.domains, seen, apart) if seen < 1 else None
-        self.folder = oracle_folder(oracle, request.target)
+        self.seen = seen_concepts(benchmark.dataset.domains, seen, request.named) if seen < 1 else None
+        self.folder = None if request.within else oracle_folder(oracle, request.target)
         self.oracle: Oracle | None = None
 
     @property
@@ -86,7 +85,7 @@ class TargetMeter:
         if self.oracle and oracle:
             more["metrics"] |= self.oracle.distances(unlearned.guesses, base.guesses)
             more["oracle"] = {**self.benchmark.score(oracle.grid, self.request), **self._harder(oracle, near)}
-            found["oracle_landed"] = landed(oracle.grid.rows, self.request.target, self.request.domain)
+            found["oracle_landed"] = landed(oracle.grid.rows, self.request)
         return {**found, **{part: {**found.get(part, {}), **metrics} for part, metrics in more.items()}}
 
     def _find_oracle(self, model: Diffusion) -> Oracle | None:

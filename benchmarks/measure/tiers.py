@@ -76,7 +76,7 @@ class Questions:
 
     def _scenes(self, language: Language) -> Iterator[Told]:
         """A target object beside every other one, left and right of it and in every style by turns, once a seed."""
-        if SCENES not in self.tiers or self.request.domain != "object":
+        if SCENES not in self.tiers or self.request.domain != "object" or self.request.within:
             return
         styles, objects = (self.benchmark.dataset.domains[domain] for domain in ("style", "object"))
         others = [name for name in objects if name != self.request.target]

@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.measure.predictions import Row, read_rows
 from benchmarks.record.format import COSTS, Metric, check_run, read_results
+from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.metrics import METRICS
 
@@ -132,6 +133,11 @@ class Run(Finished):
     @property
     def target(self) -> str:
         return str(self.results["target"])
+
+    @property
+    def gone(self) -> str:
+        """What is forgotten, in words: the target, or the pair that it makes with a concept of another domain."""
+        return " with ".join(words(str(self.results[key])) for key in ("target", "within") if self.results.get(key))
 
     @property
     def domain(self) -> str:

@@ -131,7 +131,7 @@ def asked_harder(runs: Sequence[Run]) -> list[str]:
 
 def run_table(run: Run) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
-    models = {"base": run.base, NEVER: run.oracle, f"without {words(run.target)}": run.metrics}
+    models = {"base": run.base, NEVER: run.oracle, f"without {run.gone}": run.metrics}
     models = {name: found for name, found in models.items() if found or name != NEVER}
     header = ["model", *headings(usual())]
     rows = [[name, *(cell_text(found.get(key), key) for key in usual())] for name, found in models.items()]

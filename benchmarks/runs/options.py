@@ -23,6 +23,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "task": Word,
     "target": Word,
     "surrogate": Word | None,
+    "within": Word | None,
     "answers": Word | None,
     "base_answers": Word | None,
     "oracle": Word | None,

@@ -13,7 +13,6 @@ from benchmarks.measure.answers import generate, read
 from benchmarks.measure.judging import predict
 from benchmarks.measure.tiers import Questions
 from benchmarks.runs.task import Task
-from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.strategies import Step
@@ -45,7 +44,7 @@ def planned(task: Task) -> None:
     if config.get("sequence"):
         raise BadInput("task=plan says what a run of one target costs; leave sequence away")
     recipe, benchmark = task.recipe(dataset), task.benchmark(dataset)
-    request = Request.of(dataset, config["target"], config["surrogate"])
+    request = task.request(dataset)
     benchmark.check_captions(request)
     questions = Questions(benchmark, request)
     model, step = task.model(), recipe.step(request)

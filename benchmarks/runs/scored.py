@@ -21,7 +21,7 @@ def scored(task: Task) -> None:
     if config["answers"] is None:
         raise BadInput("task=score needs answers=DIR, the folder of the images")
     benchmark = task.benchmark(task.dataset())
-    request = Request.of(benchmark.dataset, config["target"], config["surrogate"])
+    request = task.request(benchmark.dataset)
     record = task.record(f"{benchmark.dataset.name}-{request.target}-scored")
     base = Path(config["base_answers"]) if config["base_answers"] else None
     done = record.results

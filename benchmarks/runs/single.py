@@ -17,7 +17,6 @@ from fade.adapters import Adapter
 from fade.adapters.folder import complete
 from fade.adapters.stored import Stored
 from fade.console import doing
-from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.training.logs import Mirror
@@ -30,10 +29,11 @@ def unlearn(task: Task) -> None:
     dataset = task.dataset()
     recipe, config = task.recipe(dataset), task.config
     benchmark = task.benchmark(dataset)
-    request = Request.of(dataset, config["target"], config["surrogate"])
+    request = task.request(dataset)
     captions = benchmark.check_captions(request)
     meter = TargetMeter(benchmark, request, recipe.pairs["seen"], config["oracle"])
-    name = f"{dataset.name}-{request.target}-{task.chosen['method']}-{recipe.sparsity.kind}"
+    target = "-with-".join([request.target, *(request.within or ())[1:]])
+    name = f"{dataset.name}-{target}-{task.chosen['method']}-{recipe.sparsity.kind}"
     record = task.record(name)
     loggers = task.loggers(record.folder)
     done = results = record.results

@@ -16,6 +16,7 @@ from benchmarks.record.folder import Record, saliency_file
 from benchmarks.runs.options import processes
 from fade.console import doing
 from fade.data.dataset import Dataset
+from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
@@ -52,6 +53,10 @@ class Task:
         dataset = self.make("dataset")
         print(dataset.summary())
         return dataset
+
+    def request(self, dataset: Dataset) -> Request:
+        config = self.config
+        return Request.of(dataset, config["target"], config["surrogate"], config["within"])
 
     def benchmark(self, dataset: Dataset) -> Benchmark:
         """The judges, of those that the dataset names, and the protocol, ready to measure on a device."""

@@ -53,25 +53,39 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be forgotten: `target` of `domain`, overwritten by `surrogate`."""
+    """What is to be forgotten: `target` of `domain`, overwritten by `surrogate`. within: the other domain and its
+    concept, where the target is to be forgotten with that one alone (UnlearnCanvas's finer scale)."""
 
     target: str
     surrogate: str
     domain: str
+    within: tuple[str, str] | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, target: str, surrogate: str | None) -> Request:
-        """Resolve names. Raises BadInput for unknown ones and for a surrogate equal to its target."""
+    def of(cls, dataset: Dataset, target: str, surrogate: str | None, within: str | None = None) -> Request:
+        """Resolve names. Raises BadInput for unknown ones, for a surrogate equal to its target, and for a `within` of
+        the target's own domain."""
         domain = find_domain(target, dataset.domains)
         surrogate = surrogate or dataset.surrogate(target, domain)
         if surrogate == target:
             raise BadInput(f"surrogate and target are both {target!r}; name another concept as the surrogate")
         if find_domain(surrogate, dataset.domains, "surrogate") != domain:
             raise BadInput(f"surrogate {surrogate!r} is no {domain}; the target {target!r} is one: name a {domain}")
-        return cls(target, surrogate, domain)
+        if within is None:
+            return cls(target, surrogate, domain)
+        other = find_domain(within, dataset.domains, "within")
+        if other == domain:
+            raise BadInput(f"within is {within!r}, a {domain} as the target {target!r} is; name one of another domain")
+        return cls(target, surrogate, domain, (other, within))
 
     def concerns(self, cell: Cell) -> bool:
-        return cell[self.domain] == self.target
+        inside = self.within is None or cell[self.within[0]] == self.within[1]
+        return cell[self.domain] == self.target and inside
+
+    @property
+    def named(self) -> list[str]:
+        """The concepts that it speaks of."""
+        return [self.target, self.surrogate, *([self.within[1]] if self.within else [])]
 
     def overwritten(self, cell: Cell) -> Cell:
         """The cell with the surrogate in place of the target; cells that do not show the target stay as they are."""
@@ -144,7 +158,7 @@ class Pairs:
         )
         self.requests = [requests] if isinstance(requests, Request) else list(requests)
         self.wanted = {"forget": forget, "retain": retain}
-        apart = {concept for request in (*self.requests, *gone) for concept in (request.target, request.surrogate)}
+        apart = {concept for request in (*self.requests, *gone) for concept in request.named}
         self.seen = seen_concepts(dataset.domains, seen, apart)
         self.latents: dict[str, Tensor] = {}
         self.cells: dict[str, Tensor] = {}  # the cell of each image, which is also the row of its first caption
@@ -303,6 +317,7 @@ class Pairs:
             for request in self.requests
             for i, row in enumerate(retained)
             if cells[row][request.domain] == request.surrogate
+            and request.concerns(swapped(cells[row], request.domain, request.target))
         ]
         if not found:
             raise BadInput(

@@ -13,6 +13,7 @@ from scipy.stats import norm, t
 from benchmarks.measure.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share, wilson
 from benchmarks.record.results import Run
 from benchmarks.report.tables import mean_value
+from fade.data.pairs import Request
 from fade.metrics import cell_text
 
 STYLES, OBJECTS = ("neon", "photo", "sketch"), ("cat", "dog")
@@ -43,7 +44,7 @@ def test_a_style_by_hand() -> None:
     assert found["cra"]["value"] == 7 / 8
     assert found["cra_target"]["value"] == 3 / 4
     assert scores(table(), "neon", "style", ["style", "object"], "code")["cra"]["value"] == pytest.approx(10 / 12)
-    assert landed(table(), "neon", "style") == {"photo": 3, "neon": 1}
+    assert landed(table(), Request("neon", "photo", "style")) == {"photo": 3, "neon": 1}
 
 
 def test_an_object_by_hand() -> None:
