@@ -1,4 +1,4 @@
-"""A style and an object as one target (UnlearnCanvas's finer scale): is the pair gone, is each of the two kept elsewhere?
+"""A style and an object as one target (UnlearnCanvas's finer scale): is the pair gone, are both kept elsewhere?
 
 ua  an image of the pair's cell in which the judges do not read both
 sc  style consistency: the style is read where the same style shows other objects
