@@ -59,8 +59,8 @@ def test_a_request_of_a_pair_forgets_one_cell_and_keeps_the_rest_of_both(dataset
     assert pairs.side({"style": "photo", "object": "cat"}) is None or "photo" in pairs.seen
     assert pairs.side({"style": "neon", "object": request.surrogate}) == "retain"
     assert pairs.captions("forget") == [("A cat image in neon style.", f"A {request.surrogate} image in neon style.")]
-    with pytest.raises(BadInput, match="within is 'dog', a object as the target 'cat' is; name one of another domain"):
-        Request.of(dataset, "cat", None, "dog")
+    with pytest.raises(BadInput, match="within is 'bird', a object as the target 'cat' is; name one of another domain"):
+        Request.of(dataset, "cat", None, "bird")
     with pytest.raises(BadInput, match="within 'lion' is no concept of this dataset"):
         Request.of(dataset, "cat", None, "lion")
 

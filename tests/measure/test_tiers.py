@@ -68,7 +68,8 @@ def test_rows_say_the_tier_and_what_is_read_in_the_image_or_in_its_half(model: D
         seen = (right if answer.half else left)[k : k + 1]
         (row,) = predict({"object": asked.benchmark.judges["object"]}, [answer], seen)
         assert row["object_probability"] == rows[16 + k]["object_probability"]
-    assert set(asked.scores(rows)) == {"ua_synonym", "rest_of_prompt"} <= set(METRICS)
+    assert [*asked.scores(rows)] == ["ua_synonym", "ua_synonym_p", "rest_of_prompt", "rest_of_prompt_p"]
+    assert {"ua_synonym", "rest_of_prompt"} <= set(METRICS)
     assert asked.base_answers(model, "0" * 64) == rows and asked.cost(tmp_path / "asked")["asked_s"] > 0
 
 
