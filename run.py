@@ -40,8 +40,9 @@ OmegaConf.register_new_resolver(
     "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
 )
 OmegaConf.register_new_resolver("joined", lambda names: ",".join(get_object(names)), replace=True)  # a sweep's targets
+ATTACK = ("run", "base", "oracle", "attack")  # what task=attack alone reads
 # where a run goes, and what is asked of its end, is no part of what it is
-WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose")
+WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose", *ATTACK)
 
 # imported when they are asked for: a wrong command line is answered at once
 TASKS = {
@@ -49,6 +50,7 @@ TASKS = {
     "score": "benchmarks.runs.scored.scored",
     "plan": "benchmarks.runs.plan.planned",
     "pretrain": "benchmarks.runs.pretrain.pretrained",
+    "attack": "benchmarks.runs.attack.attacked",
     "compose": "benchmarks.studies.compose.interfere",
 }
 SEQUENCE = "benchmarks.runs.sequence.sequence"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -28,9 +28,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from benchmarks.measure.predictions import Row
 from fade.data.pairs import Request
 from fade.metrics import twin
+from fade.intervals import Z2, wilson
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
-Z2 = float(ndtri(0.975) ** 2)  # the square of 1.96, of 95 %
 LEAST = 0.1  # of the root of a seed's other images: what they are taken to share, where few seeds cannot show it
 FEW = 1.5  # a spread between few groups comes out too small more often than too large, and a share's is skewed
 
@@ -44,13 +44,6 @@ class Hit:
     noise: str
     right: bool
     p: float | None = None
-
-
-def wilson(share: Any, n: int, squared: Any = Z2) -> tuple[Any, Any]:
-    """Wilson's interval of a share (a number, or an array) of n images; squared: of the quantile, 1.96² for 95 %."""
-    middle = (share + squared / (2 * n)) / (1 + squared / n)
-    half = np.sqrt(squared * (share * (1 - share) / n + squared / (4 * n * n))) / (1 + squared / n)
-    return np.maximum(0, middle - half), np.minimum(1, middle + half)
 
 
 def added(residuals: np.ndarray, groups: np.ndarray, least: float) -> np.ndarray:

@@ -10,10 +10,11 @@ import scipy.linalg
 import torch
 from scipy.stats import norm, t
 
-from benchmarks.measure.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share, wilson
+from benchmarks.measure.metrics import FEW, LEAST, Hit, frechet, interval, kernel, landed, scores, share
 from benchmarks.record.results import Run
 from benchmarks.report.tables import mean_value
 from fade.data.pairs import Request
+from fade.intervals import wilson
 from fade.metrics import cell_text
 
 STYLES, OBJECTS = ("neon", "photo", "sketch"), ("cat", "dog")

@@ -1,0 +1,181 @@
+"""task=attack: can what a run, an adapter or a checkpoint forgot be brought back?
+
+python run.py task=attack run=outputs/RUN attack=light          a finished run, or the folder of an adapter
+python run.py task=attack model.path=DIR base=DIR target=neon   a pipeline or a checkpoint, and what it was made from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure.benchmark import Benchmark
+from benchmarks.measure.judging import check_accuracy
+from benchmarks.report.tables import table
+from benchmarks.runs.reopened import opened
+from benchmarks.runs.task import Task
+from fade.adapters.stored import Stored
+from fade.attacks import Attack, Counter, Scene
+from fade.attacks.meter import Meter, Subject
+from fade.attacks.probe import Probe
+from fade.attacks.suite import suite, zero_is_base
+from fade.data.pairs import Request
+from fade.errors import BadInput
+from fade.files import content_hash, read_json
+from fade.metrics import cell_text
+from fade.models import Diffusion
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What is attacked: the task that its models and benchmark are made of, its target, and its adapter's folder."""
+
+    task: Task
+    target: str
+    surrogate: str | None
+    folder: Path
+    adapter: Path | None = None
+
+    @classmethod
+    def of(cls, task: Task) -> Victim:
+        """Raises BadInput where nothing is named, or what is named is no run and no adapter."""
+        config = task.config
+        out = Path(config["out"]) if config["out"] else None
+        if config["run"] is None:
+            if config["base"] is None:
+                raise BadInput(
+                    "task=attack needs run=FOLDER, a finished run or an adapter; or model.path=FOLDER base=FOLDER, a "
+                    "checkpoint and the pipeline that it was made from"
+                )
+            name = f"attack-{config['target']}-{content_hash([config['model'], config['base']])[:8]}"
+            return cls(task, config["target"], config["surrogate"], out or Path(config["output_dir"]) / name)
+        run = Path(config["run"])
+        if (run / "adapter.json").is_file():
+            about = Stored.read(run).about
+            return cls(task, about["target"], about["surrogate"], out or run.parent / "attacks", run)
+        if not (run / "results.json").is_file():
+            raise BadInput(f"{run} is no finished run and no adapter: results.json and adapter.json are missing")
+        results = read_json(run / "results.json")
+        if "target" not in results or not (run / "adapter").is_dir():
+            raise BadInput(f"{run} is no run of one target with an adapter; name one, or the folder of an adapter")
+        where = out or run / "attacks"
+        return cls(opened(task, run), results["target"], results["surrogate"], where, run / "adapter")
+
+    def models(self, base: str | None) -> tuple[Diffusion, Diffusion, str]:
+        """The model under attack, the base, and the identity of the first: twice loaded, the adapter merged if it can
+        be."""
+        if self.adapter is None:
+            model, before = self.task.model(), pipeline(self.task, str(base))
+            alike(model, before, "base")
+            return model, before, model.sha256()
+        model, before = self.task.model(), self.task.make("model")
+        stored = Stored.read(self.adapter)
+        stored.attach(model).merge() if stored.decode()[0].mergeable else stored.attach(model)
+        return model, before, content_hash([before.sha256(), stored.about["sha256"]])
+
+
+def pipeline(task: Task, path: str) -> Diffusion:
+    """Another folder than the configuration's, loaded as it says."""
+    return task.of({**task.config, "model": {**task.config["model"], "path": path}}).model()
+
+
+def alike(model: Diffusion, other: Diffusion, name: str) -> None:
+    """Raises BadInput where `other` has other parts than the model: it is no base of it, and no oracle."""
+    for part, module in model.named_children():
+        own = {key: tuple(value.shape) for key, value in module.state_dict().items() if ".lora_" not in key}
+        theirs = {key: tuple(value.shape) for key, value in getattr(other, part).state_dict().items()}
+        if {key.replace(".base_layer.", "."): shape for key, shape in own.items()} != theirs:
+            raise BadInput(f"{name} has another {part} than the model under attack; name a pipeline of the same base")
+
+
+def chosen(task: Task) -> dict[str, Attack]:
+    """The attacks that the configuration names. Raises BadInput where there are none."""
+    found = {
+        name: task.make(f"attack.{name}")
+        for name, part in task.config["attack"].items()
+        if isinstance(part, Mapping) and "_target_" in part
+    }
+    if not found:
+        raise BadInput("attack names no attack; choose attack=light, or a list: attack=[prompts,relearn]")
+    return found
+
+
+def meter_of(
+    benchmark: Benchmark, request: Request, model: Diffusion, base: Diffusion, given: Mapping[str, Any], seed: int
+) -> Meter:
+    """Raises BadInput where the attacker's seeds are the report's."""
+    protocol = benchmark.protocol
+    if both := set(given["seeds"]) & set(protocol.seeds):
+        raise BadInput(f"attack.seeds has {min(both)}, which the report draws with; give the attacker seeds of its own")
+    cells = [cell for cell in benchmark.dataset.cells() if request.concerns(cell)]
+    cells = cells[:: -(-len(cells) // given["cells"])]
+    scene = Scene(model, base, benchmark.dataset, request, cells, benchmark.prompt, protocol.sampling, Counter(), seed)
+    probe = Probe.of(base, benchmark.dataset, request.domain, given["judge_images"], benchmark.cache)
+    seeds, fresh = given["seeds"], list(protocol.seeds)
+    return Meter(scene, benchmark.judges, probe, given["images"], given["tries"], seeds, fresh, benchmark.cache)
+
+
+def attacked(task: Task) -> None:
+    attacks, victim, config = chosen(task), Victim.of(task), task.config
+    benchmark = victim.task.benchmark(victim.task.dataset())
+    check_accuracy(benchmark.accuracies, benchmark.protocol.judge_floor)
+    request = Request.of(benchmark.dataset, victim.target, victim.surrogate)
+    model, before, identity = victim.models(config["base"])
+    oracle = None
+    if config["oracle"] is not None:
+        never = pipeline(victim.task, config["oracle"]).to(benchmark.device)
+        alike(before, never, "oracle")
+        oracle = Subject("oracle", never, never.sha256())
+    for one in (model, before):
+        one.to(benchmark.device)
+    meter = meter_of(benchmark, request, model, before, config["attack"], config["seed"])
+    base = Subject("base", before, before.sha256())
+    if not zero_is_base(meter, base):
+        raise RuntimeError("an adapter of zeros does not draw what the base draws; no attack can be measured")
+    rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder)
+    print(summary(rows, request))
+    print(f"{victim.folder}/: NAME.json, NAME.png")
+
+
+def summary(rows: list[dict[str, Any]], request: Request) -> str:
+    """The table, what it is of, and what it leaves out."""
+    over = rows[0]["over"]
+    header = ["attack", "level", "search units", "success", "base", "off", *(["oracle"] if over == "oracle" else [])]
+    header += [f"excess over {over}", "found"]
+    n = rows[0]["success"]["n"]
+    lines = [
+        f"attacks on {request.target} ({request.domain}): percent of {n} images on seeds that the attacker never saw, "
+        "with Wilson's 95 % intervals; one unit is an image through the network"
+    ]
+    return "\n".join(["", lines[0], "", table(header, [_line(row, over) for row in rows]), *_notes(rows)])
+
+
+def _line(row: dict[str, Any], over: str) -> list[str]:
+    if "refused" in row:
+        return [row["attack"], row["level"], *["–"] * (5 if over == "off" else 6), "cannot be made"]
+    controls = [cell_text(row[key]) for key in ("base", "off", *(["oracle"] if over == "oracle" else []))]
+    units = row["units"]["search"] + row["units"]["select"]
+    excess = "void" if row["void"] else cell_text(row["excess"])
+    return [
+        row["attack"],
+        row["level"],
+        f"{units:,}",
+        cell_text(row["success"]),
+        *controls,
+        excess,
+        row["chosen"] or "–",
+    ]
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    notes = [f"{row['attack']}: {row['refused']}" for row in rows if "refused" in row]
+    notes += [f"{row['attack']}: void, for it fails on the base" for row in rows if row.get("void")]
+    notes += [
+        f"{row['attack']}: {len(row['dropped'])} of {len(row['curves']['base'])} left out, for they fail on the base: "
+        f"{', '.join(row['dropped'])}"
+        for row in rows
+        if row.get("dropped")
+    ]
+    return ["", *notes] if notes else []

@@ -1,0 +1,98 @@
+"""The attacker's own judge: a linear reading of what the base model's network sees in an image.
+
+Another architecture than the judge that reports, so that what is selected by one is not what fools the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fade.attacks import spread
+from fade.console import doing
+from fade.data.dataset import Dataset, Item
+from fade.errors import BadInput
+from fade.files import content_hash, unharmed
+from fade.models import Diffusion
+from fade.tensors import read_tensors, write_tensors
+
+RIDGE, EARLY, AT_ONCE = 100.0, 0.1, 36  # of the regression; the share of T at which images are read; images
+
+
+class Probe:
+    """Ridge regression from the base's activations at small t, under the empty prompt, to the labels of one domain."""
+
+    def __init__(self, base: Diffusion, labels: list[str], tensors: dict[str, Tensor]) -> None:
+        self.base, self.labels, self.tensors = base, labels, tensors
+
+    @classmethod
+    def of(cls, base: Diffusion, dataset: Dataset, domain: str, images: int, cache: Path) -> Probe:
+        """Fitted on `images` real images of each cell, from the cache where it is there; nobody else sees them."""
+        items = spread(_items(dataset), dataset, dataset.cells())[: images * len(dataset.cells())]
+        if not items:
+            raise BadInput(f"{dataset.name} has no images that the attacker could learn to judge by")
+        parts = [dataset.fingerprint(items, base.size), domain, base.sha256(), RIDGE, EARLY]
+        path = cache / "attacks" / f"probe-{content_hash(parts)}.safetensors"
+        found = unharmed(path, read_tensors)
+        if found is None:
+            doing(f"the attacker learns to judge by {len(items)} images")
+            write_tensors(path, _fitted(base, dataset, domain, items))
+            found = read_tensors(path)
+        return cls(base, dataset.domains[domain], found[0])
+
+    def scores(self, images: Tensor) -> Tensor:
+        """(N, labels) of images (N, 3, H, W) in [0, 1]: about 1 for what it shows, about 0 for the others."""
+        t = self.tensors
+        x = (activations(self.base, images) - t["mean"]) / t["std"]
+        return x @ t["weight"] + t["bias"]
+
+
+def _items(dataset: Dataset) -> list[Item]:
+    return dataset.items("judge") or dataset.items("train")
+
+
+def _fitted(base: Diffusion, dataset: Dataset, domain: str, items: Sequence[Item]) -> dict[str, Tensor]:
+    parts = range(0, len(items), AT_ONCE)
+    x = torch.cat(
+        [activations(base, dataset.images([*items[i : i + AT_ONCE]], base.size).float() / 255) for i in parts]
+    )
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    y = one_hot(dataset.labels([*items], domain), len(dataset.domains[domain])).to(x)
+    a = (x - mean) / std
+    weight = torch.linalg.solve(a.T @ a + RIDGE * torch.eye(a.shape[1]), a.T @ (y - y.mean(0)))
+    return {"mean": mean, "std": std, "weight": weight, "bias": y.mean(0)}
+
+
+@torch.no_grad()
+def activations(base: Diffusion, images: Tensor) -> Tensor:
+    """(N, F) on the CPU: mean and spread over the positions, of every stage of the network."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, out: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(out if isinstance(out, Tensor) else out[0])
+
+    hooks = [stage.register_forward_hook(keep) for stage in _stages(base.network)]
+    found = []
+    try:
+        for part in images.split(AT_ONCE):
+            seen.clear()
+            z = base.encode(part)
+            t = torch.full((len(z),), int(EARLY * base.train_steps), device=z.device)
+            base.predict(base.noised(z, t, torch.zeros_like(z)), t, base.embed([""] * len(z)))
+            found.append(torch.cat([torch.cat([f.mean((2, 3)), f.std((2, 3))], 1) for f in seen], 1).float().cpu())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(found)
+
+
+def _stages(network: nn.Module) -> list[nn.Module]:
+    """Raises BadInput for a network that is no U-Net of blocks."""
+    try:
+        return [*network.down_blocks, network.mid_block, *network.up_blocks]  # type: ignore[misc,union-attr]
+    except (AttributeError, TypeError):
+        raise BadInput(f"{type(network).__name__} has no blocks that the attacker could judge images by") from None

@@ -1,0 +1,83 @@
+"""Relearning: the plain training loss on a few real images of the concept, over a LoRA or all weights of the network.
+
+Reported as a curve: success after so many steps. Its zero is how fast a model that never saw the concept learns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.adapters.patch import Patch
+from fade.attacks import Attack, Find, Scene, attack_loss, descend
+from fade.checked import Count, Positive
+from fade.data.prompts import Cell
+from fade.errors import BadInput
+from fade.models import Diffusion, Noise
+
+NAME = "attack"
+OVER = {"weights": 1e-4, "lora": 1e-3}  # what is trained, and AdamW's rate there
+
+
+class Relearn(Attack):
+    """images: real ones, under their captions. over: OVER. rank: of the LoRA. rate: AdamW's; None: of OVER."""
+
+    level = "T3"
+    optimises = True
+
+    def __init__(
+        self,
+        images: Count = 5,
+        over: str = "weights",
+        marks: Sequence[int] = (5, 10, 20, 40, 80),
+        batch: Count = 4,
+        rank: Count = 4,
+        rate: Positive | None = None,
+    ) -> None:
+        if over not in OVER:
+            raise BadInput(f"attack.relearn.over is {over!r}; choose {', '.join(OVER)}")
+        self.images, self.over, self.marks, self.batch, self.rank = images, over, list(marks), batch, rank
+        self.rate = OVER[over] if rate is None else rate
+
+    def finds(self, scene: Scene) -> list[Find]:
+        model, g = scene.model, scene.generator()
+        latents, rows = scene.examples(self.images)
+        captions = model.embed(scene.prompts)
+
+        def loss(step: int) -> Tensor:
+            chosen = torch.randint(0, len(latents), (self.batch,), generator=g)
+            t = torch.randint(0, model.train_steps, (self.batch,), generator=g).to(model.device)
+            noise = torch.randn(self.batch, *latents.shape[1:], generator=g).to(latents)
+            return attack_loss(model, latents[chosen], t, noise, captions[[rows[int(i)] for i in chosen]])
+
+        with self._attached(model, scene.seed) as adapter:
+            optimizer = torch.optim.AdamW(adapter.parameters(), lr=self.rate)
+            marks = descend(scene, adapter.parameters(), loss, optimizer, self.marks, cosine=False)
+        return [Find(f"{mark.step} steps", partial(self._draw, scene, mark.values), mark.units) for mark in marks]
+
+    @contextmanager
+    def _attached(self, model: Diffusion, seed: int) -> Iterator[Adapter]:
+        """Something to train on top of what is there; gone afterwards, bit for bit."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter: Adapter = (
+                Lora.attach(model, self.rank, self.rank, name=NAME)
+                if self.over == "lora"
+                else Patch.attach(model, [r"."], NAME)
+            )
+        try:
+            yield adapter
+        finally:
+            adapter.detach()
+
+    def _draw(self, scene: Scene, values: list[Tensor], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+        with self._attached(scene.model, scene.seed) as adapter:
+            for weight, value in zip(adapter.parameters(), values, strict=True):
+                weight.data = value.clone()
+            return scene.plain(cells, noise)

@@ -1,0 +1,131 @@
+"""Several attacks on one model, each beside its controls: the rows of a robustness table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+
+from fade.adapters.lora import Lora
+from fade.attacks import LEVELS, Attack, drawn
+from fade.attacks.meter import HALF, SHOWN, SIDE, Meter, Subject, works
+from fade.attacks.plain import Plain
+from fade.errors import BadInput
+from fade.files import atomic, write_json
+from fade.intervals import difference
+
+FORMAT = 1  # of NAME.json
+NONE = "none"  # the row without an attack
+
+
+def suite(
+    meter: Meter,
+    attacks: Mapping[str, Attack],
+    attacked: Subject,
+    base: Subject,
+    oracle: Subject | None = None,
+    folder: Path | None = None,
+) -> list[dict[str, Any]]:
+    """One result an attack, the row without one first; each is written to folder/NAME.json, with its picture.
+
+    What is measured already is read from the meter's cache, so that a suite that was killed goes on. An attack that the
+    model cannot take says why; BadInput where none can be made.
+    """
+    refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
+    if attacks and len(refused) == len(attacks):
+        raise BadInput(next(iter(refused.values())))
+    plain = _subjects(meter, NONE, Plain(), attacked, base, oracle)
+    rows = [_result(NONE, Plain(), plain, plain)]
+    for name, attack in attacks.items():
+        if name in refused:
+            rows.append({"format": FORMAT, "attack": name, "level": attack.level, "refused": refused[name]})
+            continue
+        rows.append(_result(name, attack, _subjects(meter, name, attack, attacked, base, oracle), plain))
+        if folder is not None:
+            _write(folder, rows[-1], plain)
+    if folder is not None:
+        _write(folder, rows[0], plain)
+    return [{key: value for key, value in row.items() if key != "strips"} for row in rows]
+
+
+def _refusal(attack: Attack, model: Any) -> str | None:
+    try:
+        attack.suits(model)
+    except BadInput as error:
+        return str(error)
+    return None
+
+
+def _subjects(
+    meter: Meter, name: str, attack: Attack, attacked: Subject, base: Subject, oracle: Subject | None
+) -> dict[str, dict[str, Any]]:
+    """The attack on each model; on the base first, which says what can be tried."""
+    found = {"base": meter.measured(name, attack, base)}
+    kept = works(found["base"]) if attack.fixed else None
+    found["attacked"] = meter.measured(name, attack, attacked, kept)
+    if attack.optimises:
+        found["off"] = meter.measured(name, attack, replace(attacked, name="attacked, optimiser off", off=True))
+    if oracle is not None:
+        found["oracle"] = meter.measured(name, attack, oracle, kept)
+    return found
+
+
+def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    """excess: over the model that never saw the concept, or over no attack where there is none."""
+    entry, base = found["attacked"], found["base"]
+    off = found.get("off", plain["attacked"])["success"]
+    oracle = found["oracle"]["success"] if "oracle" in found else None
+    tried = [t["name"] for t in base["tried"]]
+    return {
+        "format": FORMAT,
+        "attack": name,
+        "level": attack.level,
+        "has": LEVELS[attack.level],
+        "settings": {"class": type(attack).__name__, **vars(attack)},
+        "success": entry["success"],
+        "with_rest": entry["with_rest"],
+        "base": base["success"],
+        "off": off,
+        "oracle": oracle,
+        "excess": difference(entry["success"], oracle or off),
+        "over": "oracle" if oracle else "off",
+        "void": base["success"]["value"] < HALF,
+        "dropped": [t for t in tried if attack.fixed and t not in works(base)],
+        "chosen": entry["chosen"],
+        "curves": {who: [[t["units"], t["right"], t["n"]] for t in one["tried"]] for who, one in found.items()},
+        "tried": entry["tried"],
+        "units": entry["units"],
+        "seconds": sum(one["seconds"] for one in found.values()),
+        "strips": {who: one["strip"] for who, one in found.items()},
+    }
+
+
+def _write(folder: Path, row: dict[str, Any], plain: dict[str, Any]) -> None:
+    """NAME.json, and NAME.png: what came back, below what is drawn without an attack."""
+    strips = {"base, no attack": plain["base"]["strip"], "no attack": plain["attacked"]["strip"]}
+    strips |= {f"{row['attack']} on {who}": path for who, path in row["strips"].items() if row["attack"] != NONE}
+    sheet = Image.new("RGB", (SHOWN * SIDE + 190, (SIDE + 4) * len(strips)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, path) in enumerate(strips.items()):
+        draw.text((6, i * (SIDE + 4) + SIDE // 2 - 6), name, fill="black")
+        with Image.open(path) as strip:
+            sheet.paste(strip, (190, i * (SIDE + 4)))
+    with atomic(folder / f"{row['attack']}.png") as temporary:
+        sheet.save(temporary, format="png")
+    write_json(folder / f"{row['attack']}.json", {k: v for k, v in row.items() if k != "strips"})
+
+
+def zero_is_base(meter: Meter, base: Subject) -> bool:
+    """Whether an adapter of zeros draws what the base draws, bit for bit: a check of the meter itself."""
+    cells, noise = meter.asked(2, meter.fresh)
+    prompts, model = [meter.scene.prompt(cell) for cell in cells], base.model
+    before = drawn(model, prompts, noise, meter.scene.sampling)
+    adapter = Lora.attach(model, 1, 1, name="zero")
+    try:
+        return torch.equal(before, drawn(model, prompts, noise, meter.scene.sampling))
+    finally:
+        adapter.detach()
