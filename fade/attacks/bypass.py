@@ -9,7 +9,7 @@ from functools import partial
 
 from fade.attacks import Attack, Find, Scene
 from fade.attacks.inversion import draw_spelt, heard_of
-from fade.attacks.words import check_words, tokens
+from fade.attacks.spelling import check_words, tokens
 from fade.models import Diffusion
 
 

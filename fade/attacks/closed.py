@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene
-from fade.attacks.words import mapped
+from fade.attacks.spelling import mapped
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise

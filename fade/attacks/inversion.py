@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
-from fade.attacks.words import Slots, check_words, embedded, norm, replaced, spelt, table
+from fade.attacks.spelling import Slots, check_words, embedded, norm, replaced, spelt, table
 from fade.checked import Count, Positive
 from fade.data.prompts import Cell
 from fade.models import Diffusion, Noise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fade.files import atomic, content_hash, read_json, unharmed, write_json
 from fade.intervals import share_of
 from fade.judges import Judge
 from fade.models import Diffusion, Noise
+from fade.tensors import tensors_hash
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,6 @@ class Meter:
     seeds: Sequence[int]
     fresh: Sequence[int]
     cache: Path
-    known: list[Any] = field(default_factory=list)  # what else an entry depends on
 
     def measured(self, name: str, attack: Attack, subject: Subject, kept: list[str] | None = None) -> dict[str, Any]:
         """What an attack brings back on a subject, from the cache where it is there. kept: the finds that are tried;
@@ -75,21 +75,10 @@ class Meter:
         s = self.scene
         asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
         how = [type(attack).__name__, vars(attack), subject.off, self.images, self.tries, self.seeds, self.fresh, kept]
-        judges = [self.judges[domain].identity for domain in sorted(self.judges)]
+        judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
         images = s.dataset.fingerprint([i for i in s.dataset.items("train") if s.request.target in i.concepts], 0)
         return content_hash(
-            [
-                VERSION,
-                how,
-                asked,
-                s.seed,
-                judges,
-                images,
-                subject.identity,
-                s.base.sha256(),
-                vars(s.request),
-                self.known,
-            ]
+            [VERSION, how, asked, s.seed, judges, images, subject.identity, s.base.sha256(), vars(s.request)]
         )
 
     def _measure(self, attack: Attack, subject: Subject, kept: list[str] | None) -> tuple[dict[str, Any], Image.Image]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
 from fade.attacks.inversion import draw_spelt, heard_of
-from fade.attacks.words import Slots, check_words, embedded, norm, room, spelt, table, tokens
+from fade.attacks.spelling import Slots, check_words, embedded, norm, room, spelt, table, tokens
 from fade.checked import Count, Positive
 from fade.models import Diffusion, Noise
 

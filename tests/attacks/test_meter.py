@@ -1,0 +1,167 @@
+"""The meter, on the shipped pipeline in four steps: it sees what is planted, goes on where it was killed, and leaves no
+trace."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import SHIPPED
+from torch import Tensor
+
+from fade.attacks import Attack, Counter, Find, Scene
+from fade.attacks.bypass import Bypass
+from fade.attacks.meter import Meter, Subject
+from fade.attacks.probe import Probe
+from fade.attacks.prompts import Prompts
+from fade.attacks.relearn import Relearn
+from fade.attacks.suite import suite, zero_is_base
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Request
+from fade.errors import BadInput
+from fade.judges import Judge
+from fade.models import Diffusion, Sampling
+from fade.models.stable_diffusion import StableDiffusion
+
+
+def shipped() -> StableDiffusion:
+    return StableDiffusion.load(str(SHIPPED / "pipeline"), steps=4, guidance=4.0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def meter(cache: Path) -> Meter:
+    dataset = MiniCanvas("A {object} image in {style} style.", {}, 2, 1, 1)
+    request, base = Request.of(dataset, "neon", "photo"), shipped()
+    cells = [cell for cell in dataset.cells() if request.concerns(cell)][:4]
+    scene = Scene(base, base, dataset, request, cells, dataset.caption, Sampling(), Counter())
+    judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in dataset.domains}
+    return Meter(scene, judges, Probe.of(base, dataset, "style", 1, cache), 8, 4, [1], [188], cache)
+
+
+@pytest.fixture(scope="module")
+def base(meter: Meter) -> Subject:
+    return Subject("base", meter.scene.base, meter.scene.base.sha256())
+
+
+def word_filter(model: Diffusion, word: str = "neon", instead: str = "photo") -> Diffusion:
+    """A fake defence: no weight is changed, and a prompt that has the word is embedded as if it had another."""
+    known: dict[str, Tensor] = {}
+
+    def edit(prompts: list[str], embeddings: Tensor) -> Tensor:
+        rows = embeddings.clone()
+        for i, prompt in enumerate(prompts):
+            if word in prompt:
+                if prompt not in known:
+                    known[prompt] = torch.empty(0)  # the next line asks for another prompt
+                    known[prompt] = model.embed([prompt.replace(word, instead)])[0]
+                rows[i] = known[prompt]
+        return rows
+
+    model.prompts.add(word_filter, edit)
+    return model
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["attack"]: row for row in rows}
+
+
+def test_the_base_scores_its_own_success_and_a_word_filter_is_caught(
+    meter: Meter, base: Subject, tmp_path: Path
+) -> None:
+    fake = Subject("attacked", word_filter(shipped()), "a word filter")
+    attacks = {"bypass": Bypass(), "prompts": Prompts(["upper case", "a letter dropped"])}
+    found = by_name(suite(meter, attacks, fake, base, folder=tmp_path))
+    assert found["none"]["base"]["value"] == 1.0 and found["none"]["success"]["value"] == 0.0
+    assert found["bypass"]["success"]["value"] == 1.0 and found["bypass"]["excess"]["low"] > 0.4
+    assert found["prompts"]["chosen"] == "upper case" and found["prompts"]["success"]["value"] == 1.0
+    assert found["prompts"]["dropped"] == ["a letter dropped"]  # the base does not know the word, so it proves nothing
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{n}.{suffix}" for n in ("bypass", "none", "prompts") for suffix in ("json", "png")
+    ]
+
+
+def test_a_perfect_defence_scores_no_excess(meter: Meter, base: Subject) -> None:
+    """The oracle itself, whatever it draws."""
+    model = word_filter(shipped())
+    rows = suite(meter, {"bypass": Bypass()}, Subject("attacked", model, "x"), base, Subject("oracle", model, "x"))
+    assert all(row["excess"]["value"] == 0 and row["over"] == "oracle" for row in rows)
+
+
+def test_it_leaves_no_trace_and_relearning_learns(meter: Meter, base: Subject) -> None:
+    model = shipped()
+    before, hooks = model.sha256(), len(model.network._forward_pre_hooks)
+    attack = Relearn(images=4, marks=[1, 3], batch=2, rate=1e-2)
+    entry = meter.measured("relearn", attack, Subject("attacked", model, "the base again"))
+    assert model.sha256() == before and len(model.network._forward_pre_hooks) == hooks
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert [tried["units"] for tried in entry["tried"]] == [2 * 3, 3 * 2 * 3]
+    assert entry["tried"][1]["liked"] != entry["tried"][0]["liked"]
+    off = meter.measured("relearn", attack, Subject("off", model, "the base again", off=True))
+    assert off["tried"][0]["units"] == 0 and len(off["tried"]) == 1
+    assert zero_is_base(meter, base) and model.sha256() == before
+
+
+class Fails(Attack):
+    """Finds what draws nothing but grey."""
+
+    level = "T0"
+
+    def __init__(self, broken: bool = True) -> None:
+        self.broken = broken
+
+    def finds(self, scene: Scene) -> list[Find]:
+        return [Find("grey", lambda cells, noise: scene.plain(cells, noise) * 0 + 0.5)]
+
+
+def test_an_attack_that_fails_on_the_base_is_void(meter: Meter, base: Subject) -> None:
+    rows = suite(meter, {"grey": Fails()}, replace(base, name="attacked"), base)
+    assert [row["void"] for row in rows] == [False, True]
+
+
+def test_a_killed_suite_goes_on_and_ends_the_same(
+    meter: Meter, base: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = {"prompts": Prompts(["upper case"]), "bypass": Bypass()}
+    attacked = replace(base, name="attacked")
+    alone = replace(meter, cache=tmp_path)
+    measure: Callable[..., Any] = Meter._measure
+    calls: list[str] = []
+
+    def killed(self: Meter, attack: Attack, subject: Subject, kept: Any) -> Any:
+        calls.append(type(attack).__name__)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(self, attack, subject, kept)
+
+    monkeypatch.setattr(Meter, "_measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        suite(alone, attacks, attacked, base)
+    first = suite(alone, attacks, attacked, base)
+    n = len(calls)
+    assert suite(alone, attacks, attacked, base) == first and len(calls) == n  # all from the cache
+    shutil.rmtree(tmp_path)
+    again = suite(alone, attacks, attacked, base)
+    without = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (first, again)]
+    assert without[0] == without[1]
+
+
+class Refused(Bypass):
+    def suits(self, model: Diffusion) -> None:
+        raise BadInput("not on this one")
+
+
+def test_an_attack_that_a_model_cannot_take_says_why(meter: Meter, base: Subject) -> None:
+    rows = by_name(suite(meter, {"no": Refused(), "bypass": Bypass()}, replace(base, name="attacked"), base))
+    assert rows["no"]["refused"] == "not on this one" and "success" in rows["bypass"]
+    with pytest.raises(BadInput, match="not on this one"):
+        suite(meter, {"no": Refused()}, replace(base, name="attacked"), base)
