@@ -3,6 +3,7 @@
 fade.unlearn(pipe, concept=..., surrogate=...)   trains an adapter on a stock diffusers pipeline
 fade.load(pipe, folder)                          puts a saved one on it
 fade.attached(pipe)                              what is on it
+fade.attack(pipe, concept=..., judge=...)        tries to bring back what it forgot
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from fade.errors import BadInput
 
 if TYPE_CHECKING:
     from fade.api import Handle, attached, load, unlearn
+    from fade.attacks.call import attack
 
-__all__ = ["BadInput", "Handle", "attached", "load", "unlearn"]
+__all__ = ["BadInput", "Handle", "attached", "attack", "load", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'fade' has no attribute {name!r}")
     from fade import api
 
+    if name == "attack":
+        from fade.attacks.call import attack
+
+        return attack
     return getattr(api, name)

@@ -218,7 +218,7 @@ def unlearn(
     with (
         torch.inference_mode(False),
         untouched(model),
-        _sampled(model, sampling_steps, guidance),
+        sampled_as(model, sampling_steps, guidance),
         torch.random.fork_rng(),
         warnings.catch_warnings(),
         tempfile.TemporaryDirectory() as folder,
@@ -330,7 +330,7 @@ def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
 
 
 @contextmanager
-def _sampled(model: Diffusion, steps: int, guidance: float) -> Iterator[None]:
+def sampled_as(model: Diffusion, steps: int, guidance: float) -> Iterator[None]:
     """Inside, images are made in this many steps, without a progress bar."""
     own, bar = (model.steps, model.guidance), dict(getattr(model.pipe, "_progress_bar_config", {}))
     model.steps, model.guidance = steps, guidance

@@ -58,6 +58,15 @@ def published(method: str | Method, seed: int = 0) -> dict[str, Any]:
     return {key: OmegaConf.to_container(merged[key], resolve=True) for key in (*GROUPS, "method", "pairs")}  # type: ignore[index, misc]
 
 
+def attacks_of(names: Sequence[str]) -> dict[str, Any]:
+    """What `attack=NAMES` composes: a part for each attack, and what its suite says of all. Raises BadInput for an
+    unknown name."""
+    known = sorted(path.stem for path in (CONF / "attack").glob("*.yaml"))
+    if odd := [name for name in names if name not in known]:
+        raise BadInput(f"attack {odd[0]!r} is unknown; choose {', '.join(known)}")
+    return OmegaConf.to_container(OmegaConf.merge(*(_option("attack", name) for name in names)), resolve=True)  # type: ignore[return-value]
+
+
 def located(path: str) -> Any:
     """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
     parts = path.split(".")

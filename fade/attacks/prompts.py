@@ -59,13 +59,13 @@ class Prompts(Attack):
     def finds(self, scene: Scene) -> list[Find]:
         made = {name: [CHANGES[name](p, scene.said, scene.instead) for p in scene.prompts] for name in self.names}
         return [
-            Find(name, partial(_draw, scene, dict(zip(scene.prompts, texts, strict=True))), says=texts[0])
+            Find(name, partial(draw_texts, scene, dict(zip(scene.prompts, texts, strict=True))), says=texts[0])
             for name, texts in made.items()
             if texts != scene.prompts and _fits(scene, texts)
         ]
 
 
-def _draw(scene: Scene, texts: dict[str, str], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+def draw_texts(scene: Scene, texts: dict[str, str], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
     return scene.drawn([texts[scene.prompt(cell)] for cell in cells], noise)
 
 

@@ -47,14 +47,14 @@ class Relearn(Attack):
 
     def finds(self, scene: Scene) -> list[Find]:
         model, g = scene.model, scene.generator()
-        latents, rows = scene.examples(self.images)
-        captions = model.embed(scene.prompts)
+        latents, cells = scene.examples(self.images)
+        rows, captions = torch.tensor(cells), model.embed(scene.prompts)
 
         def loss(step: int) -> Tensor:
             chosen = torch.randint(0, len(latents), (self.batch,), generator=g)
             t = torch.randint(0, model.train_steps, (self.batch,), generator=g).to(model.device)
             noise = torch.randn(self.batch, *latents.shape[1:], generator=g).to(latents)
-            return attack_loss(model, latents[chosen], t, noise, captions[[rows[int(i)] for i in chosen]])
+            return attack_loss(model, latents[chosen], t, noise, captions[rows[chosen]])
 
         with self._attached(model, scene.seed) as adapter:
             optimizer = torch.optim.AdamW(adapter.parameters(), lr=self.rate)

@@ -106,6 +106,11 @@ def embedded(model: Diffusion, prompts: Sequence[str]) -> Any:
     return inspect.unwrap(type(model).embed)(model, list(prompts))
 
 
+def states(model: Diffusion, prompts: Sequence[str]) -> Tensor:
+    """What the text encoder says of the prompts (B, L, D), one state a token."""
+    return model.embed(list(prompts))
+
+
 @contextmanager
 def mapped(model: Diffusion, prompts: Sequence[str], matrix: Tensor) -> Iterator[None]:
     """Inside, the text embeddings e (L, D) of these prompts are e·matrixᵀ, after all other edits; others stay."""

@@ -1,0 +1,107 @@
+"""UnlearnDiffAtk: tokens before each prompt, searched as distributions over the vocabulary (arXiv 2310.11868).
+
+min over u in Δ(V)^k of MSE(f'(z_t, t, TE(s(u)E, prompt)), y), z_0 one image of the prompt by the base. s(u): one draw a
+row; the gradient of the drawn one-hot goes to u, clipped to ±1; after each step the rows go back onto the simplex.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fade.attacks import Attack, Find, Scene, attack_loss, descend
+from fade.attacks.inversion import draw_spelt, heard_of
+from fade.attacks.prefix import before_each, remembered
+from fade.attacks.spelling import Slots, check_words, embedded, spelt, table, text
+from fade.checked import Count, NonNegative, Positive
+from fade.models import Diffusion
+
+
+class Tokens(Attack):
+    """length: k. times: how many timesteps, spread over T and ascending; steps: at each. rate, decay: of Adam on u.
+
+    Differs: the prompts of all cells are searched at once, each with its own u; the number of timesteps is a setting;
+    the attacker chooses by a judge of its own at the marks, and does not stop at the first success.
+    """
+
+    level = "T2"
+    optimises = True
+
+    def __init__(
+        self,
+        length: Count = 3,
+        times: Count = 50,
+        steps: Count = 40,
+        rate: Positive = 0.01,
+        decay: NonNegative = 0.1,
+        marks: Count = 4,
+        hears: str = "text",
+    ) -> None:
+        self.length, self.times, self.steps, self.rate, self.decay = length, times, steps, rate, decay
+        self.marks, self.hears = marks, hears
+
+    def suits(self, model: Diffusion) -> None:
+        check_words(model)
+
+    def finds(self, scene: Scene) -> list[Find]:
+        model, heard, latents = scene.model, heard_of(scene, self.hears), remembered(scene)
+        slots, g, words = before_each(scene, heard, self.length), scene.generator(), table(model).weight
+        u = torch.full((len(scene.cells) * self.length, len(words)), 1 / len(words), requires_grad=True)
+
+        def loss(step: int) -> Tensor:
+            t = torch.full((len(latents),), self._time(step, model.train_steps), device=model.device)
+            noise = torch.randn(latents.shape, generator=g).to(latents)
+            with spelt(model, slots, _Drawn.apply(u, torch.multinomial(u.detach(), 1, generator=g)).to(words) @ words):
+                return attack_loss(model, latents, t, noise, embedded(model, list(heard.values())))
+
+        total = self.times * self.steps
+        marks = [total * (k + 1) // self.marks for k in range(self.marks)]
+        optimizer = torch.optim.Adam([u], lr=self.rate, weight_decay=self.decay)
+        found = descend(scene, [u], loss, optimizer, marks, partial(_onto_simplex, u), cosine=False)
+        return [self._find(scene, heard, slots, mark.values[0].argmax(1), mark.step, mark.units) for mark in found]
+
+    def _time(self, step: int, train_steps: int) -> int:
+        """The middle of the bin that the step is in."""
+        return int((step // self.steps + 0.5) * train_steps / self.times)
+
+    def _find(
+        self, scene: Scene, heard: dict[str, str], slots: dict[str, Slots], ids: Tensor, step: int, units: int
+    ) -> Find:
+        chosen = {prompt: hard(slot, ids) for prompt, slot in slots.items()}
+        says = text(scene.model, next(iter(chosen.values())))
+        return Find(f"{step} steps", partial(draw_spelt, scene, heard, chosen, None), units, says)
+
+
+def hard(slots: Slots, ids: Tensor) -> Slots:
+    """The slots with a token in place of each free vector."""
+    return [int(ids[-1 - i]) if i < 0 else i for i in slots]
+
+
+class _Drawn(torch.autograd.Function):
+    """The one-hot rows of a draw (F, 1) from u (F, V); backwards the gradient as it is, clipped to ±1."""
+
+    @staticmethod
+    def forward(ctx: object, u: Tensor, drawn: Tensor) -> Tensor:
+        return torch.zeros_like(u).scatter_(1, drawn.to(u.device), 1.0)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].clamp(-1, 1), None
+
+
+@torch.no_grad()
+def _onto_simplex(u: Tensor) -> None:
+    u.copy_(onto_simplex(u))
+
+
+def onto_simplex(rows: Tensor, halvings: int = 60) -> Tensor:
+    """The nearest points (N, V) of the simplex: max(rows − τ, 0), τ by bisection so that each sums to one."""
+    low, high = rows.min(1, keepdim=True).values - 1, rows.max(1, keepdim=True).values
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        above = (rows - middle).clamp(min=0).sum(1, keepdim=True) > 1
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    found = (rows - high).clamp(min=0)
+    return found / found.sum(1, keepdim=True)
