@@ -40,7 +40,7 @@ OmegaConf.register_new_resolver(
     "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
 )
 OmegaConf.register_new_resolver("joined", lambda names: ",".join(get_object(names)), replace=True)  # a sweep's targets
-ATTACK = ("run", "base", "oracle", "attack")  # what task=attack alone reads
+ATTACK = ("run", "base", "attack")  # what task=attack alone reads
 # where a run goes, and what is asked of its end, is no part of what it is
 WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose", *ATTACK)
 

@@ -27,8 +27,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from benchmarks.measure.predictions import Row
 from fade.data.pairs import Request
-from fade.metrics import twin
 from fade.intervals import Z2, wilson
+from fade.metrics import twin
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
 LEAST = 0.1  # of the root of a seed's other images: what they are taken to share, where few seeds cannot show it

@@ -45,7 +45,7 @@ NOT_STAGE_ONE = frozenset(
         *("optimizer.schedule.warmup", "optimizer.schedule.cosine", "trainer.max_steps", "trainer.max_epochs"),
         *("trainer.gradient_clip_val", "trainer.accumulate_grad_batches", "trainer.log_every_n_steps"),
         *("trainer.devices", "trainer.strategy", "trainer.use_distributed_sampler", "trainer.enable_progress_bar"),
-        *("trainer.enable_model_summary", "run", "base", "oracle", "attack"),
+        *("trainer.enable_model_summary", "run", "base", "attack"),
     }
 )
 

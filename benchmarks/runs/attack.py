@@ -6,7 +6,7 @@ python run.py task=attack model.path=DIR base=DIR target=neon   a pipeline or a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fade.errors import BadInput
 from fade.files import content_hash, read_json
 from fade.metrics import cell_text
 from fade.models import Diffusion
+from fade.pretrain.oracle import load_oracle, oracle_folder
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Victim:
     surrogate: str | None
     folder: Path
     adapter: Path | None = None
+    within: str | None = None
 
     @classmethod
     def of(cls, task: Task) -> Victim:
@@ -50,25 +52,34 @@ class Victim:
                     "checkpoint and the pipeline that it was made from"
                 )
             name = f"attack-{config['target']}-{content_hash([config['model'], config['base']])[:8]}"
-            return cls(task, config["target"], config["surrogate"], out or Path(config["output_dir"]) / name)
+            return cls(
+                task,
+                config["target"],
+                config["surrogate"],
+                out or Path(config["output_dir"]) / name,
+                None,
+                config["within"],
+            )
         run = Path(config["run"])
         if (run / "adapter.json").is_file():
             about = Stored.read(run).about
-            return cls(task, about["target"], about["surrogate"], out or run.parent / "attacks", run)
+            within = (about.get("within") or [None])[-1]
+            return cls(task, about["target"], about["surrogate"], out or run.parent / "attacks", run, within)
         if not (run / "results.json").is_file():
             raise BadInput(f"{run} is no finished run and no adapter: results.json and adapter.json are missing")
         results = read_json(run / "results.json")
         if "target" not in results or not (run / "adapter").is_dir():
             raise BadInput(f"{run} is no run of one target with an adapter; name one, or the folder of an adapter")
-        where = out or run / "attacks"
-        return cls(opened(task, run), results["target"], results["surrogate"], where, run / "adapter")
+        own, where = opened(task, run), out or run / "attacks"
+        within = own.config.get("within")
+        return cls(own, results["target"], results["surrogate"], where, run / "adapter", within)
 
     def models(self, base: str | None) -> tuple[Diffusion, Diffusion, str]:
         """The model under attack, the base, and the identity of the first: twice loaded, the adapter merged if it can
         be."""
         if self.adapter is None:
             model, before = self.task.model(), pipeline(self.task, str(base))
-            alike(model, before, "base")
+            alike(model, before)
             return model, before, model.sha256()
         model, before = self.task.model(), self.task.make("model")
         stored = Stored.read(self.adapter)
@@ -81,13 +92,12 @@ def pipeline(task: Task, path: str) -> Diffusion:
     return task.of({**task.config, "model": {**task.config["model"], "path": path}}).model()
 
 
-def alike(model: Diffusion, other: Diffusion, name: str) -> None:
-    """Raises BadInput where `other` has other parts than the model: it is no base of it, and no oracle."""
+def alike(model: Diffusion, base: Diffusion) -> None:
+    """Raises BadInput where `base` has other parts than the model, which was made from another then."""
     for part, module in model.named_children():
-        own = {key: tuple(value.shape) for key, value in module.state_dict().items() if ".lora_" not in key}
-        theirs = {key: tuple(value.shape) for key, value in getattr(other, part).state_dict().items()}
-        if {key.replace(".base_layer.", "."): shape for key, shape in own.items()} != theirs:
-            raise BadInput(f"{name} has another {part} than the model under attack; name a pipeline of the same base")
+        own, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (module, getattr(base, part)))
+        if own != theirs:
+            raise BadInput(f"base has another {part} than the model under attack; name the pipeline it was made from")
 
 
 def chosen(task: Task) -> dict[str, Attack]:
@@ -105,31 +115,35 @@ def chosen(task: Task) -> dict[str, Attack]:
 def meter_of(
     benchmark: Benchmark, request: Request, model: Diffusion, base: Diffusion, given: Mapping[str, Any], seed: int
 ) -> Meter:
-    """Raises BadInput where the attacker's seeds are the report's."""
+    """Raises BadInput where there is no image of the target to start from."""
     protocol = benchmark.protocol
-    if both := set(given["seeds"]) & set(protocol.seeds):
-        raise BadInput(f"attack.seeds has {min(both)}, which the report draws with; give the attacker seeds of its own")
     cells = [cell for cell in benchmark.dataset.cells() if request.concerns(cell)]
     cells = cells[:: -(-len(cells) // given["cells"])]
     scene = Scene(model, base, benchmark.dataset, request, cells, benchmark.prompt, protocol.sampling, Counter(), seed)
+    scene.examples(1)
     probe = Probe.of(base, benchmark.dataset, request.domain, given["judge_images"], benchmark.cache)
     seeds, fresh = given["seeds"], list(protocol.seeds)
     return Meter(scene, benchmark.judges, probe, given["images"], given["tries"], seeds, fresh, benchmark.cache)
 
 
+def check_seeds(own: list[int], fresh: Sequence[int]) -> None:
+    """Raises BadInput where the attacker's seeds are the report's."""
+    if both := set(own) & set(fresh):
+        raise BadInput(f"attack.seeds has {min(both)}, which the report draws with; give the attacker seeds of its own")
+
+
 def attacked(task: Task) -> None:
     attacks, victim, config = chosen(task), Victim.of(task), task.config
     benchmark = victim.task.benchmark(victim.task.dataset())
+    check_seeds(config["attack"]["seeds"], benchmark.protocol.seeds)
     check_accuracy(benchmark.accuracies, benchmark.protocol.judge_floor)
-    request = Request.of(benchmark.dataset, victim.target, victim.surrogate)
+    request = Request.of(benchmark.dataset, victim.target, victim.surrogate, victim.within)
     model, before, identity = victim.models(config["base"])
-    oracle = None
-    if config["oracle"] is not None:
-        never = pipeline(victim.task, config["oracle"]).to(benchmark.device)
-        alike(before, never, "oracle")
-        oracle = Subject("oracle", never, never.sha256())
     for one in (model, before):
         one.to(benchmark.device)
+    folder = oracle_folder(config["oracle"], request.target)
+    never = None if folder is None else load_oracle(folder, before, request.target)
+    oracle = None if never is None else Subject("oracle", never, never.sha256())
     meter = meter_of(benchmark, request, model, before, config["attack"], config["seed"])
     base = Subject("base", before, before.sha256())
     if not zero_is_base(meter, base):

@@ -1,0 +1,101 @@
+"""Every attack, in a few steps on the tiny model; what each of their searches rests on, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fade.attacks import Attack, Counter, Scene
+from fade.attacks.bypass import Bypass
+from fade.attacks.closed import Closed
+from fade.attacks.inversion import Inversion
+from fade.attacks.p4d import P4d, among, nearest
+from fade.attacks.plain import Plain
+from fade.attacks.prefix import Prefix
+from fade.attacks.prompts import Prompts
+from fade.attacks.relearn import Relearn
+from fade.attacks.ring import Ring
+from fade.attacks.sampler import Sampler
+from fade.attacks.spelling import states, text, tokens, usable
+from fade.attacks.tokens import Tokens, _Drawn, hard, onto_simplex
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Request
+from fade.models import Diffusion, Noise, Sampling
+
+SMALL: dict[str, Attack] = {  # what it finds, and how many images its search costs: forward 1, with gradient 3
+    "plain": Plain(),
+    "prompts": Prompts(["the word twice", "words reversed"]),
+    "sampler": Sampler([2.0], [0.5]),
+    "bypass": Bypass(),
+    "closed": Closed(),
+    "inversion": Inversion(images=3, marks=[1, 2], batch=2, pool=4),
+    "prefix": Prefix(length=2, marks=[1, 2]),
+    "tokens": Tokens(length=2, times=2, steps=1, marks=2),
+    "p4d": P4d(length=3, marks=[1, 2]),
+    "p4d_k": P4d(every=3, marks=[1, 2]),
+    "ring": Ring([1.0], length=3, population=4, generations=2),
+    "relearn": Relearn(images=2, marks=[1, 2], batch=2),
+    "relearn_lora": Relearn(images=2, over="lora", marks=[1, 2], batch=2, rank=2),
+}
+BASES = 2 * 2 * 2  # two images of the base, in two steps, guided
+COSTS = {"inversion": 12, "prefix": BASES + 12, "tokens": BASES + 12, "p4d": BASES + 16, "p4d_k": BASES + 16}
+COSTS |= {"relearn": 12, "relearn_lora": 12}
+
+
+@pytest.fixture
+def scene(model: Diffusion, dataset: MiniCanvas) -> Scene:
+    request = Request.of(dataset, "neon", "photo")
+    cells = [cell for cell in dataset.cells() if request.concerns(cell)][:2]
+    return Scene(model, model, dataset, request, cells, dataset.caption, Sampling(), Counter())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scene) -> None:
+    attack, model, noise = SMALL[name], scene.model, [Noise(1), Noise(2)]
+    before, plain = model.sha256(), scene.plain(scene.cells, noise)
+    attack.suits(model)
+    with scene.counter.on(model):
+        first, second = (attack.finds(scene) for _ in range(2))
+    assert [f.units for f in first] == sorted(f.units for f in first) and first[-1].units == COSTS.get(name, 0)
+    images = [[find.draw(scene.cells, noise) for find in finds] for finds in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*images, strict=True))  # the same from the start
+    assert all(image.shape == plain.shape for image in images[0])
+    same = name in ("plain", "bypass")
+    assert all(torch.allclose(image, plain, atol=1e-5) == same for image in images[0]) or name == "closed"
+    assert model.sha256() == before and torch.equal(scene.plain(scene.cells, noise), plain)
+    if attack.optimises:
+        off = attack.finds(replace(scene, off=True, counter=Counter()))
+        assert [find.units for find in off] == [0]
+
+
+def test_rows_go_to_the_nearest_point_of_the_simplex() -> None:
+    """Held against the closed form by sorting (Duchi et al. 2008)."""
+    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    ordered = rows.sort(1, descending=True).values
+    above = (ordered.cumsum(1) - 1) / torch.arange(1, 8)
+    tau = above.gather(1, (ordered > above).sum(1, keepdim=True) - 1)
+    assert torch.allclose(onto_simplex(rows), (rows - tau).clamp(min=0), atol=1e-5)
+
+
+def test_the_gradient_of_a_drawn_token_reaches_its_distribution_clipped() -> None:
+    u = torch.full((1, 3), 1 / 3, requires_grad=True)
+    drawn = _Drawn.apply(u, torch.tensor([[2]]))
+    assert drawn.tolist() == [[0, 0, 1]]
+    (drawn * torch.tensor([[5.0, -0.5, -7.0]])).sum().backward()
+    assert u.grad.tolist() == [[1.0, -0.5, -1.0]]  # type: ignore[union-attr]
+    assert hard([-1, 9, -2], torch.tensor([4, 6])) == [4, 9, 6]
+
+
+def test_p4d_k_puts_a_token_before_every_third_and_takes_the_nearest_by_cosine() -> None:
+    assert among([5, 6, 7, 8], 3) == [-1, 5, 6, 7, -2, 8]
+    words = torch.tensor([[1.0, 0.0], [0.0, 9.0], [-1.0, 0.0]])
+    assert nearest(torch.tensor([[0.1, 1.0], [3.0, 1.0]]), words, torch.tensor([0, 1])).tolist() == [1, 0]
+
+
+def test_ring_finds_a_prompt_by_its_embedding(model: Diffusion) -> None:
+    allowed, g = torch.tensor(usable(model)), torch.Generator().manual_seed(0)
+    wanted = states(model, ["cat neon"])[0]
+    found = Ring(population=24, generations=12)._search(model, wanted, allowed, 2, g)
+    assert text(model, found.tolist()) == "cat neon" and found.tolist() == tokens(model, "cat neon")

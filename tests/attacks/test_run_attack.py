@@ -1,0 +1,85 @@
+"""task=attack as a user runs it, and fade.attack: on an adapter of the shipped pipeline; what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import SHIPPED, Command, complaint
+from diffusers import StableDiffusionPipeline
+
+import fade
+from fade.adapters.matrix import Matrix
+from fade.adapters.stored import Stored
+from fade.errors import BadInput
+from fade.files import file_hash
+from fade.judges import Judge
+from fade.models.stable_diffusion import StableDiffusion
+
+SMALL = ["attack.images=4", "attack.tries=2", "attack.cells=2", "attack.judge_images=1", "model.steps=3"]
+SMALL += ["dataset.train=2", "dataset.judge=1", "dataset.test=1", "protocol.seeds=[188]"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A change of nothing, which forgot nothing."""
+    folder = tmp_path_factory.mktemp("made") / "adapter"
+    model = StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
+    about = {"target": "neon", "surrogate": "photo", "domain": "style", "method": "uce"}
+    Stored.of(Matrix.attach(model), about).write(folder)
+    return folder
+
+
+def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path, run: Command) -> None:
+    before = {path: file_hash(path) for path in adapter.iterdir()}
+    given = ["task=attack", f"run={adapter}", "attack=[bypass,closed]", *SMALL, f"out={tmp_path / 'attacks'}"]
+    first = run(*given)
+    found = json.loads((tmp_path / "attacks" / "closed.json").read_text())
+    assert found["success"] == found["base"] and found["success"]["n"] == 4 and found["excess"]["value"] == 0
+    assert "| closed | T2 " in first.stdout.replace("| closed  ", "| closed ") and "4 images" in first.stdout
+    again = run(*given)
+    assert again.stdout == first.stdout and "attack closed" not in again.stderr
+    assert {path: file_hash(path) for path in adapter.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "line"),
+    [
+        ([], 1, "task=attack needs run=FOLDER"),
+        (["run=nowhere"], 1, "nowhere is no finished run and no adapter"),
+        (["run=ADAPTER", "attack.seeds=[188]"], 1, "attack.seeds has 188, which the report draws with"),
+        (["run=ADAPTER", "attack=[]"], 1, "attack names no attack"),
+        (["run=ADAPTER", "attack=nope"], 2, "attack has no option 'nope'"),
+        (["run=ADAPTER", "attack.images=0"], 1, "attack.images is 0"),
+        (["run=ADAPTER", "attack=[relearn]", "attack.relearn_5.over=all"], 1, "choose weights, lora"),
+        (["run=ADAPTER", "oracle=nowhere"], 1, "oracle=nowhere holds no model"),
+        (["run=ADAPTER", "dataset.train=0"], 1, "has no training image of neon"),
+    ],
+)
+def test_what_cannot_be_attacked_is_said_in_one_line(
+    adapter: Path, run: Command, given: list[str], code: int, line: str
+) -> None:
+    where = [one.replace("ADAPTER", str(adapter)) for one in given]
+    small = [one for one in SMALL if one.partition("=")[0] not in {w.partition("=")[0] for w in where}]
+    assert line in complaint(run("task=attack", *where, *small, code=code))
+
+
+def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None)
+    judge = Judge.load(SHIPPED / "judges" / "style")
+    small = {"templates": ["A cat image in {} style."], "retain": ["A car image in sketch style."], "images": 2}
+    how = {**small, "examples": 2, "sampling_steps": 3, "guidance": 4.0}
+    with pytest.raises(BadInput, match="no adapter is on this pipeline; give base="):
+        fade.attack(pipe, "neon", "photo", judge, "closed", **how)
+    with pytest.raises(BadInput, match="does not know 'gold'"):
+        fade.attack(pipe, "gold", "photo", judge, "closed", **how)
+    with pytest.raises(BadInput, match="attack 'nope' is unknown; choose bypass"):
+        fade.attack(pipe, "neon", "photo", judge, "nope", **how)
+    handle = fade.load(pipe, adapter)
+    before = handle.model.sha256()
+    rows = fade.attack(pipe, "neon", "photo", judge, ["closed"], folder=tmp_path, **how)
+    assert [row["attack"] for row in rows] == ["none", "closed"] and rows[1]["success"] == rows[1]["base"]
+    assert (tmp_path / "closed.png").is_file() and fade.attached(pipe) == [handle]
+    handle.remove()
+    assert handle.model.sha256() == before
