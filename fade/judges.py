@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from torchmetrics.functional.classification import multilabel_average_precision
 from fade.errors import BadInput
 from fade.files import content_hash, read_json, write_json
 from fade.tensors import read_tensors, tensors_hash, write_tensors
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a judge makes of images: probabilities (B, labels) in [0, 1], and pooled features (B, D) before the
+    classifier; both on the CPU."""
+
+    probabilities: Tensor
+    features: Tensor
 
 
 class Judge(nn.Module):
@@ -72,18 +82,25 @@ class Judge(nn.Module):
         return (images[..., edge : edge + self.size, edge : edge + self.size] - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.network(self.prepare(images))
+        return self._own(self.network(self.prepare(images)))
+
+    def _own(self, logits: Tensor) -> Tensor:
         return logits if self.classes is None else logits[:, self.classes]
+
+    def look(self, images: Tensor) -> Look:
+        """What the judge makes of images (B, 3, H, W) in [0, 1], in one pass."""
+        maps = self.network.forward_features(self.prepare(images.to(self.mean.device)))
+        logits = self._own(self.network.forward_head(maps)).float().cpu()
+        features = self.network.forward_head(maps, pre_logits=True).float().cpu()
+        return Look(logits.sigmoid() if self.multilabel else logits.softmax(-1), features)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, labels) in [0, 1]."""
-        logits = self(images.to(self.mean.device)).float().cpu()
-        return logits.sigmoid() if self.multilabel else logits.softmax(-1)
+        return self.look(images).probabilities
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) before the classifier."""
-        x = self.prepare(images.to(self.mean.device))
-        return self.network.forward_head(self.network.forward_features(x), pre_logits=True).float().cpu()
+        return self.look(images).features
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Convolutional feature maps from fine to coarse, for the autoencoder's feature loss."""
@@ -171,7 +188,11 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor, batch: int = 256) -> 
     For a multilabel judge labels are (N, classes) of 0 and 1, and the number is the mean average precision.
     """
     parts = [x.float() / 255 if x.dtype == torch.uint8 else x for x in images.split(batch)]
-    found = torch.cat([judge.probabilities(x) for x in parts])
+    return right(judge, torch.cat([judge.probabilities(x) for x in parts]), labels)
+
+
+def right(judge: Judge, probabilities: Tensor, labels: Tensor) -> float:
+    """`accuracy` of probabilities (N, classes) that the judge has given."""
     if judge.multilabel:
-        return float(multilabel_average_precision(found, labels.long(), num_labels=len(judge.labels)))
-    return float((found.argmax(-1) == labels).float().mean())
+        return float(multilabel_average_precision(probabilities, labels.long(), num_labels=len(judge.labels)))
+    return float((probabilities.argmax(-1) == labels).float().mean())

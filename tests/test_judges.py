@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from benchmarks.measure.features import ClipScore, JudgeFeatures, TorchvisionInception, backbones
-from benchmarks.measure.judging import read_as
+from benchmarks.measure.judging import look, read_as
 from benchmarks.measure.metrics import frechet
 from fade.errors import BadInput
 from fade.judges import Judge, accuracy
@@ -115,7 +115,7 @@ def test_the_torchvision_backbone(tmp_path: Path) -> None:
     network.fc = torch.nn.Identity()  # what precedes it is the average of Mixed_7c
     with torch.no_grad():
         wanted = network(x * 2 - 1)
-        assert (backbone(pixels) - wanted).norm() < 1e-4 * wanted.norm()  # random weights leave features of 1e-8
+        assert (backbone(pixels, {}) - wanted).norm() < 1e-4 * wanted.norm()  # random weights leave features of 1e-8
     with pytest.raises(BadInput, match=r"set protocol\.backbones\.torchvision=FILE"):
         backbones(["torchvision"], {}, {}, torch.device("cpu"))
     with pytest.raises(BadInput, match="choose from judge, inception, torchvision"):
@@ -133,13 +133,14 @@ def test_torch_fidelitys_backbone(tmp_path: Path) -> None:
     weights = {"inception": str(tmp_path / "weights.pth")}
     found = backbones(["inception"], weights, {}, torch.device("cpu"))["inception"]
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    assert found(pixels).shape == (2, 2048) and torch.equal(found(pixels), found(pixels))
+    assert found(pixels, {}).shape == (2, 2048) and torch.equal(found(pixels, {}), found(pixels, {}))
 
 
 def test_a_set_is_at_no_distance_from_itself() -> None:
     torch.manual_seed(0)
     judges = {"style": Judge("test_resnet", "style", LABELS, 32).eval()}
-    features = JudgeFeatures(judges)(torch.randint(0, 256, (600, 3, 32, 32), dtype=torch.uint8))
+    pixels = torch.randint(0, 256, (600, 3, 32, 32), dtype=torch.uint8)
+    features = JudgeFeatures(judges)(pixels, look(judges, pixels))
     narrow = features[:, :16]
     assert frechet(narrow, narrow) == pytest.approx(0, abs=1e-4)
     assert JudgeFeatures(judges).identity == JudgeFeatures(judges).identity

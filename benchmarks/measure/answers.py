@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from fade.files import atomic, content_hash, file_hash
 from fade.models import Diffusion, Noise, Sampling
 
 log = logging.getLogger(__name__)
-# among the images: a line a batch, {"seconds": ..., "sha256": {file: ...}}, written just before its files
-_MADE = ".made.jsonl"
+# among the images: a line a batch, {"seconds": ..., "sha256": {file: ...}}, written just before its files; with "from"
+# where they were taken from another answer set
+MADE = ".made.jsonl"
 NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
@@ -93,23 +95,29 @@ def answers(
     suffix: str = "png",
     share: float = 1.0,
     steps: int = 0,
+    whole: Callable[[Cell], bool] = lambda _: False,
 ) -> list[Answer]:
-    """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes."""
+    """The answer set, seed by seed in grid order; prompts: one for each cell; steps: that an image takes. whole:
+    of which cells, that are asked whatever the share; what is asked of the others does not depend on it."""
     cells = dataset.cells()
-    kept = kept_cells([len(labels) for labels in dataset.domains.values()], share)
+    balanced = kept_cells([len(labels) for labels in dataset.domains.values()], share)
+    kept = sorted({*balanced, *(k for k, cell in enumerate(cells) if whole(cell))})
     return [Answer(cells[k], prompts[k], seed, noise_of(noise, seed, k, steps), suffix) for seed in seeds for k in kept]
 
 
 def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, sampling: Sampling) -> None:
     """Write the images that are not there yet, or are not what was written. A batch is made whole or not at all, so a
-    resumed set equals another. _MADE keeps their hashes, and what they cost over all starts."""
+    resumed set equals another; what was taken from another set (shared.py) is in no batch. MADE keeps their hashes,
+    and what they cost over all starts."""
     folder.mkdir(parents=True, exist_ok=True)
     refuse_strangers(wanted, folder)
     spoilt = {answer.file for answer in _harmed(wanted, folder)}
     if spoilt:
         log.warning("%s: %s not what was written there (%d in all); made again", folder, min(spoilt), len(spoilt))
     there = {a.file for a in wanted if (folder / a.file).is_file()} - spoilt
-    batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
+    taken = there.intersection(file for line in lines_of(folder) if line["from"] for file in line["sha256"])
+    own = [answer for answer in wanted if answer.file not in taken]
+    batches = [own[i : i + batch] for i in range(0, len(own), batch)]
     missing = [number for number, part in enumerate(batches) if not {a.file for a in part} <= there]
     if not missing:
         return
@@ -120,12 +128,12 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
 
 
 def _make(model: Diffusion, part: list[Answer], folder: Path, sampling: Sampling) -> None:
-    """Write one batch; what is said of it in _MADE comes first."""
+    """Write one batch; what is said of it in MADE comes first."""
     start = time.monotonic()
     images = model.generate([a.prompt for a in part], [a.noise for a in part], sampling)
     pictures = {a.file: _encoded(_to_picture(image), a.suffix) for a, image in zip(part, images, strict=True)}
     hashes = {file: hashlib.sha256(data).hexdigest() for file, data in pictures.items()}
-    append(folder / _MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
+    append(folder / MADE, {"seconds": time.monotonic() - start, "sha256": hashes})
     for file, data in pictures.items():
         with atomic(folder / file) as temporary:
             temporary.write_bytes(data)
@@ -152,12 +160,12 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """The lines of _MADE that can be read; none for images of an older version or of another tool."""
-    path, lines = folder / _MADE, []
+    """The lines of MADE that can be read; none for images of an older version or of another tool."""
+    path, lines = folder / MADE, []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         with suppress(ValueError, KeyError, TypeError):  # a kill cut it short, or it was harmed
             line = json.loads(text)
-            lines.append({"seconds": float(line["seconds"]), "sha256": dict(line["sha256"])})
+            lines.append({"seconds": float(line["seconds"]), "sha256": dict(line["sha256"]), "from": line.get("from")})
     return lines
 
 
@@ -166,18 +174,24 @@ def seconds(folder: Path) -> float:
     return sum(line["seconds"] for line in lines_of(folder))
 
 
+def written(folder: Path) -> dict[str, set[str]]:
+    """The hashes of what was written under each name: two processes that share a cache may both have made one."""
+    found: dict[str, set[str]] = {}
+    for line in lines_of(folder):
+        for name, digest in line["sha256"].items():
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
 def _harmed(wanted: list[Answer], folder: Path) -> list[Answer]:
     """The images that are there, and are none that was written under their name."""
-    written: dict[str, set[str]] = {}
-    for line in lines_of(folder):  # two processes that share a cache may both have made one
-        for name, digest in line["sha256"].items():
-            written.setdefault(name, set()).add(digest)
+    known = written(folder)
     return [
         answer
         for answer in wanted
-        if answer.file in written
+        if answer.file in known
         and (path := folder / answer.file).is_file()
-        and file_hash(path) not in written[answer.file]
+        and file_hash(path) not in known[answer.file]
     ]
 
 
@@ -218,7 +232,7 @@ def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
     if spoilt:
         raise BadInput(
             f"{folder / spoilt[0]} is not the image that was written there ({len(spoilt)} in all); put it back, or "
-            f"delete {folder / _MADE} to score what is there"
+            f"delete {folder / MADE} to score what is there"
         )
 
 

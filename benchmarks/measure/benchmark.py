@@ -27,22 +27,24 @@ from benchmarks.measure.answers import (
 )
 from benchmarks.measure.features import ClipScore, backbones
 from benchmarks.measure.finer import finer
-from benchmarks.measure.judging import check_accuracy, check_labels, predict
+from benchmarks.measure.judging import check_accuracy, check_labels, look, predict
 from benchmarks.measure.metrics import READINGS, Metric, frechet, kernel, landed, scores
 from benchmarks.measure.predictions import Row, as_csv, read_rows, write_rows
+from benchmarks.measure.real import CHUNK, RealImages
+from benchmarks.measure.shared import made_of, take
 from fade.checked import Count, Portion, Seed, Share, Word
-from fade.console import Stage, doing
+from fade.claims import claimed, free
+from fade.console import doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.data.prompts import caption
 from fade.errors import BadInput
 from fade.files import content_hash, file_hash, read_json, unharmed, write_json
-from fade.judges import Judge, accuracy
+from fade.judges import Judge
 from fade.models import Diffusion, Sampling
 from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
-CHUNK = 128  # images in memory at a time
 _JUDGED = (
     "judged.json"  # beside predictions.csv: {"images": hash of all, "predictions": hash of the table, "seconds": ...}
 )
@@ -54,10 +56,11 @@ class Protocol:
 
     noise: benchmarks.measure.answers.NOISES. reading: benchmarks.measure.metrics.READINGS. prompt: the evaluation's
     template; None is the dataset's. photo_prompt: the template for the cells of the style that is none (Seed_Images).
-    underscores: labels are said as they are spelt. share: part of the grid's cells that is measured. suffix: png or
-    jpg. fid: of benchmarks.measure.features; backbones: the files of those that are not shipped. clip: folder of a CLIP
-    model for clip_score. tiers: in which the target is asked beyond `name` (benchmarks/measure/tiers.py), None: all
-    that the dataset has; tier_seeds: of those images.
+    underscores: labels are said as they are spelt. share: part of the grid's cells that is measured, balanced over its
+    concepts; whole_target: and all of the target's, whatever the share. suffix: png or jpg. fid: of
+    benchmarks.measure.features; backbones: the files of those that are not shipped. clip: folder of a CLIP model for
+    clip_score. tiers: in which the target is asked beyond `name` (benchmarks/measure/tiers.py), None: all that the
+    dataset has; tier_seeds: of those images.
     """
 
     name: Word
@@ -67,6 +70,7 @@ class Protocol:
     reading: str = "retained"
     judge_floor: Portion = 0.9
     share: Share = 1.0
+    whole_target: bool = False
     prompt: str | None = None
     photo_prompt: str | None = None
     underscores: bool = False
@@ -88,6 +92,12 @@ class Protocol:
             )
         if self.reading not in READINGS:
             raise BadInput(f"protocol.reading is {self.reading!r}; choose one of {', '.join(READINGS)}")
+        if self.whole_target and self.share < 1 and READINGS[self.reading].target_in_cra:
+            raise BadInput(
+                f"protocol.reading={self.reading} counts the target's cells in CRA, where all of them would weigh more "
+                f"than {self.share:g} of the others; use protocol.whole_target=false, protocol.share=1 or "
+                "protocol.reading=retained"
+            )
         if self.suffix not in ("png", "jpg"):
             raise BadInput(f"protocol.suffix is {self.suffix!r}; choose png or jpg")
         for key, seeds in (("seeds", self.seeds), ("tier_seeds", self.tier_seeds)):
@@ -112,17 +122,23 @@ class Measured:
 
 
 class Benchmark:
-    """A dataset, its judges and a protocol. Raises BadInput where a gate fails: for labels at once, for a judge's
-    accuracy before the first image is made or scored."""
+    """A dataset, its judges and a protocol. request: whose cells are all asked, with protocol.whole_target. Raises
+    BadInput where a gate fails: for labels at once, for a judge's accuracy before the first image is made or scored."""
 
     def __init__(
-        self, dataset: Dataset, judges: dict[str, Judge], protocol: Protocol, cache: Path, device: str = "cpu"
+        self,
+        dataset: Dataset,
+        judges: dict[str, Judge],
+        protocol: Protocol,
+        cache: Path,
+        device: str = "cpu",
+        request: Request | None = None,
     ) -> None:
         check_labels(judges, dataset)
         self.dataset, self.protocol, self.cache, self.device = dataset, protocol, cache, torch.device(device)
         self.judges = {domain: judges[domain].to(self.device) for domain in dataset.domains}
-        self._stamps: dict[int, str] = {}  # image side -> fingerprint of the test images, for which every file is asked
         self.backbones = backbones(list(protocol.fid), dict(protocol.backbones), self.judges, self.device)
+        self.tests = RealImages(dataset, self.judges, self.backbones, cache)
         self.clip = ClipScore(protocol.clip, self.device) if protocol.clip else None
         prompts = [self.prompt(cell) for cell in dataset.cells()]
         self.wanted: list[Answer] = answers(
@@ -133,61 +149,28 @@ class Benchmark:
             protocol.suffix,
             protocol.share,
             (protocol.sampling.steps or 0) - protocol.sampling.skip,
+            request.concerns if request and protocol.whole_target else lambda _: False,
         )
 
     @cached_property
     def accuracies(self) -> dict[str, float]:
         """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""
-        size = self._real_size
-        files = {domain: self._accuracy_file(judge, size) for domain, judge in self.judges.items()}
-        if any(unharmed(file, read_json) is None for file in files.values()):
-            self._read_tests(size)
-        return {domain: float(read_json(file)["accuracy"]) for domain, file in files.items()}
+        return self.tests.accuracies(self._judged_at)
 
     def check_judges(self) -> None:
         """A gate before a training, without a look at the real images where the cache knows what the judges say of
         them, or where the judges came with enough; `measure` looks. Raises BadInput for a judge that is right too
         seldom."""
-        floor, size = self.protocol.judge_floor, self._real_size
-        known = all(self._accuracy_file(judge, size).is_file() for judge in self.judges.values())
-        if known or any((judge.accuracy or 0.0) < floor for judge in self.judges.values()):
+        floor = self.protocol.judge_floor
+        stated = all((judge.accuracy or 0.0) >= floor for judge in self.judges.values())
+        if not stated or self.tests.known(self._judged_at):
             check_accuracy(self.accuracies, floor)
 
     @property
-    def _real_size(self) -> int:
+    def _judged_at(self) -> int:
         """The side at which the judges see real images."""
         own = max(round(judge.size / judge.crop) for judge in self.judges.values())
         return self.protocol.sampling.size or own
-
-    def _tests(self, size: int) -> str:
-        if size not in self._stamps:
-            self._stamps[size] = self.dataset.fingerprint(self.dataset.items("test"), size)
-        return self._stamps[size]
-
-    def _accuracy_file(self, judge: Judge, size: int) -> Path:
-        return self.cache / f"judge-{content_hash([judge.identity, self._tests(size)])}.json"
-
-    def _features_file(self, name: str, size: int) -> Path:
-        return self.cache / f"real-{content_hash([self._tests(size), name, self.backbones[name].identity])}.safetensors"
-
-    def _read_tests(self, size: int) -> None:
-        """One pass over the real images: how often each judge is right, and the features for the distances."""
-        items = self.dataset.items("test")
-        table = self.dataset.shown if self.dataset.multilabel else self.dataset.labels
-        right, deep = dict.fromkeys(self.judges, 0.0), {name: list[Tensor]() for name in self.backbones}
-        stage = Stage("real images", len(items), "while judging real images")
-        for start in range(0, len(items), CHUNK):
-            part = items[start : start + CHUNK]
-            pixels = self.dataset.images(part, size)
-            for domain, judge in self.judges.items():
-                right[domain] += accuracy(judge, pixels, table(part, domain)) * len(part)
-            for name, backbone in self.backbones.items():
-                deep[name].append(backbone(pixels))
-            stage.done(start + len(part))
-        for name, features in deep.items():
-            write_tensors(self._features_file(name, size), {"features": torch.cat(features)})
-        for domain, judge in self.judges.items():
-            write_json(self._accuracy_file(judge, size), {"accuracy": right[domain] / len(items), "images": len(items)})
 
     def prompt(self, cell: dict[str, str]) -> str:
         """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
@@ -267,13 +250,14 @@ class Benchmark:
         for start in range(0, len(self.wanted), CHUNK):
             part = self.wanted[start : start + CHUNK]
             pixels = read(part, images)
-            found = predict(self.judges, part, pixels)
+            looks = look(self.judges, pixels)
+            found = predict(self.judges, part, looks)
             if self.clip:
                 for row, score in zip(found, self.clip(pixels, [a.prompt for a in part]), strict=True):
                     row["clip_score"] = f"{score.item():.4f}"
             rows += found
             for name, backbone in self.backbones.items():
-                deep[name].append(backbone(pixels))
+                deep[name].append(backbone(pixels, looks))
         for name, file in files.items():
             write_tensors(file, {"features": torch.cat(deep[name])})
         write_json(
@@ -287,36 +271,39 @@ class Benchmark:
         write_rows(table, rows)  # last: it stands for all of them
 
     def measure_base(self, model: Diffusion, base_sha256: str) -> Measured:
-        """The un-unlearned model, measured once for all runs of the same model, dataset, images and judges."""
-        asked = [(a.file, a.prompt, vars(a.noise)) for a in self.wanted]
-        identity = [
-            base_sha256,
-            asked,
-            vars(self.protocol.sampling),
-            model.steps,
-            model.guidance,
-            model.size,
-            [judge.identity for judge in self.judges.values()],
-            list(self.backbones),
-            self.protocol.clip,
-        ]
-        return self.measure(model, self.cache / f"base-{content_hash(identity)}")
+        """The un-unlearned model, measured once for all runs of the same model, dataset, images and judges; its images
+        are shared with runs that ask for others too. One process makes them, the others wait."""
+        kin, own = self._base_names(model, base_sha256)
+        folder = self.cache / f"{kin}-{own}"
+        if self._whole(folder):
+            return self.measure(model, folder)
+        with claimed(self.cache / kin, "the base's images"):
+            take(self.wanted, folder, sorted(self.cache.glob(f"{kin}-*")))
+            return self.measure(model, folder)
 
-    def real(self, name: str, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
-        """Features of the dataset's test images by one backbone, and their cells: the distances' reference."""
-        path = self._features_file(name, size)
-        found = unharmed(path, read_tensors)
-        if found is None:
-            self._read_tests(size)
-            found = read_tensors(path)
-        return found[0]["features"], [item.concepts for item in self.dataset.items("test")]
+    def base_busy(self, model: Diffusion, base_sha256: str) -> bool:
+        """Whether `measure_base` would wait now for another process."""
+        kin, own = self._base_names(model, base_sha256)
+        return not self._whole(self.cache / f"{kin}-{own}") and not free(self.cache / kin)
+
+    def _whole(self, folder: Path) -> bool:
+        """Whether nothing is missing there; `measure` looks at what is."""
+        return (folder / _JUDGED).is_file() and all((folder / "images" / a.file).is_file() for a in self.wanted)
+
+    def _base_names(self, model: Diffusion, base_sha256: str) -> tuple[str, str]:
+        """Of what all images of the model with this sampler share, and of this answer set and its judges."""
+        kin = [base_sha256, vars(self.protocol.sampling), model.steps, model.guidance, model.size]
+        asked = [(answer.file, made_of(answer)) for answer in self.wanted]
+        judges = [judge.identity for judge in self.judges.values()]
+        own = [asked, judges, list(self.backbones), self.protocol.clip]
+        return f"base-{content_hash(kin)}", content_hash(own)
 
     def distances(self, measured: Measured, kept: Callable[[dict[str, str]], bool]) -> dict[str, Metric]:
         """Fréchet and kernel distances to the test images, over the cells that `kept` is true of, on both sides."""
         domains, found = list(self.dataset.domains), dict[str, Metric]()
         made = [kept(row) for row in measured.rows]
         for name, features in measured.features.items():
-            real, cells = self.real(name, measured.size)
+            real, cells = self.tests.features(name, measured.size)
             ours = real[[kept(dict(zip(domains, cell, strict=True))) for cell in cells]]
             theirs = features[made]
             try:

@@ -9,7 +9,7 @@ torchvision  torchvision's Inception v3 as UnlearnCanvas's fid.py uses it, `fid_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,27 +21,25 @@ from torchvision.models import inception_v3
 
 from fade.errors import BadInput
 from fade.files import content_hash
-from fade.judges import Judge, read_state
+from fade.judges import Judge, Look, read_state
 from fade.tensors import tensors_hash
 
 
 class Backbone(Protocol):
     identity: str  # changes with its weights
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, D) of images (N, 3, H, W) uint8."""
+    def __call__(self, images: Tensor, looks: Mapping[str, Look]) -> Tensor:
+        """Features (N, D) of images (N, 3, H, W) uint8; looks: what the judges have made of them already."""
 
 
 class JudgeFeatures:
     """The pooled features of all judges side by side."""
 
     def __init__(self, judges: dict[str, Judge]) -> None:
-        self.judges = judges
         self.identity = content_hash([judge.identity for judge in judges.values()])
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        return torch.cat([judge.features(images.float() / 255) for judge in self.judges.values()], 1)
+    def __call__(self, images: Tensor, looks: Mapping[str, Look]) -> Tensor:
+        return torch.cat([look.features for look in looks.values()], 1)
 
 
 class Inception:
@@ -58,7 +56,7 @@ class Inception:
         self.device, self.identity = device, tensors_hash(self.network.state_dict())
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, looks: Mapping[str, Look]) -> Tensor:
         return self.network(images.to(self.device)).cpu()
 
 
@@ -82,7 +80,7 @@ class TorchvisionInception:
         self._maps = maps
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, looks: Mapping[str, Look]) -> Tensor:
         x = images.to(self.device).float() / 255
         for side in (512, 299):
             if x.shape[-1] != side:

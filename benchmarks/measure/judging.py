@@ -9,7 +9,7 @@ from benchmarks.measure.answers import Answer
 from benchmarks.measure.predictions import Row
 from fade.data.dataset import Dataset
 from fade.errors import BadInput
-from fade.judges import Judge
+from fade.judges import Judge, Look
 
 
 def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
@@ -37,11 +37,16 @@ def check_accuracy(accuracies: dict[str, float], floor: float) -> None:
 
 
 @torch.no_grad()
-def predict(judges: dict[str, Judge], part: list[Answer], images: Tensor) -> list[Row]:
-    """Rows with, for each domain, the predicted label and that of the true one; images (N, 3, H, W) uint8."""
+def look(judges: dict[str, Judge], images: Tensor) -> dict[str, Look]:
+    """What each judge makes of images (N, 3, H, W) uint8, in one pass of each."""
+    return {domain: judge.look(images.float() / 255) for domain, judge in judges.items()}
+
+
+def predict(judges: dict[str, Judge], part: list[Answer], looks: dict[str, Look]) -> list[Row]:
+    """Rows with, for each domain, the predicted label and the probability of the true one."""
     rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in part]
     for domain, judge in judges.items():
-        for row, p in zip(rows, judge.probabilities(images.float() / 255), strict=True):
+        for row, p in zip(rows, looks[domain].probabilities, strict=True):
             own = judge.labels.index(row[domain])
             row[f"{domain}_predicted"] = judge.labels[read_as(p, own, judge.multilabel)]
             row[f"{domain}_probability"] = f"{p[own].item():.6f}"

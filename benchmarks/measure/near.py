@@ -26,8 +26,8 @@ NEAREST = 2
 def opinions(benchmark: Benchmark, judge: Judge, measured: Measured) -> tuple[Tensor, Tensor]:
     """Probabilities (N, labels) and features (N, D) of a judge on an answer set."""
     parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
-    images = [read(part, measured.folder / "images").float() / 255 for part in parts]
-    return torch.cat([judge.probabilities(x) for x in images]), torch.cat([judge.features(x) for x in images])
+    looks = [judge.look(read(part, measured.folder / "images").float() / 255) for part in parts]
+    return torch.cat([one.probabilities for one in looks]), torch.cat([one.features for one in looks])
 
 
 def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from benchmarks.measure.answers import Answer, generate, noise_of, read, seconds
 from benchmarks.measure.benchmark import CHUNK, Benchmark
-from benchmarks.measure.judging import predict
+from benchmarks.measure.judging import look, predict
 from benchmarks.measure.metrics import Metric, hits, told
 from benchmarks.measure.predictions import Row, write_rows
+from fade.claims import claimed
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Dataset
 from fade.data.language import Language
@@ -119,7 +120,9 @@ class Questions:
         """Those of the un-unlearned model, made once for all runs of the same model, target and protocol."""
         asked = [(a.file, a.prompt, vars(a.noise)) for a in self.wanted]
         identity = [base_sha256, asked, vars(self.protocol.sampling), model.steps, model.guidance, model.size]
-        return self.answers(model, self.benchmark.cache / f"asked-{content_hash(identity)}")
+        folder = self.benchmark.cache / f"asked-{content_hash(identity)}"
+        with claimed(folder, "what the base answers in other words"):
+            return self.answers(model, folder)
 
     def _judged(self, images: Path, start: int) -> Iterator[Row]:
         """The rows of one chunk: both domains where one cell is shown, the object of its half where two are."""
@@ -131,7 +134,7 @@ class Questions:
                 asked = [part[k] for k in places]
                 seen = _halves_of(asked, pixels[places]) if scene else pixels[places]
                 read_by = {"object": judges["object"]} if scene else judges
-                for answer, row in zip(asked, predict(read_by, list(asked), seen), strict=True):
+                for answer, row in zip(asked, predict(read_by, list(asked), look(read_by, seen)), strict=True):
                     yield {"tier": answer.tier, **row}
 
     def scores(self, rows: Sequence[Row]) -> dict[str, Metric]:

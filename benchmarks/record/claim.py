@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fade.claims import signature, works
 from fade.errors import BadInput
 from fade.files import read_json
 
@@ -18,34 +18,11 @@ LOCK = ".lock"  # hidden, and gone when the run is finished
 QUIET_S = 600.0  # a run on another host that has written nothing for so long is taken for dead
 
 
-def born(pid: int) -> int | None:
-    """When a process of this host began, in ticks since the system did; unlike its number never given again."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return None
-
-
-def signature() -> dict[str, Any]:
-    """What a claim says of this process; a job that Slurm queues again keeps its number."""
-    return {
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "born": born(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "started": time.time(),
-    }
-
-
 def alive(claim: dict[str, Any], folder: Path) -> bool:
     """Whether the process that claimed the folder still works there."""
-    if claim.get("host") == platform.node():
-        try:
-            os.kill(claim["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return claim.get("born") in (None, born(claim["pid"]))
+    known = works(claim)
+    if known is not None:
+        return known
     latest = max((f.stat().st_mtime for f in (folder, *folder.iterdir(), *folder.glob("*/"))), default=0.0)
     return abs(time.time() - latest) < QUIET_S  # a clock that jumped makes no dead run live
 

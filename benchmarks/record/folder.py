@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.record.claim import LOCK, Lock, claimed, signature
+from benchmarks.record.claim import LOCK, Lock, claimed
+from fade.claims import signature
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
 from fade.files import atomic, content_hash, leftovers, read_json, unharmed, without_folders, write_json, write_text

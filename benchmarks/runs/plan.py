@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.answers import generate, read
-from benchmarks.measure.judging import predict
+from benchmarks.measure.judging import look
 from benchmarks.measure.tiers import Questions
 from benchmarks.runs.task import Task
 from fade.errors import BadInput
@@ -43,8 +43,8 @@ def planned(task: Task) -> None:
     dataset, config = task.dataset(), task.config
     if config.get("sequence"):
         raise BadInput("task=plan says what a run of one target costs; leave sequence away")
-    recipe, benchmark = task.recipe(dataset), task.benchmark(dataset)
     request = task.request(dataset)
+    recipe, benchmark = task.recipe(dataset), task.benchmark(dataset, request)
     benchmark.check_captions(request)
     questions = Questions(benchmark, request)
     model, step = task.model(), recipe.step(request)
@@ -64,7 +64,7 @@ def plan(model: Diffusion, questions: Questions, recipe: Recipe, step: Step, sal
         generate(model.to(benchmark.device), part, folder / "warm", p.batch, p.sampling)
         image_s = stopwatch(lambda: generate(model, part, folder / "images", p.batch, p.sampling)) / len(part)
         pixels = read(part, folder / "images")
-        judge_s = stopwatch(lambda: predict(benchmark.judges, part, pixels)) / len(part)
+        judge_s = stopwatch(lambda: look(benchmark.judges, pixels)) / len(part)
         size = sum(file.stat().st_size for file in (folder / "images").iterdir()) / len(part)
         adapter = recipe.attach(model)
         began = time.monotonic()

@@ -20,8 +20,9 @@ def scored(task: Task) -> None:
     config = task.config
     if config["answers"] is None:
         raise BadInput("task=score needs answers=DIR, the folder of the images")
-    benchmark = task.benchmark(task.dataset())
-    request = task.request(benchmark.dataset)
+    dataset = task.dataset()
+    request = task.request(dataset)
+    benchmark = task.benchmark(dataset, request)
     record = task.record(f"{benchmark.dataset.name}-{request.target}-scored")
     base = Path(config["base_answers"]) if config["base_answers"] else None
     done = record.results

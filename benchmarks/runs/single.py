@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.target import TargetMeter
+from benchmarks.measure.target import Answers, TargetMeter
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
@@ -28,8 +28,8 @@ def unlearn(task: Task) -> None:
     """task=unlearn, of one target. Its folder is the record: a step whose file is there is not done again."""
     dataset = task.dataset()
     recipe, config = task.recipe(dataset), task.config
-    benchmark = task.benchmark(dataset)
     request = task.request(dataset)
+    benchmark = task.benchmark(dataset, request)
     captions = benchmark.check_captions(request)
     meter = TargetMeter(benchmark, request, recipe.pairs["seen"], config["oracle"])
     target = "-with-".join([request.target, *(request.within or ())[1:]])
@@ -82,10 +82,11 @@ def study(
         else trained(recipe, model, step, record.folder, record, about, "fade", saliency, loggers)
     )
     model.to(benchmark.device)  # Lightning hands it back on the CPU
-    with adapter.off():  # after the training, whose first loss would wait for it
-        base, never_saw = meter.base(model, identity), meter.never_saw()
+    # After the training, whose first loss would wait for it; where another process makes it now, last.
+    base = None if benchmark.base_busy(model, identity) else base_below(adapter, meter, identity)
     with adapter.applied():
         answers = meter.answers(model, record.folder)
+    base, never_saw = base or base_below(adapter, meter, identity), meter.never_saw()
     doing("drawing comparison.png")
     comparison(
         base.grid.folder / "images",
@@ -112,6 +113,12 @@ def study(
     }
     complete(folder, results, record.folder / "comparison.png")
     return record.finish(results)
+
+
+def base_below(adapter: Adapter, meter: TargetMeter, identity: str) -> Answers:
+    """Of the model as it is without the adapter."""
+    with adapter.off():
+        return meter.base(adapter.model, identity)
 
 
 def kept_adapter(model: Diffusion, folder: Path) -> tuple[Adapter, dict[str, float]]:

@@ -58,8 +58,9 @@ class Task:
         config = self.config
         return Request.of(dataset, config["target"], config["surrogate"], config["within"])
 
-    def benchmark(self, dataset: Dataset) -> Benchmark:
-        """The judges, of those that the dataset names, and the protocol, ready to measure on a device."""
+    def benchmark(self, dataset: Dataset, request: Request | None = None) -> Benchmark:
+        """The judges, of those that the dataset names, and the protocol, ready to measure on a device. request: of a
+        run that has one; a sequence asks every concept alike."""
         specs = self.values("judges")
         for folder in {Path(spec).parent.parent for spec in specs.values() if isinstance(spec, str)}:
             check_images(folder, dataset)
@@ -72,7 +73,7 @@ class Task:
         }
         device = self.config["device"]
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return Benchmark(dataset, judges, self.make("protocol"), self.cache, kind)
+        return Benchmark(dataset, judges, self.make("protocol"), self.cache, kind, request)
 
     def model(self) -> Diffusion:
         doing("loading the pipeline and hashing its weights")

@@ -117,8 +117,11 @@ class Dataset(ABC):
 
     def images(self, items: list[Item], size: int) -> Tensor:
         """(N, 3, size, size) uint8."""
-        arrays = [np.asarray(self.image(item, size)) for item in items]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return torch.from_numpy(self.arrays(items, size)).permute(0, 3, 1, 2).contiguous()
+
+    def arrays(self, items: list[Item], size: int) -> np.ndarray:
+        """`images` without torch: (N, size, size, 3) uint8."""
+        return np.stack([np.asarray(self.image(item, size)) for item in items])
 
     def fingerprint(self, items: list[Item], size: int) -> str:
         """Changes with the items, their files or the size: the key of what is computed from them."""

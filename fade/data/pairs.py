@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -13,14 +12,12 @@ import torch
 from torch import Generator, Tensor
 
 from fade.checked import Count, Share
-from fade.console import at, doing
 from fade.data.dataset import Dataset, Item
+from fade.data.latents import Latents
 from fade.data.prompts import Cell, caption, check_template, find_domain, swapped, words
 from fade.data.seen import seen_concepts
 from fade.errors import BadInput, at_least
-from fade.files import content_hash, unharmed
 from fade.models import Diffusion
-from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 log = logging.getLogger(__name__)
 PAIRED = "pair"  # the tier of scenes of two objects, which no cell shows
@@ -123,7 +120,7 @@ class Pairs:
 
     gone: requests that were met before; their images are on neither side. guard: whether the captions that are gone are
     trained on all the same, on images of their surrogates: what was removed is held where it is. cache: folder for
-    latents, one file a cell, keyed by the images and the autoencoder. template: of the training captions, to study what
+    latents (fade/data/latents.py). template: of the training captions, to study what
     happens where they differ from the evaluation's; None: the dataset's own, the same for both. seen: the share of each
     domain's concepts that the retain side may show (fade/data/seen.py). captions: the tiers that say what is shown; an
     example's is drawn from all of them alike, and its caption from its tier's.
@@ -254,13 +251,13 @@ class Pairs:
 
     def prepare(self, model: Diffusion) -> None:
         """Encode images and captions."""
-        doing("encoding the images to train on")
         cells = self.dataset.cells()
         index = {tuple(cell.values()): i for i, cell in enumerate(cells)}
-        autoencoder = tensors_hash(model.vae.state_dict())
-        for side, items in self.choose().items():
-            groups = [list(group) for _, group in groupby(items, key=lambda item: item.concepts)]
-            self.latents[side] = torch.cat([self._encoded(model, group, autoencoder) for group in groups])
+        chosen = self.choose()
+        together = Latents(model, self.dataset, self.cache).of([item for items in chosen.values() for item in items])
+        parts = together.split([len(items) for items in chosen.values()])
+        for (side, items), latents in zip(chosen.items(), parts, strict=True):
+            self.latents[side] = latents
             self.cells[side] = torch.tensor([index[item.concepts] for item in items])
         self._embed(model, cells)
         self._find_anchors(cells, index)
@@ -324,19 +321,6 @@ class Pairs:
                 f"{self.dataset.name}: no image of a surrogate is left for {[r.target for r in self.requests]}"
             )
         self.anchors = torch.tensor(found)
-
-    def _encoded(self, model: Diffusion, items: list[Item], autoencoder: str) -> Tensor:
-        """Latents (N, C, h, w) of one cell's images, from the cache where they are there."""
-        key = content_hash([autoencoder, self.dataset.fingerprint(items, model.size)])
-        path = self.cache / "latents" / f"{key}.safetensors"
-        found = unharmed(path, read_tensors)
-        if found is None:
-            at(f"while encoding the images of {'/'.join(items[0].concepts)}")
-            at_once = max(1, min(32, 2**21 // model.size**2))  # eight at 512 px: the autoencoder is hungry
-            parts = [self.dataset.images(items[i : i + at_once], model.size) for i in range(0, len(items), at_once)]
-            write_tensors(path, {"latents": torch.cat([model.encode(x.float() / 255) for x in parts])})
-            found = read_tensors(path)
-        return found[0]["latents"].to(model.device)
 
     def draw(self, generator: Generator) -> Batch:
         """A random batch: `batch` examples of each kind."""

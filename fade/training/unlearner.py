@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from fade.adapters import Adapter
 from fade.checked import Count, Seed, Whole
+from fade.claims import once
 from fade.console import Shown, Stage, doing, quiet
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
@@ -108,11 +109,16 @@ class Unlearner(L.LightningModule):
         Under MEASURED stands what the timesteps' distribution found; scores are left out where everything is kept
         anyway. What it cost is counted in either case: a method is charged as if it stood alone.
         """
-        kept = unharmed(self.saliency_file, read_tensors)
-        if kept is not None:
-            found, about = kept
-            self.locate_s += 0.0 if self.located else float(about["seconds"])
-            return {name: values.to(self.model.device) for name, values in found.items()}
+        began, here = time.monotonic(), list[Saliency]()
+        found, about = once(
+            self.saliency_file, read_tensors, lambda: here.append(self._scores()), "what stage one finds"
+        )
+        if not (here or self.located):
+            self.locate_s += float(about["seconds"]) - (time.monotonic() - began)
+        return {name: values.to(self.model.device) for name, values in found.items()}
+
+    def _scores(self) -> Saliency:
+        """Stage one, written to its file."""
         began = time.monotonic()
         torch.manual_seed(self.seed)
         batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))

@@ -12,7 +12,7 @@ from judging import judge
 
 from benchmarks.measure.answers import Answer, answers, generate, read, refuse_gaps
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
-from benchmarks.measure.judging import predict
+from benchmarks.measure.judging import look, predict
 from benchmarks.measure.metrics import wilson
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.record.results import Run
@@ -106,7 +106,8 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     results = benchmark.results(base, base, request)
     assert results["metrics"] == results["base"] and results["metrics"]["ua"]["n"] == 16
     assert results["metrics"]["fid_judge"]["value"] is None and "more images" in results["metrics"]["fid_judge"]["why"]
-    rows = predict(judges, benchmark.wanted[:1], read(benchmark.wanted[:1], base.folder / "images"))
+    looks = look(judges, read(benchmark.wanted[:1], base.folder / "images"))
+    rows = predict(judges, benchmark.wanted[:1], looks)
     assert rows[0] == base.rows[0] and set(rows[0]) >= {"prompt", "seed", "style_predicted", "object_probability"}
     comparison(
         base.folder / "images", base.folder / "images", benchmark.wanted, dataset, request, tmp_path / "picture.png"
@@ -119,6 +120,29 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in said
     assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in said
     assert "neuron p=0.1" in summary([run] * 2).markdown()
+
+
+def test_each_image_passes_each_judge_once(
+    dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path
+) -> None:
+    benchmark, passed = (
+        Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0), tmp_path),
+        dict.fromkeys(judges, 0),
+    )
+
+    def count(domain: str, images: torch.Tensor) -> None:
+        passed[domain] += len(images)
+
+    for domain, own in judges.items():
+        first = next(module for module in own.modules() if isinstance(module, torch.nn.Conv2d))
+        first.register_forward_pre_hook(lambda _, given, domain=domain: count(domain, given[0]))
+    base = benchmark.measure_base(model, "0" * 64)
+    assert passed == dict.fromkeys(judges, len(benchmark.wanted) + len(dataset.items("test")))
+    pixels = read(benchmark.wanted[:2], base.folder / "images").float() / 255
+    with torch.no_grad():
+        seen = judges["style"].look(pixels)
+        assert torch.equal(seen.probabilities, judges["style"](pixels).softmax(-1))
+    assert seen.features.shape[1] * len(judges) == base.features["judge"].shape[1]
 
 
 def test_a_forget_caption_that_is_never_asked_is_refused(

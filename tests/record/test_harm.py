@@ -22,10 +22,11 @@ from PIL import Image
 from benchmarks.measure.answers import refuse_harmed
 from benchmarks.measure.benchmark import Benchmark, Protocol
 from benchmarks.measure.target import TargetMeter
-from benchmarks.record.claim import LOCK, alive, born, signature
+from benchmarks.record.claim import LOCK, alive
 from benchmarks.record.folder import Record
 from benchmarks.runs.single import study
 from fade.adapters.lora import Lora
+from fade.claims import born, signature
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
