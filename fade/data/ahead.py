@@ -19,6 +19,7 @@ from fade.console import ignore_stop
 from fade.data.dataset import Dataset, Item
 
 FEW = 64  # images, for which no process is started
+MOST = 16  # processes
 
 
 class _Worker:
@@ -32,7 +33,7 @@ def read_ahead(
     dataset: Dataset, parts: Sequence[Sequence[Item]], size: int, processes: int | None = None
 ) -> Iterator[Tensor]:
     """`dataset.images` of each part, in order: (N, 3, size, size) uint8. processes: as many as torch has threads."""
-    processes = min(processes or torch.get_num_threads(), len(parts))
+    processes = min(processes or torch.get_num_threads(), MOST, len(parts))
     if processes < 2 or sum(map(len, parts)) < FEW:
         yield from (dataset.images(list(part), size) for part in parts)
         return
