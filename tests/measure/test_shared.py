@@ -109,10 +109,11 @@ def test_a_harmed_image_is_taken_by_nobody_and_made_again_where_it_lies(
 
 def test_an_image_of_another_prompt_or_noise_is_not_taken(meter: Meter) -> None:
     meter("neon", 0.25).measure_base(meter.model, BASE)
+    neon = Request.of(meter.dataset, "neon", None)
     for changed in ({"prompt": "A {object} in {style} style."}, {"noise": "image"}):
         protocol = Protocol("p", [1], judge_floor=0.0, share=0.25, whole_target=True, **changed)
         made = meter.made
-        Benchmark(meter.dataset, meter.judges, protocol, meter.cache, target="neon").measure_base(meter.model, BASE)
+        Benchmark(meter.dataset, meter.judges, protocol, meter.cache, request=neon).measure_base(meter.model, BASE)
         assert meter.made == made + 24
 
 
