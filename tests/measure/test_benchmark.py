@@ -174,7 +174,7 @@ def test_the_distances_leave_the_target_out_on_both_sides(
     features = torch.randn(len(cells), 2, generator=generator)
     real = features + away * torch.tensor([0.0, 50.0])
     made = features + away * torch.tensor([50.0, 0.0])
-    monkeypatch.setattr(benchmark, "real", lambda name, size: (real, cells))
+    monkeypatch.setattr(benchmark.tests, "features", lambda name, size: (real, cells))
     found = benchmark.distances(
         Measured(tmp_path, rows, {"judge": made}, 32), lambda cell: cell[request.domain] != gone
     )

@@ -12,7 +12,7 @@ from judging import judge
 
 from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Protocol
-from benchmarks.measure.judging import predict
+from benchmarks.measure.judging import look, predict
 from benchmarks.measure.predictions import read_rows
 from benchmarks.measure.tiers import Questions, Told
 from fade.data.canvas.halves import halves
@@ -66,7 +66,8 @@ def test_rows_say_the_tier_and_what_is_read_in_the_image_or_in_its_half(model: D
     left, right = halves(read(list(scenes), tmp_path / "asked" / "images"))
     for k, answer in enumerate(scenes):
         seen = (right if answer.half else left)[k : k + 1]
-        (row,) = predict({"object": asked.benchmark.judges["object"]}, [answer], seen)
+        judges = {"object": asked.benchmark.judges["object"]}
+        (row,) = predict(judges, [answer], look(judges, seen))
         assert row["object_probability"] == rows[16 + k]["object_probability"]
     assert [*asked.scores(rows)] == ["ua_synonym", "ua_synonym_p", "rest_of_prompt", "rest_of_prompt_p"]
     assert {"ua_synonym", "rest_of_prompt"} <= set(METRICS)

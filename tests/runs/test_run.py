@@ -120,11 +120,9 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
     ]
     scored = run(*options, f"base_answers={base / 'images'}", f"out={tmp_path / 'scored'}")
     wanted, found = (json.loads((f / "results.json").read_text()) for f in (made, tmp_path / "scored"))
-    assert (
-        found["metrics"] == wanted["metrics"]
-        and found["base"] == wanted["base"]
-        and "18 images scored" in scored.stdout
-    )
+    for side in ("metrics", "base"):  # a run knows the look-alikes too
+        assert found[side] == {name: value for name, value in wanted[side].items() if name in found[side]}
+    assert {"ua", "ira", "cra", "fid_judge"} <= found["metrics"].keys() and "18 images scored" in scored.stdout
     alone = run(*options, f"out={tmp_path / 'alone'}")
     assert "| base         | –" in alone.stdout
     gone = sorted((tmp_path / "answers").glob("neon_*"))[0]
