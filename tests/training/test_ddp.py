@@ -36,7 +36,7 @@ def ran(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, f
 def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
     one, alone, _ = ran(tmp_path / "one", *CPU)
     two, together, printed = ran(tmp_path / "two", "trainer=ddp", *CPU)
-    assert len(together) == len(alone) == 4 and printed.count("| without neon") == 1
+    assert len(together) == len(alone) == 4 and printed.count("| model ") == 1
     for mine, theirs in zip(together, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
     assert two["cost"]["teacher_passes"] == one["cost"]["teacher_passes"] == 4
