@@ -19,7 +19,8 @@ from fade.adapters.stored import Stored
 from fade.adapters.verify import claims
 from fade.errors import BadInput
 from fade.files import atomic_folder, read_json
-from fade.models.stable_diffusion import StableDiffusion
+from fade.models import Diffusion
+from fade.models.families import family_at, named
 from fade.tensors import not_finite
 
 for library in (diffusers, transformers):
@@ -35,13 +36,15 @@ def exported(given: argparse.Namespace) -> None:
     if given.base is None:
         if given.to == "patch":
             raise BadInput("--to patch writes changed weights and needs --base PIPELINE, which they are changed from")
-        error = export_factors(given.out, given.to, stored.factors(given.scale), given.rank, given.limit)
+        factors, family = stored.factors(given.scale), stored.about.get("family")
+        error = export_factors(given.out, given.to, factors, given.rank, given.limit, family)
     else:
         adapter = stored.attach(base_of(given), force=given.force)
         adapter.scale = given.scale
         error = export(adapter, given.out, given.to, given.rank, given.limit)
+    how = HOW[given.to].format(part=named(stored.about.get("family")).denoiser)
     exact = f"fitted at rank {given.rank}: misses {100 * error:.3f} % of the change" if given.rank else "exact"
-    print(f"{given.out}/ ({exact}); load it with {HOW[given.to]}")
+    print(f"{given.out}/ ({exact}); load it with {how}")
 
 
 def merge(given: argparse.Namespace) -> None:
@@ -64,7 +67,7 @@ def merge(given: argparse.Namespace) -> None:
         model.pipe.save_pretrained(temporary)
     print(
         f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
-        f'StableDiffusionPipeline.from_pretrained("{given.out}")'
+        f'{model.pipeline.__name__}.from_pretrained("{given.out}")'
     )
 
 
@@ -115,8 +118,8 @@ def verify(given: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def base_of(given: argparse.Namespace) -> StableDiffusion:
-    return StableDiffusion.load(given.base, 50, 7.5, dtype=given.dtype)
+def base_of(given: argparse.Namespace) -> Diffusion:
+    return family_at(given.base).load(given.base, 50, 7.5, dtype=given.dtype)
 
 
 def refuse_existing(folder: Path) -> None:

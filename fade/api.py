@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from fade.adapters import Adapter, check_scale
 from fade.adapters.export import export, export_factors
@@ -28,8 +28,8 @@ from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.families import family_of
 from fade.models.ledger import ledger
-from fade.models.stable_diffusion import StableDiffusion
 from fade.origin import origin
 from fade.published import adapter_of, made, optimizer_of, published, sparsity_of
 from fade.sparsity import Sparsity
@@ -135,7 +135,9 @@ class Handle:
     ) -> float:
         """What tools without this package read, at the present scale; on or off: fade/adapters/export.py."""
         if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
-            return export_factors(Path(folder), to, self.stored.factors(self._scale), rank, limit)
+            return export_factors(
+                Path(folder), to, self.stored.factors(self._scale), rank, limit, self.stored.about.get("family")
+            )
         was_on = self.adapter is not None
         try:
             return export(self.attach()._on(), folder, to, rank, limit)
@@ -166,7 +168,7 @@ def attached(pipe: DiffusionPipeline) -> list[Handle]:
 
 @checked
 def unlearn(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     concept: Word,
     surrogate: Word,
     method: str | Method = "fade",
@@ -194,23 +196,21 @@ def unlearn(
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by
     the pipeline for each caption. method: a file of conf/method, or a Method. p: kept fraction of the candidate
     weights. terms: weights of the loss terms, by name; the others keep the method's own. None, of anything: what the
-    method published for Stable Diffusion 1, as in run.py (fade/published.py); training is in float32. Raises BadInput
-    for words, templates, numbers or a method that cannot be used, for a pipeline in half precision, for one that
+    method published for Stable Diffusion 1, as in run.py (fade/published.py); training is in float32, or, of a low-rank
+    change, on a base in bfloat16. Raises BadInput for words, templates, numbers or a method that cannot be used, for a
+    pipeline in another precision, for one that
     carries another adapter (the new one would be right only on top of it), and where training ends in nan or in
     nothing.
     """
     model = diffusion_of(pipe)
-    if pipe.unet.dtype != torch.float32:
-        raise BadInput(
-            f"training needs float32 and the pipeline is {pipe.unet.dtype}; load it with dtype=torch.float32 "
-            "(the adapter then goes onto half precision too)"
-        )
     refuse_attached(model)
     if terms is not None and not terms:
         raise BadInput("terms is {}; name a loss term, or leave it out for the default")
-    device, known = model.device, published(method, seed)
+    device, known = model.device, published(method, seed, model.preset)
     how = copy(method) if isinstance(method, Method) else made(known["method"])
     how.terms = how.weighted(terms)
+    kind, shape = adapter_of(how, known["adapter"], rank, alpha, targets)
+    check_precision(model, kind)
     retain = without(retain, concept)
     dataset = Generated(concept, surrogate, templates, retain, images, seed)
     request = Request.of(dataset, concept, surrogate)
@@ -225,7 +225,6 @@ def unlearn(
     ):
         model.requires_grad_(False).eval()  # gradients are on: inference_mode(False) overrides the caller's no_grad too
         warnings.filterwarnings("ignore", module=r"lightning\.")
-        kind, shape = adapter_of(how, known["adapter"], rank, alpha, targets)
         pairs = {
             "forget": images * len(templates),
             "retain": images * (len(dataset.cells()) - len(templates)),
@@ -282,6 +281,17 @@ def unlearn(
             adapter.detach()
 
 
+def check_precision(model: Diffusion, kind: type[Adapter]) -> None:
+    """Raises BadInput for a pipeline in which this kind of change cannot be trained: factors of their own are in single
+    precision whatever the base is, weights themselves are not, and gradients in float16 vanish."""
+    own, factors = model.network.dtype, kind.kind == "lora"
+    if own != torch.float32 and not (factors and own == torch.bfloat16):
+        raise BadInput(
+            f"training needs float32 and the pipeline is {own}; load it with dtype=torch.float32 "
+            "(the adapter then goes onto half precision too), or in bfloat16 for a low-rank change"
+        )
+
+
 def without(retain: Sequence[str], concept: str) -> list[str]:
     """The prompts to be kept. Raises BadInput for one that asks for the concept; of RETAIN such a one is left out."""
     asked = re.compile(rf"(?<!\w){re.escape(words(concept))}(?!\w)", re.IGNORECASE)
@@ -315,18 +325,17 @@ def vars_of(method: Method) -> dict[str, Any]:
 def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
     """The one Diffusion of a pipeline, on which all its handles act. Its progress bar and its flags stay as they are.
 
-    Raises BadInput for a pipeline that is built of other parts than Stable Diffusion.
+    Raises BadInput for a pipeline of no family that is known (fade/models/families.py).
     """
     if "_diffusion" not in vars(pipe):
-        if missing := [part for part in ("unet", "vae", "text_encoder") if getattr(pipe, part, None) is None]:
-            raise BadInput(
-                f"{type(pipe).__name__} has no {missing[0]}; only pipelines of Stable Diffusion can be changed"
-            )
+        family = family_of(pipe)
         bar = dict(getattr(pipe, "_progress_bar_config", {}))
-        with same_flags(pipe.unet, pipe.vae, pipe.text_encoder):
-            vars(pipe)["_diffusion"] = StableDiffusion(pipe, steps=50, guidance=7.5)
+        with same_flags(*(getattr(pipe, part) for part in (family.denoiser, "vae", *family.encoders))):
+            vars(pipe)["_diffusion"] = family(pipe, steps=50, guidance=7.5)
         pipe.set_progress_bar_config(**bar)
-    return vars(pipe)["_diffusion"]
+    found: Diffusion = vars(pipe)["_diffusion"]
+    found.check_parts()
+    return found
 
 
 @contextmanager

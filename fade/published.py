@@ -33,8 +33,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
-def published(method: str | Method, seed: int = 0) -> dict[str, Any]:
-    """trainer, optimizer, adapter, sparsity, timesteps, method and pairs, as plain values.
+def published(method: str | Method, seed: int = 0, preset: str = MODEL) -> dict[str, Any]:
+    """trainer, optimizer, adapter, sparsity, timesteps, method and pairs, as plain values. preset: of conf/model.
 
     Of a Method that is none of the package's they are FADE's. Raises BadInput for an unknown name.
     """
@@ -43,14 +43,14 @@ def published(method: str | Method, seed: int = 0) -> dict[str, Any]:
         if isinstance(method, str):
             raise BadInput(f"method {method!r} is unknown; choose {', '.join(names())}")
         name = "fade"
-    config, model, own = _read("config"), _read(f"model/{MODEL}"), _read(f"method/{name}")
+    config, model, own = _read("config"), _read(f"model/{preset}"), _read(f"method/{name}")
     chosen = dict(choice for part in (config, model, own) for choice in _choices(part))
-    tuned = f"tuned/{MODEL}/{name}"
+    tuned = f"tuned/{preset}/{name}"
     given = {} if isinstance(method, str) else {"method": {"variant": method.variant}}
     merged = OmegaConf.merge(
         {"seed": seed, "pairs": config["pairs"]},
         *({group: _option(group, chosen[group])} for group in GROUPS),
-        {"pairs": model["pairs"]},
+        {key: model[key] for key in (*GROUPS, "pairs") if key in model},
         {key: value for key, value in own.items() if key != "defaults"},
         _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
         given,

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 
 from fade.data.pairs import Batch, Example
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 Saliency = dict[str, Tensor]  # layer name -> (out, in), non-negative
 
@@ -29,14 +30,18 @@ def trainable(weights: dict[str, Tensor]) -> Iterator[None]:
 
 
 def denoising_gradients(
-    model: Diffusion, weights: dict[str, Tensor], example: Example, guidance: float = 0.0, empty: Tensor | None = None
+    model: Diffusion,
+    weights: dict[str, Tensor],
+    example: Example,
+    guidance: float = 0.0,
+    empty: Embedding | None = None,
 ) -> list[Tensor]:
-    """Gradients of the denoising loss, t ~ U{0..999}, the example's own captions.
+    """Gradients of the denoising loss, t uniform, the example's own captions.
 
-    guidance w > 0: of ‖ε − [(1 + w) ε_θ(c) − w ε_θ(∅)]‖² (SalUn); empty (1, L, D) is the embedding of ∅.
+    guidance w > 0: of ‖ε − [(1 + w) ε_θ(c) − w ε_θ(∅)]‖² (SalUn); empty, of one caption, is the embedding of ∅.
     """
     latents = example["latents"]
-    t = torch.randint(0, model.train_steps, (len(latents),), device=latents.device)
+    t = model.process.draw(len(latents), latents.device)
     noise = torch.randn_like(latents)
     z_t = model.noised(latents, t, noise)
     given = model.predict(z_t, t, example["prompt"])
@@ -48,16 +53,22 @@ def denoising_gradients(
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), found, strict=True)]
 
 
+def zeros(weights: dict[str, Tensor]) -> Saliency:
+    """In single precision at least: a sum of thousands of batches in bfloat16 stands still far below its value."""
+    single = {name: torch.promote_types(weight.dtype, torch.float32) for name, weight in weights.items()}
+    return {name: torch.zeros_like(weight, dtype=single[name]) for name, weight in weights.items()}
+
+
 def sum_of_abs(
     model: Diffusion,
     weights: dict[str, Tensor],
     batches: Iterable[Batch],
     side: str,
     guidance: float = 0.0,
-    empty: Tensor | None = None,
+    empty: Embedding | None = None,
 ) -> Saliency:
     """Σ_batches |gradient| over the forget or the retain side, streaming, for `weights` only."""
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    total = zeros(weights)
     with trainable(weights):
         for batch in batches:
             example = batch["forget"] if side == "forget" else batch["retain"]
@@ -73,10 +84,10 @@ def sum_of_signed(
     weights: dict[str, Tensor],
     batches: Iterable[Batch],
     guidance: float = 0.0,
-    empty: Tensor | None = None,
+    empty: Embedding | None = None,
 ) -> Saliency:
     """|Σ_batches gradient| over the forget side: the absolute value after the sum: opposite signs cancel (SalUn)."""
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    total = zeros(weights)
     with trainable(weights):
         for batch in batches:
             found = denoising_gradients(model, weights, batch["forget"], guidance, empty)

@@ -63,10 +63,11 @@ def not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, value in tensors.items() if not value.isfinite().all()), None)
 
 
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    values = ((name, tensors[name].detach().cpu().contiguous()) for name in sorted(tensors))
-    return parts_hash((name, str(v.dtype), tuple(v.shape), _bytes(v)) for name, v in values)
+def tensors_hash(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names; dtype: as `in_type`, one at a time."""
+    values = ((name, in_type({name: tensors[name].detach()}, dtype)[name]) for name in sorted(tensors))
+    parts = ((name, value.cpu().contiguous()) for name, value in values)
+    return parts_hash((name, str(v.dtype), tuple(v.shape), _bytes(v)) for name, v in parts)
 
 
 def _bytes(value: Tensor) -> Bytes:
@@ -90,7 +91,7 @@ class Digests:
     def of(self, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
         """`tensors_hash`; dtype: as it would be with the floating-point tensors in another type."""
         if any(value.is_inference() for value in tensors.values()):  # they count no versions
-            return tensors_hash(in_type(tensors, dtype))
+            return tensors_hash(tensors, dtype)
         storages = [StorageWeakRef(value.untyped_storage()) for value in tensors.values()]
         state = (
             *((name, _place(value), s.cdata) for (name, value), s in zip(tensors.items(), storages, strict=True)),
@@ -99,7 +100,7 @@ class Digests:
         if state != self._state:
             self._storages, self._state, self._known = storages, state, {}
         if dtype not in self._known:
-            self._known[dtype] = tensors_hash(in_type(tensors, dtype))
+            self._known[dtype] = tensors_hash(tensors, dtype)
         return self._known[dtype]
 
     def _sample(self, tensors: dict[str, Tensor]) -> bytes:

@@ -14,10 +14,14 @@ from fade.checked import Count, Portion, Whole
 from fade.data.pairs import Batch
 from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.models.processes import Process
 
 
 class Timesteps(ABC):
-    """A distribution over 0..T−1. `measure` runs once, in stage one; its tensors are kept with the saliency."""
+    """A distribution over the model's times, whole ones of 0..T−1 or a flow's of (0, T].
+
+    `measure` runs once, in stage one; its tensors are kept with the saliency.
+    """
 
     kind: str
 
@@ -30,12 +34,20 @@ class Timesteps(ABC):
 
     @abstractmethod
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
-        """Turn uniform draws (B,) of 0..total−1 into draws of this distribution."""
+        """Turn uniform draws (B,) of the process into draws of this distribution."""
 
 
 def _unit(uniform: Tensor, total: int) -> Tensor:
-    """Draws (B,) of [0, 1): within their 1/total at random, or some timesteps would come twice and others never."""
+    """Draws (B,) of [0, 1]: whole ones within their 1/total at random, or some timesteps would come twice and others
+    never."""
+    if uniform.is_floating_point():
+        return uniform.double() / total
     return (uniform.double() + torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device)) / total
+
+
+def _like(times: Tensor, uniform: Tensor) -> Tensor:
+    """Whole where the uniform draws are."""
+    return times.to(uniform) if uniform.is_floating_point() else times.long()
 
 
 class Uniform(Timesteps):
@@ -62,7 +74,8 @@ class Window(Timesteps):
             raise BadInput(f"timesteps.high is {self.high}; this model's timesteps end at {model.train_steps - 1}")
 
     def draw(self, uniform: Tensor, total: int, measured: Tensor) -> Tensor:
-        return self.low + (_unit(uniform, total) * (self.high - self.low + 1)).long()
+        width = self.high - self.low + (not uniform.is_floating_point())
+        return self.low + _like(_unit(uniform, total) * width, uniform)
 
 
 class Targeted(Timesteps):
@@ -109,16 +122,17 @@ class Targeted(Timesteps):
         edges = torch.cat([torch.zeros(1, dtype=p.dtype, device=p.device), p.cumsum(0)])
         u = _unit(uniform, total) * edges[-1]
         k = torch.searchsorted(edges, u, right=True).clamp(1, len(p)) - 1
-        return ((k + (u - edges[k]) / p[k]) * total / len(p)).long().clamp(0, total - 1)
+        times = (k + (u - edges[k]) / p[k]) * total / len(p)
+        return _like(times, uniform).clamp(0, total - (not uniform.is_floating_point()))
 
 
-def with_timesteps(batch: Batch, timesteps: Timesteps, measured: Tensor, total: int) -> Batch:
+def with_timesteps(batch: Batch, timesteps: Timesteps, measured: Tensor, process: Process) -> Batch:
     """The batch with t and noise for every example: retain's t uniform, forget's and anchor's from `timesteps`."""
     forget, retain, anchor = batch["forget"], batch["retain"], batch["anchor"]
     n, latents = len(forget["latents"]), torch.cat([forget["latents"], retain["latents"]])
-    t = torch.randint(0, total, (len(latents),), device=latents.device)
+    t, total = process.draw(len(latents), latents.device), process.steps
     noise = torch.randn_like(latents)
-    elsewhere = torch.randint(0, total, (len(anchor["latents"]),), device=latents.device)
+    elsewhere = process.draw(len(anchor["latents"]), latents.device)
     anchored = torch.randn_like(anchor["latents"])
     return Batch(
         forget={**forget, "t": timesteps.draw(t[:n], total, measured), "noise": noise[:n]},

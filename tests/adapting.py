@@ -11,6 +11,7 @@ from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.sparsity import Dense, Module, Neuron, Random, Sparsity, Weight
 from fade.tensors import tensors_hash
 
@@ -23,7 +24,7 @@ def shake(adapter: Adapter) -> None:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
-def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(model: Diffusion, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, Embedding]:
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(n, 4, 8, 8, generator=generator)
     return z, torch.tensor([10, 900][:n]), model.embed(["A cat image in neon style."] * n)

@@ -63,7 +63,7 @@ except ImportError:
 def alone(folder: Path, model: Diffusion, forms: list[str]) -> dict[str, torch.Tensor]:
     """What a process without this package makes of the exports: predictions and an image for each."""
     z, t, embedding = inputs(model)
-    save_file({"z": z, "t": t, "e": embedding, "latent": model.latent(Noise(4))}, folder / "asked.safetensors")
+    save_file({"z": z, "t": t, "e": embedding.tokens, "latent": model.latent(Noise(4))}, folder / "asked.safetensors")
     script = folder / "alone.py"
     script.write_text(ALONE)
     line = [

@@ -24,21 +24,25 @@ class Formula:
     """The losses of one batch as functions of the live weights; what stands behind a stop-gradient is computed once."""
 
     def __init__(self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None) -> None:
-        self.unet, self.base, self.batch, self.method = model.unet, base, batch, method
-        self.empty = model.embed([""])
+        self.unet, self.base, self.method = model.unet, base, method
+        self.batch: Any = {
+            side: {key: getattr(value, "tokens", value) for key, value in example.items()}  # type: ignore[attr-defined]
+            for side, example in batch.items()
+        }
+        self.empty = model.embed([""]).tokens
         self.alphas, self.v = (
             model.pipe.scheduler.alphas_cumprod,
             model.pipe.scheduler.config.prediction_type == "v_prediction",
         )
 
     def noised(self, side: str) -> tuple[Tensor, Tensor]:
-        example: Any = self.batch[side]  # type: ignore[literal-required]
+        example: Any = self.batch[side]
         alpha = self.alphas[example["t"]].to(example["latents"])[:, None, None, None]
         return alpha.sqrt() * example["latents"] + (1 - alpha).sqrt() * example["noise"], example["t"]
 
     def denoising(self, side: str, caption: str = "prompt") -> Tensor:
         z, t = self.noised(side)
-        example: Any = self.batch[side]  # type: ignore[literal-required]
+        example: Any = self.batch[side]
         alpha = self.alphas[t].to(z)[:, None, None, None]
         velocity = alpha.sqrt() * example["noise"] - (1 - alpha).sqrt() * example["latents"]
         return ((self.unet(z, t, example[caption]).sample - (velocity if self.v else example["noise"])) ** 2).mean()
@@ -138,11 +142,11 @@ class Formula:
         pools = {"forget": self.method.forget, "retain": self.method.retain}
         terms = {}
         for (side, pool), rows in zip(pools.items(), drawn, strict=True):
-            example: Any = self.batch[side]  # type: ignore[literal-required]
+            example: Any = self.batch[side]
             alpha = self.alphas[example["t"]].to(pool[0])[:, None, None, None]
             z = alpha.sqrt() * pool[0][rows] + (1 - alpha).sqrt() * example["noise"]
-            wanted = self.base(z, example["t"], pool[-1][rows]).sample
-            terms[side] = (z, example["t"], pool[1][rows], wanted)
+            wanted = self.base(z, example["t"], pool[-1][rows].tokens).sample
+            terms[side] = (z, example["t"], pool[1][rows].tokens, wanted)
         before = dict(self.base.named_parameters())
 
         def loss() -> Losses:

@@ -62,18 +62,18 @@ def test_measured_is_the_mean_distance_of_the_two_captions(model: Diffusion, pai
             forget, alpha = batch["forget"], model.pipe.scheduler.alphas_cumprod[t]
             z = alpha.sqrt() * forget["latents"] + (1 - alpha).sqrt() * torch.randn_like(forget["latents"])
             with torch.no_grad():
-                own, other = (model.unet(z, t, forget[side]).sample for side in ("prompt", "surrogate"))
+                own, other = (model.unet(z, t, forget[side].tokens).sample for side in ("prompt", "surrogate"))
             sums[k] += ((own - other) ** 2).mean()
     assert found.min() > 0
     torch.testing.assert_close(found, sums)
 
 
-def test_timed_leaves_the_retain_terms_draws_alone(pairs: Pairs) -> None:
+def test_timed_leaves_the_retain_terms_draws_alone(model: Diffusion, pairs: Pairs) -> None:
     batch, measured = pairs.draw(torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.0, 0.0, 1.0])
     found = {}
     for timesteps in (Uniform(), Window(0, 99), Targeted(0.0, points=4)):
         torch.manual_seed(3)
-        found[timesteps.kind] = with_timesteps(batch, timesteps, measured, T)
+        found[timesteps.kind] = with_timesteps(batch, timesteps, measured, model.process)
     torch.manual_seed(3)  # FADE's draws, in the order in which they always were
     t, noise = torch.randint(0, T, (4,)), torch.randn(4, *batch["forget"]["latents"].shape[1:])
     assert torch.equal(found["uniform"]["forget"]["t"], t[:2])

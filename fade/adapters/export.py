@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from torch import Tensor
 
@@ -18,6 +17,8 @@ from fade.adapters.factors import PROMPT, Factors
 from fade.adapters.folder import HOW
 from fade.errors import BadInput, at_least
 from fade.files import atomic_folder
+from fade.models import Diffusion
+from fade.models.families import named
 from fade.models.ledger import added, ledger
 from fade.tensors import not_finite, write_tensors
 
@@ -43,10 +44,10 @@ def export(
     if adapter.scale == 0:
         raise BadInput(NOTHING)
     if to != "patch":
-        return export_factors(Path(folder), to, adapter.factors(), rank, limit)
+        return export_factors(Path(folder), to, adapter.factors(), rank, limit, type(adapter.model).__name__)
     if not adapter.mergeable:
         raise BadInput(PROMPT)
-    return export_patch(Path(folder), changed_weights(adapter))
+    return export_patch(Path(folder), changed_weights(adapter), type(adapter.model).__name__)
 
 
 @torch.no_grad()
@@ -61,13 +62,19 @@ def changed_weights(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def export_factors(
-    folder: Path, to: str, factors: dict[str, Factors], rank: int | None = None, limit: float = 0.05
+    folder: Path,
+    to: str,
+    factors: dict[str, Factors],
+    rank: int | None = None,
+    limit: float = 0.05,
+    family: str | None = None,
 ) -> float:
     """Write a LoRA as diffusers or PEFT reads it, and return the relative error of the fit: 0 unless `rank` asks for
     one.
 
     rank: fit a LoRA of this rank in place of the exact form. Raises BadInput for a change of nothing, for a fit whose
-    error ‖ΔW − fit‖ / ‖ΔW‖ is above `limit`, and for a folder that holds anything but an export.
+    error ‖ΔW − fit‖ / ‖ΔW‖ is above `limit`, and for a folder that holds anything but an export. family: of the base,
+    by the name of its class (fade/models/families.py): its loader reads no other's names.
     """
     at_least(0, limit=limit)
     if rank is not None:
@@ -82,19 +89,23 @@ def export_factors(
                 f"a LoRA of rank {rank} misses {100 * error:.1f} % of the change (limit {100 * limit:.1f} %); "
                 "give a higher rank or limit, or no rank for the exact form"
             )
+    base = named(family)
     with _exported(folder) as temporary:
-        (_diffusers if to == "diffusers" else _peft)(temporary, factors)
-        _explain(temporary, to)
+        if to == "diffusers":
+            _diffusers(temporary, factors, base)
+        else:
+            _peft(temporary, factors)
+        _explain(temporary, to, base)
     return error
 
 
-def export_patch(folder: Path, values: dict[str, Tensor]) -> float:
+def export_patch(folder: Path, values: dict[str, Tensor], family: str | None = None) -> float:
     """Write the changed weights themselves. Raises BadInput where one is not finite, or the folder holds more."""
     if odd := not_finite(values):
         raise BadInput(f"{odd} is not finite at this scale; nothing was written: lower the scale")
     with _exported(folder) as temporary:
         write_tensors(temporary / "patch.safetensors", values, {"made_by": "fade"})
-        _explain(temporary, "patch")
+        _explain(temporary, "patch", named(family))
     return 0.0
 
 
@@ -138,11 +149,10 @@ def _tensors(factors: dict[str, Factors], prefix: str = "") -> dict[str, Tensor]
     }
 
 
-def _diffusers(folder: Path, factors: dict[str, Factors]) -> None:
-    metadata = _config(factors).to_dict()
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=_tensors(factors), unet_lora_adapter_metadata=metadata, safe_serialization=True
-    )
+def _diffusers(folder: Path, factors: dict[str, Factors], family: type[Diffusion]) -> None:
+    part = family.denoiser
+    given = {f"{part}_lora_layers": _tensors(factors), f"{part}_lora_adapter_metadata": _config(factors).to_dict()}
+    family.pipeline.save_lora_weights(folder, **given, safe_serialization=True)
 
 
 def _peft(folder: Path, factors: dict[str, Factors]) -> None:
@@ -153,6 +163,7 @@ def _peft(folder: Path, factors: dict[str, Factors]) -> None:
     write_tensors(folder / "adapter_model.safetensors", _tensors(factors, "base_model.model."), {"format": "pt"})
 
 
-def _explain(folder: Path, to: str) -> None:
-    text = f"{TITLE}\n\nNeeds no package but the stock one:\n\n```python\n{HOW[to]}\n```\n"
+def _explain(folder: Path, to: str, family: type[Diffusion]) -> None:
+    how = HOW[to].format(part=family.denoiser)
+    text = f"{TITLE}\n\nNeeds no package but the stock one:\n\n```python\n{how}\n```\n"
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -49,7 +49,8 @@ class Lora(Adapter):
         elif self._met[0] is not asked:  # the prompts are the same in every pass of a batch
             self._met = asked, self.gate.strength(self.model, asked)
         if asked:
-            sample, strength = args[0] if args else given["sample"], self._met[1]
+            sample: Tensor = args[0] if args else given.get("sample", given.get("hidden_states"))
+            strength = self._met[1]
             gates = {self.name: strength.repeat(len(sample) // len(strength))}
         for layer in self.layers.values():
             layer.gates.pop(self.name, None)
@@ -76,7 +77,7 @@ class Lora(Adapter):
         earlier = list(getattr(network, "peft_config", {}))
         if name in earlier:
             raise BadInput(f"an adapter named {name!r} is attached already; give name=")
-        found = chosen(network, targets, name)
+        found = {layer: part for layer, part in chosen(network, targets, name).items() if layer not in model.idle}
         largest = max(min(layer.weight.shape) for layer in found.values())
         if rank > largest:
             raise BadInput(
@@ -90,6 +91,8 @@ class Lora(Adapter):
         layers = {n: network.get_submodule(n) for n in found}
         for layer in layers.values():
             for key, parameter in layer.named_parameters():
+                if key.split(".")[-2] == name:  # trained in single precision on a base in half
+                    parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
                 parameter.requires_grad_(key.split(".")[-2] == name)
         return cls(model, name, layers, rank, alpha)
 
@@ -278,8 +281,10 @@ class Lora(Adapter):
     def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> Lora:
         adapter = cls.attach(model, settings["rank"], settings["alpha"], targets=list(settings["layers"]), name=name)
         for layer, (a, b, _) in decoded.items():
-            adapter.layers[layer].lora_A[name].weight.data.copy_(a)
-            adapter.layers[layer].lora_B[name].weight.data.copy_(b)
+            base = adapter.layers[layer].get_base_layer().weight
+            like = base if base.is_floating_point() else a.to(base.device)
+            adapter.layers[layer].lora_A[name].weight.data = a.to(like)
+            adapter.layers[layer].lora_B[name].weight.data = b.to(like)
         adapter.set_masks({layer: mask for layer, (_, _, mask) in decoded.items()})
         for parameter in adapter.parameters():
             parameter.requires_grad_(False)

@@ -46,16 +46,18 @@ class Patch(Adapter):
     @classmethod
     def attach(cls, model: Diffusion, targets: list[str] | tuple[str, ...] | None = None, name: str = "fade") -> Self:
         """Free every parameter of the network whose name one of the regular expressions `targets` finds; without them
-        the keys and values of its cross-attention.
+        what reads the text itself, such as the keys and values of its cross-attention.
 
         Raises BadInput where nothing matches or an expression is none.
         """
-        targets = [model.text_keys] if targets is None else targets
+        targets = [key for key in (model.text_keys, model.pooled_keys) if key] if targets is None else targets
         try:
             found = {
                 plain(n): p
                 for n, p in model.network.named_parameters()
-                if ".lora_" not in n and any(re.search(t, plain(n)) for t in targets)
+                if ".lora_" not in n
+                and plain(n).rpartition(".")[0] not in model.idle
+                and any(re.search(t, plain(n)) for t in targets)
             }
         except re.error as error:
             raise BadInput(

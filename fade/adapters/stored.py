@@ -18,6 +18,7 @@ from fade.adapters.folder import DTYPES, FORMAT, KINDS, LATER, checked_card, is_
 from fade.errors import BadInput
 from fade.files import atomic_folder, write_json
 from fade.models import Diffusion
+from fade.models.families import named
 from fade.tensors import not_finite, read_tensors, write_tensors
 from fade.untouched import untouched
 
@@ -73,6 +74,14 @@ class Stored:
                 "attaches it anyway"
             )
 
+    def check_family(self, model: Diffusion) -> None:
+        """Raises BadInput, whatever is forced, where the pipeline is of another family."""
+        if not isinstance(model, family := named(self.about.get("family"))):
+            raise BadInput(
+                f"{self.folder} was made for {family.title}, and this pipeline is a {model.title}; its weights "
+                "have other names"
+            )
+
     def decode(self) -> tuple[type[Adapter], Any]:
         """The adapter's class, and the tensors as it reads them. Raises BadInput where they do not fit the card."""
         kind = resolve_name(KINDS[self.about["kind"]])
@@ -95,6 +104,7 @@ class Stored:
     def attach(self, model: Diffusion, name: str = "fade", force: bool = False) -> Adapter:
         """Put the change on a pipeline. Raises BadInput, before anything is attached, where it does not fit."""
         kind, decoded = self.decode()
+        self.check_family(model)
         kind.check(model, self.about)
         if not force:
             self.check_base(model)
@@ -103,7 +113,8 @@ class Stored:
 
 
 def identity(model: Diffusion) -> dict[str, Any]:
-    """The base an adapter is made for: its hash, its floating-point type, and the hashes it has in others."""
+    """The base an adapter is made for: its family, its hash, its type, and the hashes it has in others."""
     own = str(model.network.dtype).removeprefix("torch.")
     known = {name: model.sha256(getattr(torch, name)) for name in DTYPES}
-    return {"base_sha256": known.get(own) or model.sha256(), "base_dtype": own, "base_as": known}
+    base = {"base_sha256": known.get(own) or model.sha256(), "base_dtype": own, "base_as": known}
+    return {"family": type(model).__name__, **base}

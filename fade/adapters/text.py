@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fade.adapters import Adapter
 from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 
 class TextEdit(Adapter):
@@ -17,7 +19,8 @@ class TextEdit(Adapter):
     2402.05375).
 
     The concept's tokens and the tokens from [EOT] on are stacked, E = U Σ Vᵀ, and σ̂ = σ · e^{−β·scale·σ}; β = 1 is the
-    paper's. Other prompts are left alone. `strength` β: the text encoders of this suite have norms of their own.
+    paper's. A pooled vector cannot be shrunk so; it becomes the one of the prompt without the words. Other prompts are
+    left alone. `strength` β: the text encoders of this suite have norms of their own.
     """
 
     kind = "text"
@@ -32,20 +35,34 @@ class TextEdit(Adapter):
     def attach(cls, model: Diffusion, strength: float = 1.0, name: str = "fade") -> TextEdit:
         if not 0 < strength < float("inf"):
             raise BadInput(f"adapter.strength is {strength}; it must be a number above 0")
+        if not model.causal:
+            raise BadInput(
+                f"a text edit shrinks a concept's own rows, and the T5 of {model.title} spreads a word over "
+                "all of them; use another method"
+            )
         return cls(model, name, strength)
 
-    def edit(self, prompts: list[str], embeddings: Tensor) -> Tensor:
-        """Embeddings (B, L, D) with the concept suppressed where a prompt names it."""
+    def edit(self, prompts: list[str], embedding: Embedding) -> Embedding:
+        """The embedding with the concept suppressed where a prompt names it."""
         if self.muted or not self.concept or self.scale == 0:
-            return embeddings
-        edited = embeddings.clone()
+            return embedding
+        found = embedding.each(torch.clone)
         for row, prompt in enumerate(prompts):
             named = self.model.token_positions(prompt, self.concept)
             if named:
-                end = len(self.model.token_ids([prompt])[0]) + 1
-                chosen = [*named, *range(min(end, embeddings.shape[1] - 1), embeddings.shape[1])]
-                edited[row, chosen] = suppressed(embeddings[row, chosen], self.strength * self.scale)
-        return edited
+                end, last = self.model.texts[0].last(prompt) + 1, found.tokens.shape[1] - 1
+                chosen = [*named, *range(min(end, last), last + 1)]
+                found.tokens[row, chosen] = suppressed(found.tokens[row, chosen], self.strength * self.scale)
+                if found.pooled is not None:
+                    found.pooled[row] = self.without(prompt)
+        return found
+
+    def without(self, prompt: str) -> Tensor:
+        """(P,) the pooled vector of a prompt without the concept's words."""
+        words = re.compile(rf"(?<!\w){re.escape(self.concept)}(?!\w)", re.IGNORECASE)
+        pooled = self.model.encoded([words.sub("", prompt)]).pooled
+        assert pooled is not None
+        return pooled[0]
 
     def _mute(self, muted: bool) -> None:
         self.muted = muted

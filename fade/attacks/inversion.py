@@ -53,7 +53,7 @@ class Inversion(Attack):
         latents, rows = scene.examples(self.images)
         g = scene.generator()
         which = torch.arange(self.pool) % len(latents)
-        t = torch.randint(0, model.train_steps, (self.pool,), generator=g).to(model.device)
+        t = model.process.draw(self.pool, generator=g).to(model.device)
         noise = torch.randn(self.pool, *latents.shape[1:], generator=g).to(latents)
         vector = torch.zeros(self.vectors, table(model).weight.shape[1], device=model.device, requires_grad=True)
         asked = [heard[scene.prompts[rows[int(i)]]] for i in which]

@@ -44,7 +44,7 @@ class Prefix(Attack):
         vectors = torch.zeros(len(scene.cells) * self.length, width, device=model.device, requires_grad=True)
 
         def loss(step: int) -> Tensor:
-            t = torch.randint(0, model.train_steps, (len(latents),), generator=g).to(model.device)
+            t = model.process.draw(len(latents), generator=g).to(model.device)
             noise = torch.randn(latents.shape, generator=g).to(latents)
             with spelt(model, slots, vectors):
                 return attack_loss(model, latents, t, noise, embedded(model, list(heard.values())))

@@ -52,7 +52,7 @@ class Relearn(Attack):
 
         def loss(step: int) -> Tensor:
             chosen = torch.randint(0, len(latents), (self.batch,), generator=g)
-            t = torch.randint(0, model.train_steps, (self.batch,), generator=g).to(model.device)
+            t = model.process.draw(self.batch, generator=g).to(model.device)
             noise = torch.randn(self.batch, *latents.shape[1:], generator=g).to(latents)
             return attack_loss(model, latents[chosen], t, noise, captions[rows[chosen]])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from torch.nn.functional import embedding
 
 from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 Slots = list[int]  # a token's id, or -1 - j for the free vector j
 
 
 def check_words(model: Diffusion) -> None:
     """Raises BadInput for a family whose token embeddings cannot be reached."""
-    if not hasattr(getattr(model, "text_encoder", None), "get_input_embeddings"):
-        raise BadInput(f"{type(model).__name__} has no single text encoder, and this attack works on its token vectors")
+    if len(model.encoders) > 1 or model.texts[0].prefix:
+        raise BadInput(
+            f"{model.title} has no single text encoder that reads a caption alone, and this attack works on its token "
+            "vectors"
+        )
 
 
 def table(model: Diffusion) -> nn.Embedding:
@@ -101,14 +106,14 @@ def _row(ids: list[int], known: Mapping[tuple[int, ...], Slots], end: int) -> li
     return row + [pad] * (len(ids) - len(row))
 
 
-def embedded(model: Diffusion, prompts: Sequence[str]) -> Any:
+def embedded(model: Diffusion, prompts: Sequence[str]) -> Embedding:
     """`embed`, through which gradients go."""
     return inspect.unwrap(type(model).embed)(model, list(prompts))
 
 
 def states(model: Diffusion, prompts: Sequence[str]) -> Tensor:
     """What the text encoder says of the prompts (B, L, D), one state a token."""
-    return model.embed(list(prompts))
+    return model.embed(list(prompts)).tokens
 
 
 @contextmanager
@@ -116,9 +121,10 @@ def mapped(model: Diffusion, prompts: Sequence[str], matrix: Tensor) -> Iterator
     """Inside, the text embeddings e (L, D) of these prompts are e·matrixᵀ, after all other edits; others stay."""
     listener, chosen = object(), set(prompts)
 
-    def edit(asked: list[str], found: Any) -> Any:
+    def edit(asked: list[str], found: Embedding) -> Embedding:
         rows = torch.tensor([prompt in chosen for prompt in asked], device=found.device)[:, None, None]
-        return torch.where(rows, (found.to(matrix) @ matrix.T).to(found), found)
+        own = found.tokens
+        return replace(found, tokens=torch.where(rows, (own.to(matrix) @ matrix.T).to(own), own))
 
     model.prompts.add(listener, edit)
     try:

@@ -18,6 +18,7 @@ from fade.data.prompts import Cell, caption, check_template, find_domain, swappe
 from fade.data.seen import seen_concepts
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 log = logging.getLogger(__name__)
 PAIRED = "pair"  # the tier of scenes of two objects, which no cell shows
@@ -26,13 +27,13 @@ WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing i
 
 
 class Example(TypedDict):
-    """latents (B, C, h, w); embeddings (B, L, D) of the example's own caption and of its surrogate caption; concept
+    """latents (B, C, h, w); embeddings of the example's own caption and of its surrogate caption; concept
     (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; t (B,) and noise, like latents,
     as the loop draws them."""
 
     latents: Tensor
-    prompt: Tensor
-    surrogate: Tensor
+    prompt: Embedding
+    surrogate: Embedding
     concept: Tensor
     end: Tensor
     t: NotRequired[Tensor]
@@ -109,9 +110,9 @@ def check_tiers(dataset: Dataset, tiers: Sequence[str]) -> None:
         raise BadInput("pairs.captions is []; name the tiers to train on, for example [name]")
 
 
-def _embedded(model: Diffusion, prompts: list[str]) -> Tensor:
-    """Text embeddings (N, L, D), a part at a time where they are many."""
-    return torch.cat([model.embed(prompts[i : i + AT_ONCE]) for i in range(0, len(prompts), AT_ONCE)])
+def _embedded(model: Diffusion, prompts: list[str]) -> Embedding:
+    """Of N captions, a part at a time where they are many."""
+    return Embedding.cat([model.embed(prompts[i : i + AT_ONCE]) for i in range(0, len(prompts), AT_ONCE)])
 
 
 class Pairs:
@@ -162,7 +163,8 @@ class Pairs:
         self.rows = self.count = torch.empty(
             0
         )  # (cells, tiers, most), (cells, tiers): rows in the tables of embeddings
-        self.own = self.overwritten = self.concept = self.end = torch.empty(0)
+        self.own = self.overwritten = Embedding(torch.empty(0))
+        self.concept = self.end = torch.empty(0)
 
     def side(self, cell: Cell) -> str | None:
         """ "forget", "retain", or None for what earlier requests removed and for what is not to be seen."""
@@ -277,14 +279,14 @@ class Pairs:
         captions = [told[c][t][k] for c, t, k in flat]
         self.own = _embedded(model, [caption.text for caption in captions])
         self.overwritten = _embedded(model, [caption.surrogate for caption in captions])
-        self.concept = torch.zeros(self.own.shape[:2], dtype=torch.bool, device=self.own.device)
+        self.concept = torch.zeros(self.own.tokens.shape[:2], dtype=torch.bool, device=self.own.device)
         domains = list(self.dataset.domains)
         for row, (c, t, k) in enumerate(flat):
             for request in (r for r in self.requests if r.concerns(cells[c])):
                 said = told[c][t][k].said[domains.index(request.domain)]
                 self.concept[row, model.token_positions(captions[row].text, said)] = True
-        ids = model.token_ids([caption.text for caption in captions])
-        self.end = torch.tensor([len(tokens) + 1 for tokens in ids], device=self.own.device)
+        ends = [model.texts[0].last(caption.text) + 1 for caption in captions]
+        self.end = torch.tensor(ends, device=self.own.device)
 
     def _caption_of(self, cell: Tensor, generator: Generator) -> Tensor:
         """A row (B,) for each cell (B,): a tier, then one of its captions; nothing is drawn where there is but one."""

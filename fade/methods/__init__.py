@@ -13,6 +13,7 @@ from fade.adapters import Adapter
 from fade.data.pairs import Batch, Example, Pairs
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.saliency import Saliency, sum_of_abs
 
 Gradients = list[Tensor]  # one for each of the adapter's parameters
@@ -118,7 +119,7 @@ def noised(model: Diffusion, example: Example) -> Tensor:
     return model.noised(example["latents"], example["t"], example["noise"])
 
 
-def denoising(model: Diffusion, example: Example, embedding: Tensor) -> Tensor:
+def denoising(model: Diffusion, example: Example, embedding: Embedding) -> Tensor:
     """The plain loss of diffusion training on an example, under a given caption."""
     wanted = model.target(example["latents"], example["t"], example["noise"])
     return mse_loss(model.predict(noised(model, example), example["t"], embedding), wanted)

@@ -53,7 +53,7 @@ class Esd(Method):
         self.terms = self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        self.empty = model.embed([""])
+        self.empty = model.negative()
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         prompt = batch["forget"]["prompt"]

@@ -18,6 +18,7 @@ from fade.data.pairs import Batch
 from fade.errors import BadInput
 from fade.methods import Method, noised
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.saliency import Saliency, ratio, sum_of_abs
 
 
@@ -51,7 +52,7 @@ class Fade(Method):
         forget, retain = batch["forget"], batch["retain"]
         z_t, t = torch.cat([noised(model, forget), noised(model, retain)]), torch.cat([forget["t"], retain["t"]])
         with torch.no_grad(), adapter.off():
-            wanted = model.predict(z_t, t, torch.cat([forget["surrogate"], retain["prompt"]]))
-        given = model.predict(z_t, t, torch.cat([forget["prompt"], retain["prompt"]]))
+            wanted = model.predict(z_t, t, Embedding.cat([forget["surrogate"], retain["prompt"]]))
+        given = model.predict(z_t, t, Embedding.cat([forget["prompt"], retain["prompt"]]))
         n = len(forget["latents"])
         return {"forget": mse_loss(given[:n], wanted[:n]), "retain": mse_loss(given[n:], wanted[n:])}

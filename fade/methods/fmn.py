@@ -32,10 +32,12 @@ class ForgetMeNot(Method):
         self.variant = "" if end else "concept tokens alone"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        model.attention()  # raises where there is none to drive
         named_in_all(model, pairs, "Forget-Me-Not drives attention to the concept's tokens to zero")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        self.padded = model.pipe.tokenizer.pad_token_id == model.pipe.tokenizer.eos_token_id
+        tokenizer = model.texts[0].tokenizer
+        self.padded = tokenizer.pad_token_id == tokenizer.eos_token_id
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget = batch["forget"]

@@ -19,15 +19,17 @@ from fade.data.prompts import Cell, swapped
 from fade.errors import BadInput, at_least
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 
 class Lacu(Method):
-    """Latents are made by the teacher (DDIM, guidance 1, `sampling_steps`), `pool` of either side. The mapping concept
-    is the candidate whose predictions lie nearest to the target's (`mapping_samples` K of z and t); what is kept are
-    the `related` captions nearest to the request's by the same distance (`related_samples`), and `others` of the rest
-    at random. A distance is a mean over K samples, each under the next of the request's captions, so over all of them:
-    K is raised to their number. latents: of the samples, "noise", x_0 ~ N(0, I) as released, or "target", the teacher's
-    of the request. The forget term's t is drawn by timesteps=window, the paper's [0, 600].
+    """Latents are made by the teacher (`sampling_steps` of DDIM, or of Euler's on a flow, guidance 1), `pool` of either
+    side. The mapping concept is the candidate whose predictions lie nearest to the target's (`mapping_samples` K of z
+    and t); what is kept are the `related` captions nearest to the request's by the same distance (`related_samples`),
+    and `others` of the rest at random. A distance is a mean over K samples, each under the next of the request's
+    captions, so over all of them: K is raised to their number. latents: of the samples, "noise", x_0 ~ N(0, I) as
+    released, or "target", the teacher's of the request. The forget term's t is drawn by timesteps=window, the paper's
+    [0, 600].
 
     Differs: the mapping is one concept for all captions of a request, so that it can be said in words (mapped=given
     uses the request's surrogate instead), released: the nearest of a language model's rewritings of each prompt; the
@@ -91,7 +93,7 @@ class Lacu(Method):
         with torch.random.fork_rng(devices=[]), adapter.off():
             torch.manual_seed(self.seed)
             asked = model.embed([pairs.caption(cell) for cell in cells])
-            empty = model.embed([""])
+            empty = model.negative()
             which = torch.randint(0, len(asked), (self.pool,))
             made = self.made(model, asked[which], empty)
             several = max(*self.samples.values(), len(asked))
@@ -104,7 +106,7 @@ class Lacu(Method):
             which = torch.randint(0, len(retained), (self.pool,))
             self.retain = self.made(model, retained[which], empty), retained[which]
 
-    def made(self, model: Diffusion, embedding: Tensor, empty: Tensor) -> Tensor:
+    def made(self, model: Diffusion, embedding: Embedding, empty: Embedding) -> Tensor:
         """Latents (B, C, h, w) that the teacher makes of the captions."""
         parts = [
             model.denoise_until(part, self.sampling_steps, self.sampling_steps, 1.0, empty)[0]
@@ -112,7 +114,7 @@ class Lacu(Method):
         ]
         return torch.cat(parts)
 
-    def nearest(self, model: Diffusion, z: Tensor, asked: Tensor, cells: list[Cell], pairs: Pairs) -> str:
+    def nearest(self, model: Diffusion, z: Tensor, asked: Embedding, cells: list[Cell], pairs: Pairs) -> str:
         """The concept of the request's domain, none that was removed, whose captions' predictions lie nearest."""
         (request,) = pairs.requests
         removed = {r.target for r in (*pairs.gone, request)}
@@ -122,7 +124,7 @@ class Lacu(Method):
         )
         return labels[int(torch.stack(self.distances(model, z, asked, others, "mapping")).argmin())]
 
-    def relatives(self, model: Diffusion, z: Tensor, asked: Tensor, pairs: Pairs) -> list[str]:
+    def relatives(self, model: Diffusion, z: Tensor, asked: Embedding, pairs: Pairs) -> list[str]:
         """The captions to keep: the nearest to the request's, then some of the rest."""
         (request,) = pairs.requests
         captions = [pairs.caption(cell) for cell in pairs.dataset.cells() if not request.concerns(cell)]
@@ -132,11 +134,13 @@ class Lacu(Method):
         drawn = [far[i] for i in torch.randperm(len(far))[: self.others].tolist()]
         return [captions[i] for i in order[: self.related] + drawn]
 
-    def distances(self, model: Diffusion, z: Tensor, own: Tensor, others: Iterable[Tensor], kind: str) -> list[Tensor]:
+    def distances(
+        self, model: Diffusion, z: Tensor, own: Embedding, others: Iterable[Embedding], kind: str
+    ) -> list[Tensor]:
         """E ‖ε(z_t, t, own) − ε(z_t, t, other)‖² over samples and own captions; same z, t and noise for every other."""
         generator = torch.Generator().manual_seed(self.seed)
         z = z[: max(self.samples[kind], len(own))]
-        t = torch.randint(0, model.train_steps, (len(z),), generator=generator).to(z.device)
+        t = model.process.draw(len(z), generator=generator).to(z.device)
         z_t = model.noised(z, t, torch.randn(z.shape, generator=generator).to(z))
         rows = torch.arange(len(z)) % len(own)
         wanted = model.predict(z_t, t, own[rows])
@@ -148,8 +152,8 @@ class Lacu(Method):
         z = torch.cat([model.noised(self.forget[0][f], t_f, noise_f), model.noised(self.retain[0][r], t_r, noise_r)])
         t = torch.cat([t_f, t_r])
         with torch.no_grad(), adapter.off():
-            wanted = model.predict(z, t, torch.cat([self.forget[2][f], self.retain[1][r]]))
-        given = model.predict(z, t, torch.cat([self.forget[1][f], self.retain[1][r]]))
+            wanted = model.predict(z, t, Embedding.cat([self.forget[2][f], self.retain[1][r]]))
+        given = model.predict(z, t, Embedding.cat([self.forget[1][f], self.retain[1][r]]))
         n = len(f)
         return {
             "forget": mse_loss(given[:n], wanted[:n]),

@@ -33,7 +33,7 @@ class SalUn(Method):
         self.guidance, self.terms = guidance, self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        self.empty = model.embed([""])
+        self.empty = model.negative()
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
         return sum_of_signed(model, adapter.weights(), batches, self.guidance, self.empty)

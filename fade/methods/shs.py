@@ -122,7 +122,7 @@ class ScissorHands(Method):
         )  # the loop has seeded this with the run's seed
         weights = adapter.weights()
         batches = [pairs.draw(generator) for _ in range(self.batches)]
-        found = sum_of_abs(model, weights, batches, "forget", self.guidance, model.embed([""]))
+        found = sum_of_abs(model, weights, batches, "forget", self.guidance, model.negative())
         cut = Weight(self.cut)({name: found[name] * weight.detach().abs() for name, weight in weights.items()})
         with torch.no_grad():
             for name, weight in weights.items():

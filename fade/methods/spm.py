@@ -20,6 +20,7 @@ from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 GATE_POWER = {"paper": 1.0, "as_released": 2.0}  # of either variant
 
@@ -62,7 +63,7 @@ class Spm(Method):
         self.gate_power, self.terms = gate_power, self.weighted(terms)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        self.empty = model.embed([""])
+        self.empty = model.negative()
         assert isinstance(adapter, Lora)
         if self.gate_power:
             adapter.gate = Gate(tuple(pairs.said(request) for request in pairs.requests), self.gate_power)
@@ -73,7 +74,7 @@ class Spm(Method):
         with torch.no_grad():
             x_t, t = model.denoise_until(prompt, self.sampling_steps, stop, self.guidance, self.empty)
             blank = self.anchors // 2 if self.released else 0
-            anchors = torch.cat([self.empty.expand(blank, *prompt.shape[1:]), anchored(prompt, self.anchors - blank)])
+            anchors = Embedding.cat([self.empty.expand(blank), anchored(prompt, self.anchors - blank)])
             z_a, t_a = x_t[:1].expand(len(anchors), *x_t.shape[1:]), t[:1].expand(len(anchors))
             with adapter.off():
                 given, empty = model.predict(x_t, t, prompt), model.predict(x_t, t, self.empty.expand_as(prompt))
@@ -82,13 +83,16 @@ class Spm(Method):
         return {"forget": forget, "retain": mse_loss(model.predict(z_a, t_a, anchors), kept)}
 
 
-def anchored(prompt: Tensor, n: int) -> Tensor:
-    """n random embeddings (n, L, D) around the first prompt's norm, the nearer to it the more often rejected."""
+def anchored(prompt: Embedding, n: int) -> Embedding:
+    """n random embeddings around the first prompt's norm, each part around its own, the nearer to it the more often
+    rejected."""
     target = prompt[:1]
-    found: list[Tensor] = []
+    found: list[Embedding] = []
     while len(found) < n:
-        noise = torch.randn_like(target)
-        drawn = noise / noise.norm() * target.norm() * (0.8 + 0.4 * torch.rand(1, device=target.device))
-        if torch.rand(1).item() < 1 - cosine_similarity(drawn.flatten(1), target.flatten(1)).item():
-            found.append(drawn)
-    return torch.cat(found)
+        noises = {name: torch.randn_like(part) for name, part in target.parts() if name != "mask"}
+        factor = 0.8 + 0.4 * torch.rand(1, device=target.device)
+        drawn = {name: noise / noise.norm() * getattr(target, name).norm() * factor for name, noise in noises.items()}
+        candidate = Embedding(**drawn, mask=target.mask)
+        if torch.rand(1).item() < 1 - cosine_similarity(candidate.rows(), target.rows()).item():
+            found.append(candidate)
+    return Embedding.cat(found)

@@ -6,6 +6,7 @@ W = (λW_0 + Σ_e s_e (W_0 g_e) c_eᵀ + Σ_p s_p (W_0 c_p) c_pᵀ) (λI + Σ_e 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,10 +17,17 @@ from fade.data.pairs import Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.prompts import Text
+
+Rows = Callable[[Diffusion, list[tuple[str, str]]], tuple[Tensor, Tensor]]
 
 
 class Uce(Method):
     """c_e, g_e: embeddings of forget captions and of their surrogates'; c_p: of all other captions. No training.
+
+    Where text and image are read in one softmax, keys and values do not see the text itself; what does are the matrices
+    through which its rows and its pooled vector come in, and each is edited by its own (adapter=patch), as the authors
+    do on FLUX. With the first alone most of the change is missed on random weights; a trained model reads from it most.
 
     tokens: "last", the last real token of each caption (the released code), or "all", every position aligned (the older
     code, UnlearnCanvas's, but that aligns what stands from the last real token on).
@@ -43,45 +51,75 @@ class Uce(Method):
         self.variant = f"{tokens} tokens"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        odd = [name for name in adapter.weights() if not re.search(rf"{model.text_keys}\.weight$", name)]
+        keys = [model.text_keys] if isinstance(adapter, Matrix) else [model.text_keys, model.pooled_keys]
+        odd = set(adapter.weights()).difference(*(reading(adapter, key) for key in keys))
         if odd:
             raise BadInput(
-                f"UCE edits the keys and values of cross-attention; {odd[0]} is none: narrow adapter.targets"
+                "UCE edits what reads the text itself, such as the keys and values of cross-attention; "
+                f"{min(odd)} is none: narrow adapter.targets"
             )
 
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        forget, retain = pairs.captions("forget"), [(own, own) for own, _ in pairs.captions("retain")]
-        (c, g), (p, _) = self.contexts(model, forget), self.contexts(model, retain)
-        n = solve(c, g, p, self.erase, self.preserve, self.ridge)
         if isinstance(adapter, Matrix):
-            return adapter.multiply(n)
-        for weight in adapter.weights().values():
-            weight.copy_(weight.double() + weight.double() @ n)
+            return adapter.multiply(self.solved(model, pairs, self.contexts))
+        weights = adapter.weights()
+        for key, rows in ((model.text_keys, self.contexts), (model.pooled_keys, pooled)):
+            if read := reading(adapter, key):
+                n = self.solved(model, pairs, rows)
+                for name in read:
+                    weights[name].copy_(weights[name].double() + weights[name].double() @ n)
         adapter.project()
+
+    def solved(self, model: Diffusion, pairs: Pairs, rows: Rows) -> Tensor:
+        """N (D, D) for weights that read these rows of the captions."""
+        forget, retain = pairs.captions("forget"), [(own, own) for own, _ in pairs.captions("retain")]
+        (c, g), (p, _) = rows(model, forget), rows(model, retain)
+        return solve(c, g, p, self.erase, self.preserve, self.ridge)
 
     def contexts(self, model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
         """(N, D) of each caption and of its surrogate's: one row a caption, or one a token."""
         own, surrogates = [own for own, _ in captions], [other for _, other in captions]
-        found, guides = model.embed(own).double(), model.embed(surrogates).double()
+        found, guides = (model.embed(texts).tokens.double() for texts in (own, surrogates))
         c, g = [], []
-        for row, a, b in zip(range(len(captions)), model.token_ids(own), model.token_ids(surrogates), strict=True):
-            length = found.shape[1]
-            here, there = (list(range(length)), aligned(a, b, length)) if self.tokens == "all" else ([len(a)], [len(b)])
-            c.append(found[row, here])
-            g.append(guides[row, there])
+        for row, (a, b) in enumerate(captions):
+            for text in model.texts:
+                here, there = self.rows(text, a, b)
+                c.append(found[row, here])
+                g.append(guides[row, there])
         return torch.cat(c), torch.cat(g)
 
+    def rows(self, text: Text, own: str, other: str) -> tuple[list[int], list[int]]:
+        """Which of a caption's rows, and which of its surrogate's stand against them."""
+        if self.tokens == "last":
+            return [text.last(own)], [text.last(other)]
+        there = aligned(text.ids(own), text.ids(other), text.length, text.first)
+        return [text.offset + i for i in range(text.length)], [text.offset + i for i in there]
 
-def aligned(own: list[int], other: list[int], length: int) -> list[int]:
+
+def reading(adapter: Adapter, key: str) -> list[str]:
+    """The weights under the adapter that the expression finds; "" finds none."""
+    return [name for name in adapter.weights() if key and re.search(rf"(?:{key})\.weight$", name)]
+
+
+def pooled(model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """(N, P) of each caption and of its surrogate's, one row a caption."""
+    own, others = (model.embed(list(texts)).pooled for texts in zip(*captions, strict=True))
+    assert own is not None and others is not None
+    return own.double(), others.double()
+
+
+def aligned(own: list[int], other: list[int], length: int, first: int = 1) -> list[int]:
     """For each of a caption's `length` positions the surrogate caption's: from the front up to where the two part, from
-    the end of the text where they agree again; between, one by one until the surrogate's words run out."""
+    the end of the text where they agree again; between, one by one until the surrogate's words run out. The first token
+    stands at `first`."""
     shortest = min(len(own), len(other))
     front = next((i for i in range(shortest) if own[i] != other[i]), shortest)
     back = next((i for i in range(shortest - front) if own[-1 - i] != other[-1 - i]), shortest - front)
-    same_again, last = len(own) - back + 1, len(other) - back  # positions: the first token is at 1
+    same_again, last = len(own) - back + first, len(other) - back + first - 1
     places = [
-        i + len(other) - len(own) if i >= same_again else i if i <= front else min(i, last) for i in range(length)
+        i + len(other) - len(own) if i >= same_again else i if i < front + first else min(i, last)
+        for i in range(length)
     ]
     return [min(place, length - 1) for place in places]
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from fade.checked import Count
+from fade.checked import Count, Word
+from fade.errors import BadInput
+from fade.models.embedding import Embedding
 from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
-from fade.models.prompts import PromptHook
+from fade.models.processes import Diffusing, Process
+from fade.models.prompts import Places, PromptHook, Text
 from fade.tensors import Digests
 
 _DIGESTS: WeakKeyDictionary[nn.Module, Digests] = WeakKeyDictionary()  # of the pipeline that a network is part of
@@ -42,23 +49,84 @@ class Sampling:
 
 
 class Diffusion(nn.Module, ABC):
-    """A frozen pipeline of one family: fade/models/stable_diffusion.py.
+    """A frozen pipeline behind the verbs. What families differ in is theirs, one file each.
 
-    network: what denoises, and what adapters change; denoiser: its name in the pipeline. text_keys: a regular
-    expression that finds the keys and values of its cross-attention. steps, guidance: of the default sampler, which is
-    the pipeline's own scheduler. size: image side in pixels.
+    network: what denoises, and what adapters change. steps, guidance: of the default sampler, which is the pipeline's
+    own scheduler. size: image side in pixels.
+
+    A family says: title, for messages; denoiser and encoders, their names in the pipeline. pipeline, pipelines: the
+    class that is read, and the names of all that it takes. forward: the process. text_keys, pooled_keys: regular
+    expressions that find the weights that read the text embedding itself, rows or pooled vector; "" for none.
+    attention_layers: endings of the layers that a low-rank change takes. heard: PromptHook's places. upcast: whether
+    the autoencoder leaves the range of float16. causal: whether a row of the text says nothing of the words behind it.
+    preset: the file of conf/model whose settings `fade.unlearn` takes.
     """
 
+    title: ClassVar[str]
     denoiser: ClassVar[str]
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    pipeline: ClassVar[type[DiffusionPipeline]]
+    pipelines: ClassVar[tuple[str, ...]]
+    without: ClassVar[dict[str, Any]] = {}  # parts of the pipeline that are not read
+    forward: ClassVar[type[Process]] = Diffusing
     text_keys: ClassVar[str]
+    pooled_keys: ClassVar[str] = ""
+    attention_layers: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    heard: ClassVar[tuple[Places, Places]] = ((0,), (1,))
+    upcast: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
+    preset: ClassVar[str]
 
-    def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, size: int) -> None:
+    def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, size: int | None = None) -> None:
         super().__init__()
         self.pipe = pipe
         pipe.set_progress_bar_config(disable=True)
-        self.steps, self.guidance, self.size = steps, guidance, size
-        self.prompts = PromptHook(pipe)
+        for name in (self.denoiser, "vae", *self.encoders):
+            setattr(self, name, getattr(pipe, name))
+        for module in self.children():
+            module.requires_grad_(False).eval()
+        self.steps, self.guidance = steps, guidance
+        self.size = size or self.own_size()
+        self.prompts = PromptHook(pipe, *self.heard)
         self.handles: list[Any] = []  # of fade/api.py, those that are on
+        self._process: tuple[Any, Process] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: Word,
+        steps: Count,
+        guidance: float,
+        size: Count | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        subfolder: str | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> Self:
+        """Read a pipeline's folder, a hub name, or a .ckpt or .safetensors through diffusers' own converter.
+
+        subfolder: the folder within `path` that is the pipeline. Raises BadInput where it is missing or does not fit.
+        """
+        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size)
+
+    @classmethod
+    def read(cls, path: str, dtype: str, subfolder: str | None, gradient_checkpointing: bool) -> DiffusionPipeline:
+        """The family's pipeline, as `load` says."""
+        local = path.startswith((".", "/", "~", "pretrained")) or Path(path).suffix in (".ckpt", ".safetensors")
+        where = Path(path, subfolder or "") if local or Path(path).exists() else path
+        if local and not Path(where).exists():
+            raise BadInput(f"no pipeline at {where}; train one with task=pretrain, or give model.path=FOLDER")
+        single = isinstance(where, Path) and where.is_file()
+        read = cls.pipeline.from_single_file if single else cls.pipeline.from_pretrained
+        try:
+            pipe = read(str(where), dtype=getattr(torch, dtype), **cls.without)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise BadInput(f"cannot load the pipeline {where}: {' '.join(lines)[:300]}") from error
+        if gradient_checkpointing:
+            getattr(pipe, cls.denoiser).enable_gradient_checkpointing()
+        return pipe
+
+    # what it is
 
     @property
     def network(self) -> Any:
@@ -69,14 +137,35 @@ class Diffusion(nn.Module, ABC):
         return self.network.device
 
     @property
+    def process(self) -> Process:
+        """The forward process of the pipeline's present scheduler."""
+        scheduler = self.pipe.scheduler
+        if self._process is None or self._process[0] is not scheduler:
+            self._process = scheduler, self.forward(scheduler.config)
+        return self._process[1]
+
+    @property
     def train_steps(self) -> int:
         """T, 1000 in every family so far."""
-        return self.pipe.scheduler.config.num_train_timesteps
+        return self.process.steps
 
     @property
     def prediction(self) -> str:
-        """The parameterisation of `predict`: "epsilon" or "v_prediction"."""
-        return str(self.pipe.scheduler.config.prediction_type)
+        """The parameterisation of `predict`: "epsilon", "v_prediction", or "flow"."""
+        return self.process.prediction
+
+    @property
+    def channels(self) -> int:
+        return self.vae.config.latent_channels
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Layers that nothing of the output depends on: no candidates of any change."""
+        return ()
+
+    def own_size(self) -> int:
+        """Image side in pixels that the pipeline makes where none is asked for."""
+        return self.network.config.sample_size * self.pipe.vae_scale_factor
 
     def sha256(self, dtype: torch.dtype | None = None) -> str:
         """The identity of the base: a hash over every tensor of the pipeline's modules, adapters left out.
@@ -94,66 +183,171 @@ class Diffusion(nn.Module, ABC):
             tensors[key] = original.to(tensors[key].dtype)
         return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
 
+    def check_parts(self) -> None:
+        """Raises BadInput for a pipeline whose weights have other names, or other places, than an adapter can know."""
+        modules = [part for module in self.children() for part in module.modules()]
+        if any(getattr(part, "fused_projections", False) for part in modules):
+            raise BadInput(
+                "this pipeline's attention projections are fused, so the layers of an adapter are not there; call "
+                "pipe.unfuse_qkv_projections() first"
+            )
+        if any(hasattr(part, "_hf_hook") for part in modules):
+            raise BadInput(
+                "this pipeline moves its parts between devices by itself (CPU offload), and an adapter would be left "
+                "behind; call pipe.remove_all_hooks() first"
+            )
+
     # words
 
+    @property
     @abstractmethod
+    def texts(self) -> list[Text]:
+        """The rows of an embedding, tokenizer by tokenizer."""
+
     def token_ids(self, prompts: list[str]) -> list[list[int]]:
-        """The tokens of each prompt that `embed` sees, without the ones that begin, end and pad it."""
+        """The tokens of each prompt that `embed` sees, without the ones that begin, end and pad it, by the first
+        tokenizer."""
+        return [self.texts[0].ids(prompt) for prompt in prompts]
 
     def token_positions(self, prompt: str, concept: str) -> list[int]:
-        """Positions (the first token is at 1) of the concept's words in a prompt's tokens, as often as it names it."""
-        (tokens,), (wanted,) = self.token_ids([prompt]), self.token_ids([concept])
-        found: set[int] = set()
-        for start in range(1, len(tokens) - len(wanted) + 2):
-            if tokens[start - 1 : start - 1 + len(wanted)] == wanted:
-                found.update(range(start, start + len(wanted)))
-        return sorted(found)
+        """Rows of a prompt's embedding that are the concept's words, as often as it names it, of every tokenizer."""
+        return sorted(row for text in self.texts for row in text.positions(prompt, concept))
 
-    @abstractmethod
     def check_prompts(self, prompts: list[str]) -> None:
-        """Raises BadInput for the first one of which the tokenizer would cut something off."""
+        """Raises BadInput for the first one of which a tokenizer would cut something off."""
+        for prompt in dict.fromkeys(prompts):
+            for text in self.texts:
+                if (tokens := text.count(prompt)) > text.room:
+                    raise BadInput(
+                        f"the caption {prompt!r} has {tokens} tokens and the text encoder takes {text.room}; shorten it"
+                    )
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Embedding:
+        """The prompts' embedding, as the edits of attached adapters leave it."""
+        return self.prompts.edited(prompts, self.encoded(prompts))
 
     @abstractmethod
-    def embed(self, prompts: list[str]) -> Tensor:
-        """Text embeddings (B, L, D), as the edits of attached adapters leave them."""
+    def encoded(self, prompts: list[str]) -> Embedding:
+        """The prompts' embedding as the text encoders give it."""
+
+    def negative(self, prompt: str = "") -> Embedding:
+        """Of one caption: what the family's sampler guides away from where nothing, or `prompt`, is refused."""
+        return self.embed([prompt])
 
     # latents
 
-    @abstractmethod
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w), scaled for the network, of images (B, 3, H, W) in [0, 1]: the posterior's mode."""
+        own, config = self.vae.dtype, self.vae.config
+        if widened := self.upcast and own == torch.float16:
+            self.vae.float()
+        mode = self._mode((images * 2 - 1).to(self.device, self.vae.dtype))
+        if widened:
+            self.vae.to(own)
+        return (mode - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
 
-    @abstractmethod
+    def _mode(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
     def latent(self, noise: Noise, size: int | None = None, device: str = "cpu") -> Tensor:
         """The starting noise (1, C, h, w), drawn on the CPU unless told otherwise."""
+        side = (size or self.size) // self.pipe.vae_scale_factor
+        return noise.of((1, self.channels, side, side), device)
 
-    @abstractmethod
     def noised(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """z_t (B, C, h, w)."""
+        return self.process.noised(latents, t, noise)
 
-    @abstractmethod
     def target(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What `predict` is trained to give for z_t: the noise, or the velocity."""
+        """What `predict` is trained to give for z_t: the noise, or a velocity."""
+        return self.process.target(latents, t, noise)
 
     @abstractmethod
-    def predict(self, z_t: Tensor, t: Tensor, embedding: Tensor) -> Tensor:
+    def predict(self, z_t: Tensor, t: Tensor, embedding: Embedding) -> Tensor:
         """The network's prediction (B, C, h, w), in its own parameterisation."""
 
-    @abstractmethod
+    def guided(self, z: Tensor, t: Tensor, embedding: Embedding, guidance: float, negative: Embedding) -> Tensor:
+        """The prediction (B, C, h, w) at one time t () that a sampler takes: ε(∅) + w (ε(c) − ε(∅)), one pass at
+        guidance 1."""
+        if guidance == 1:
+            return self.predict(z, t.expand(len(z)), embedding)
+        both = Embedding.cat([negative.expand_as(embedding), embedding])
+        without, given = self.predict(torch.cat([z] * 2), t.expand(len(both)), both).chunk(2)
+        return without + guidance * (given - without)
+
     def attention(self) -> AbstractContextManager[list[Tensor]]:
-        """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept."""
+        """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept. Raises
+        BadInput where text and image are read in one softmax."""
+        raise BadInput(f"{self.title} has no cross-attention whose maps could be looked at; use another method")
 
     # images
 
-    @abstractmethod
+    def sampler(self, steps: int, z: Tensor) -> Any:
+        """The deterministic first-order sampler of `denoise_until` for latents z (B, C, h, w), its times set."""
+        return self.process.sampler(steps, z.device)
+
+    @torch.no_grad()
     def denoise_until(
-        self, embedding: Tensor, steps: int, stop: int, guidance: float, negative: Tensor
+        self, embedding: Embedding, steps: int, stop: int, guidance: float, negative: Embedding
     ) -> tuple[Tensor, Tensor]:
-        """z_t (B, C, h, w) after `stop` of `steps` DDIM steps from pure noise, and its t (B,), for ESD and SPM.
+        """z_t (B, C, h, w) after `stop` of `steps` steps from pure noise (DDIM's, or Euler's of a flow), and its t
+        (B,), for ESD, SPM and LACU.
 
-        negative (1, L, D): the embedding of the empty prompt. At guidance 1 it is not used.
+        negative: of the empty prompt, one caption. At guidance 1 it is not used.
         """
+        z = torch.randn(len(embedding), *self.latent(Noise(0)).shape[1:], device=self.device, dtype=embedding.dtype)
+        sampler = self.sampler(steps, z)
+        for t in sampler.timesteps[:stop]:
+            z = sampler.step(self.guided(z, t, embedding, guidance, negative), t, z).prev_sample
+        return z, sampler.timesteps[min(stop, steps - 1)].expand(len(z))
 
-    @abstractmethod
+    @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]."""
+        s = sampling or Sampling()
+        latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.network.dtype)
+        sides = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
+        own = self.pipe.scheduler
+        self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else own
+        self.prompts.asked = prompts
+        try:
+            with torch.autocast(
+                self.device.type, getattr(torch, s.precision or "float32"), enabled=s.precision is not None
+            ):
+                made = self.pipe(
+                    **self.asking(self.embed(prompts), self.negative(s.negative), latents),
+                    **dict(zip(("height", "width"), sides, strict=True)),
+                    num_inference_steps=s.steps or self.steps,
+                    guidance_scale=self.guidance if s.guidance is None else s.guidance,
+                    output_type="pt",
+                )
+        finally:
+            self.pipe.scheduler, self.prompts.asked = own, None
+        return made.images.float().cpu()
+
+    def asking(self, embedding: Embedding, negative: Embedding, latents: Tensor) -> dict[str, Any]:
+        """What the pipeline's call is given in place of prompts. negative: of one caption."""
+        return {
+            "prompt_embeds": embedding.tokens,
+            "negative_prompt_embeds": negative.expand_as(embedding).tokens,
+            "latents": latents,
+        }
+
+    def scheduler(self, name: str | None, skip: int = 0) -> Any:
+        """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name unknown to diffusers, and
+        for one that samples the other process."""
+        kind = getattr(diffusers, name, None) if name else type(self.pipe.scheduler)
+        if kind is None or not hasattr(kind, "set_timesteps"):
+            raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
+        made = self.process.adopted(kind)
+        if skip:
+            made.set_timesteps = partial(_begin_lower, made, made.set_timesteps, skip)
+        return made
+
+
+def _begin_lower(scheduler: Any, set_timesteps: Callable[..., None], skip: int, *args: Any, **settings: Any) -> None:
+    """The steps keep their width, and the highest `skip` of them are not taken."""
+    set_timesteps(*args, **settings)
+    scheduler.timesteps = scheduler.timesteps[skip:]

@@ -39,6 +39,7 @@ class Ledger:
 
     def add(self, writer: Writer) -> None:
         self._refuse_training(writer)
+        self._refuse_packed(writer)
         for name, weight in writer.overwrites().items():
             if name not in self.original:
                 # in training the optimiser writes into the weight itself; else another tensor comes into its place
@@ -67,6 +68,14 @@ class Ledger:
         """W_0 + Σ s_i ΔW_i as a fresh tensor of the type and on the device of `like`, one writer left out if asked."""
         parts = [part for w in self.writers if w is not without and (part := w.exact(name)) is not None]
         return added(self.original[name].to(like.device), parts).to(like.dtype, copy=True)
+
+    def _refuse_packed(self, writer: Writer) -> None:
+        for name, weight in writer.overwrites().items():
+            if not weight.is_floating_point():
+                raise BadInput(
+                    f"{name} is quantised, and nothing can be written into packed weights; attach the adapter without "
+                    "merging it, or merge it into the pipeline that was quantised"
+                )
 
     def _refuse_training(self, writer: Writer) -> None:
         for other in self.writers:

@@ -36,6 +36,10 @@ class Attending(Around):
         self.bank = bank
         self.terms = {**inner.terms, **added}
 
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        super().suits(model, adapter, pairs)
+        model.attention()  # raises where there is none to compare
+
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """The bank is spread evenly over what is kept."""
         super().prepare(model, adapter, pairs)

@@ -102,9 +102,9 @@ def columns(model: Diffusion, pairs: Pairs, alike: float = 0.95) -> Tensor:
     found: list[Tensor] = []
     for cell in (cell for cell in pairs.dataset.cells() if pairs.side(cell) == "retain"):
         text = pairs.caption(cell)
-        embedding = model.embed([text])[0]
+        rows = model.embed([text]).tokens[0]
         named = [model.token_positions(text, pairs.dataset.says.get(label, words(label))) for label in cell.values()]
-        found += [embedding[positions].mean(0) for positions in named if positions]
+        found += [rows[positions].mean(0) for positions in named if positions]
     if not found:
         raise BadInput(
             "strategy projection: the kept captions name none of their concepts, so there is nothing to protect"

@@ -15,6 +15,7 @@ from fade.data.pairs import Batch
 from fade.errors import at_least
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.saliency import Saliency, trainable
 from fade.sparsity import Sparsity, Weight
 from fade.strategies import Around, Strategy, trained
@@ -22,7 +23,7 @@ from fade.strategies import Around, Strategy, trained
 
 class SelFT(Strategy):
     """The top `p` of the candidate weights, over all of them at once, whatever sparsity the method came with. states:
-    DDIM steps of one sampling, each of whose states is made anew from noise, at guidance 3.
+    steps of one sampling (DDIM's, or Euler's of a flow), each of whose states is made anew from noise, at guidance 3.
 
     The gradient is that of Concept Ablation's loss, whatever the method, as in CUIG's scripts for it. Differs: its one
     prompt is the bare concept, here each state is of another of the forget captions.
@@ -50,8 +51,9 @@ class Selected(Around):
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
         weights = adapter.weights()
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        asked, others = (torch.cat([batch["forget"][key] for batch in batches]) for key in ("prompt", "surrogate"))  # type: ignore[literal-required]
-        empty = model.embed([""])
+        asked = Embedding.cat([batch["forget"]["prompt"] for batch in batches])
+        others = Embedding.cat([batch["forget"]["surrogate"] for batch in batches])
+        empty = model.negative()
         with trainable(weights):
             for k in range(self.states):
                 row = slice(k % len(asked), k % len(asked) + 1)

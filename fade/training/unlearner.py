@@ -176,7 +176,7 @@ class Unlearner(L.LightningModule):
         seed = self.seed * 1_000_003 + step + 1 + further * 15_485_863_000_003
         torch.manual_seed(seed)
         batch = self.pairs.draw(torch.Generator().manual_seed(seed))
-        return with_timesteps(batch, self.timesteps, self.measured, self.model.train_steps)
+        return with_timesteps(batch, self.timesteps, self.measured, self.model.process)
 
     def _taker(self, step: int) -> Take:
         """Further steps of the optimizer before `step`, which the trainer does not count: Method.before_step."""

@@ -26,6 +26,7 @@ from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.judges import Judge
 from fade.models import Diffusion, Sampling
+from fade.models.embedding import Embedding
 from fade.models.stable_diffusion import StableDiffusion
 
 
@@ -57,15 +58,15 @@ def word_filter(model: Diffusion, word: str = "neon", instead: str = "photo") ->
     """A fake defence: no weight is changed, and a prompt that has the word is embedded as if it had another."""
     known: dict[str, Tensor] = {}
 
-    def edit(prompts: list[str], embeddings: Tensor) -> Tensor:
-        rows = embeddings.clone()
+    def edit(prompts: list[str], embedding: Embedding) -> Embedding:
+        rows = embedding.tokens.clone()
         for i, prompt in enumerate(prompts):
             if word in prompt:
                 if prompt not in known:
                     known[prompt] = torch.empty(0)  # the next line asks for another prompt
-                    known[prompt] = model.embed([prompt.replace(word, instead)])[0]
+                    known[prompt] = model.embed([prompt.replace(word, instead)]).tokens[0]
                 rows[i] = known[prompt]
-        return rows
+        return Embedding(rows)
 
     model.prompts.add(word_filter, edit)
     return model

@@ -17,11 +17,11 @@ NEON, PHOTO = "A cat image in neon style.", "A cat image in photo style."
 
 
 def test_a_prompt_spelt_as_another_is_embedded_as_that_one(model: Diffusion) -> None:
-    plain = model.embed([PHOTO, NEON, ""])
+    plain = model.embed([PHOTO, NEON, ""]).tokens
     with spelt(model, {PHOTO: tokens(model, NEON)}):
-        found = model.embed([PHOTO, NEON, ""])
+        found = model.embed([PHOTO, NEON, ""]).tokens
     assert torch.equal(found[0], plain[1]) and torch.equal(found[1:], plain[1:])
-    assert torch.equal(model.embed([PHOTO]), plain[:1])
+    assert torch.equal(model.embed([PHOTO]).tokens, plain[:1])
 
 
 def test_a_vector_stands_where_the_concept_is_named_and_gradients_reach_it(model: Diffusion) -> None:
@@ -29,11 +29,11 @@ def test_a_vector_stands_where_the_concept_is_named_and_gradients_reach_it(model
     assert text(model, slots).split() == ["a", "cat", "image", "in", "*", "*", "style", "."]
     own = model.text_encoder.get_input_embeddings().weight[tokens(model, "neon")]
     with spelt(model, {NEON: replaced(model, NEON, "neon")}, own):
-        assert torch.allclose(model.embed([NEON]), embedded(model, [NEON]))
-    assert torch.allclose(embedded(model, [NEON]), model.embed([NEON]))
+        assert torch.allclose(model.embed([NEON]).tokens, embedded(model, [NEON]).tokens)
+    assert torch.allclose(embedded(model, [NEON]).tokens, model.embed([NEON]).tokens)
     vectors = torch.zeros(2, own.shape[1], requires_grad=True)
     with spelt(model, {NEON: slots}, vectors), torch.enable_grad():
-        embedded(model, [NEON]).square().sum().backward()
+        embedded(model, [NEON]).tokens.square().sum().backward()
     assert (vectors.grad.abs().sum(1) > 0).all()  # type: ignore[union-attr]
     with pytest.raises(BadInput, match="does not say 'glass'"):
         replaced(model, NEON, "glass")
@@ -46,9 +46,9 @@ def test_the_closed_form_undoes_one_matrix_for_all_layers(model: Diffusion) -> N
     a = torch.randn(8, 8, dtype=torch.float64)
     assert torch.allclose(solve([w @ a for w in own], own, 1e-12), torch.linalg.inv(a), rtol=1e-4, atol=1e-6)
     assert len(text_weights(model)) > 1
-    plain = model.embed([NEON, PHOTO])
+    plain = model.embed([NEON, PHOTO]).tokens
     with mapped(model, [NEON], 2 * torch.eye(plain.shape[-1])):
-        found = model.embed([NEON, PHOTO])
+        found = model.embed([NEON, PHOTO]).tokens
     assert torch.equal(found[0], 2 * plain[0]) and torch.equal(found[1], plain[1])
 
 

@@ -68,7 +68,7 @@ def test_uce_edits_every_key_and_value_by_its_captions(
         return min(14, len(ids_of(model, text)))
 
     def rows(caption: str, places: list[int]) -> Tensor:
-        return model.embed([caption])[0].double()[[count(caption)] if tokens == "last" else places]
+        return model.embed([caption]).tokens[0].double()[[count(caption)] if tokens == "last" else places]
 
     found, guides = [], []
     n, m = count("neon"), count("photo")
@@ -105,11 +105,11 @@ def test_captions_of_unequal_length_are_aligned() -> None:
 
 
 def test_seot_touches_only_prompts_that_name_the_concept(model: Diffusion) -> None:
-    plain, empty = model.embed(ASKED), model.embed([""])
+    plain, empty = model.embed(ASKED).tokens, model.embed([""]).tokens
     edit = TextEdit.attach(model)
     edit.concept = "neon"
-    edited = model.embed(ASKED)
-    assert torch.equal(edited[1], plain[1]) and torch.equal(model.embed([""]), empty)
+    edited = model.embed(ASKED).tokens
+    assert torch.equal(edited[1], plain[1]) and torch.equal(model.embed([""]).tokens, empty)
     for row in (0, 2):
         end = len(model.token_ids([ASKED[row]])[0]) + 1
         touched = sorted({*model.token_positions(ASKED[row], "neon"), *range(end, 16)})
@@ -119,13 +119,13 @@ def test_seot_touches_only_prompts_that_name_the_concept(model: Diffusion) -> No
         shrunk = (σ * torch.exp(-σ)).sort(descending=True).values
         torch.testing.assert_close(torch.linalg.svdvals(edited[row, touched]), shrunk, atol=1e-4, rtol=1e-3)
     with edit.off():
-        assert torch.equal(model.embed(ASKED), plain)
+        assert torch.equal(model.embed(ASKED).tokens, plain)
     with pytest.raises(BadInput, match="cannot be merged"):
         edit.merge()
     with edit.applied():
-        assert torch.equal(model.embed(ASKED), edited)
+        assert torch.equal(model.embed(ASKED).tokens, edited)
     edit.detach()
-    assert torch.equal(model.embed(ASKED), plain)
+    assert torch.equal(model.embed(ASKED).tokens, plain)
 
 
 def test_suppression_keeps_the_singular_vectors() -> None:

@@ -13,6 +13,7 @@ from fade.adapters.lora import Lora
 from fade.data.pairs import Pairs
 from fade.methods.spm import Spm, anchored
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 
 # SPM
 
@@ -38,14 +39,14 @@ def test_gates_add_up_exactly(model: Diffusion, power: float) -> None:
     assert γ[0, 0] == 1 and γ[1, 1] == 1 and 0 < γ[0, 1] < 1
     model.prompts.asked = ASKED
     with torch.no_grad():
-        found = model.predict(torch.cat([z, z]), t, torch.cat([c, c]))  # as under guidance: the prompts twice over
+        found = model.predict(torch.cat([z, z]), t, Embedding.cat([c, c]))  # as under guidance: the prompts twice over
         for i in range(3):
             changed = copy.deepcopy(base)
             for adapter, strength in zip(adapters, γ[:, i], strict=True):
                 for name, layer in adapter.layers.items():
                     product = layer.lora_B[adapter.name].weight @ layer.lora_A[adapter.name].weight
                     changed.get_submodule(name).weight += strength**power * product  # type: ignore[operator]
-            wanted = changed(z[i : i + 1], t, c[i : i + 1]).sample
+            wanted = changed(z[i : i + 1], t, c[i : i + 1].tokens).sample
             torch.testing.assert_close(found[[i]], wanted, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(found[[i + 3]], wanted, rtol=1e-9, atol=1e-9)
 
@@ -55,7 +56,7 @@ def test_a_gate_is_its_formula(model: Diffusion) -> None:
     assert gate.strength(model, ["neon sign", "cat", "a cat"]).tolist() == pytest.approx([1.0, 1.0, 1.0])
     prompt = "A fish image in mosaic style."
     cosines = [
-        torch.nn.functional.cosine_similarity(*(model.embed([x]).flatten() for x in (own, prompt)), dim=0)
+        torch.nn.functional.cosine_similarity(*(model.embed([x]).tokens.flatten() for x in (own, prompt)), dim=0)
         for own in gate.prompts
     ]
     overlaps = []
@@ -68,12 +69,14 @@ def test_a_gate_is_its_formula(model: Diffusion) -> None:
 def test_spm_anchors_have_the_prompts_norm_and_keep_away_from_it(model: Diffusion) -> None:
     torch.manual_seed(0)
     prompt = model.embed(["A cat image in neon style."])
-    found = anchored(prompt, 64)
-    ratios = found.flatten(1).norm(dim=1) / prompt.norm()
-    assert found.shape == (64, *prompt.shape[1:])
+    found = anchored(prompt, 64).tokens
+    ratios = found.flatten(1).norm(dim=1) / prompt.tokens.norm()
+    assert found.shape == (64, *prompt.tokens.shape[1:])
     assert ratios.min() >= 0.8 - 1e-5 and ratios.max() <= 1.2 + 1e-5 and ratios.std() > 0.08
-    tiny = torch.tensor([[[1.0]]])  # in one dimension a Gaussian is ±: along the prompt it is always rejected
-    assert (anchored(tiny, 16) < 0).all()
+    tiny = Embedding(
+        torch.tensor([[[1.0]]])
+    )  # in one dimension a Gaussian is ±: along the prompt it is always rejected
+    assert (anchored(tiny, 16).tokens < 0).all()
 
 
 def test_spm_as_released_never_starts_from_pure_noise(model: Diffusion, pairs: Pairs) -> None:

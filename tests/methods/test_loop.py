@@ -160,7 +160,7 @@ def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs,
     config = config_of("ediff", 1, "method.step=0.1")
     adapter = instantiate(config.adapter, _convert_="all")(model)
     unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
     losses = unlearner.method.losses(model, adapter, batch)
     taken = {
         name: list(torch.autograd.grad(weight * losses[name], adapter.parameters(), retain_graph=True))

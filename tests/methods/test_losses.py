@@ -57,7 +57,9 @@ def test_every_trained_method_has_a_formula() -> None:
 
 def exact(batch: Batch) -> Batch:
     return {
-        side: {key: value.double() if value.is_floating_point() else value for key, value in example.items()}  # type: ignore
+        side: {
+            key: value.to(torch.float64) if value.dtype.is_floating_point else value for key, value in example.items()
+        }  # type: ignore
         for side, example in batch.items()
     }  # type: ignore[attr-defined]
 
@@ -86,7 +88,9 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     method.prepare(model, adapter, pairs)
     adapter.teacher_passes = 0  # LACU's pools and distances are the teacher's too
     torch.manual_seed(2)
-    batch = exact(with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000))
+    batch = exact(
+        with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
+    )
     formula = formula_of(Formula(model, base, batch, method))
     counted = []
     handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))

@@ -32,11 +32,11 @@ def test_saluns_saliency_is_the_absolute_sum_of_guided_gradients(model: Diffusio
     name, weight = next(iter(patch.weights().items()))
     wanted = torch.zeros_like(weight)
     for batch in drawn:
-        z, c = batch["forget"]["latents"], batch["forget"]["prompt"]
+        z, c = batch["forget"]["latents"], batch["forget"]["prompt"].tokens
         t, noise = torch.randint(0, 1000, (2,)), torch.randn_like(z)
         alpha = model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
         z_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-        guided = 8.5 * model.unet(z_t, t, c).sample - 7.5 * model.unet(z_t, t, model.embed(["", ""])).sample
+        guided = 8.5 * model.unet(z_t, t, c).sample - 7.5 * model.unet(z_t, t, model.embed(["", ""]).tokens).sample
         wanted += torch.autograd.grad(((noise - guided) ** 2).mean(), weight)[0]
     torch.testing.assert_close(found[name], wanted.abs())
     assert (wanted < 0).any()
@@ -57,7 +57,7 @@ def test_fades_saliency_is_of_the_forget_images(model: Diffusion, pairs: Pairs, 
             example: Any = batch[side]  # type: ignore[literal-required]
             z, t = example["latents"], torch.randint(0, 1000, (2,))
             noise, alpha = torch.randn_like(z), model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
-            given = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, example["prompt"]).sample
+            given = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, example["prompt"].tokens).sample
             slopes = torch.autograd.grad(((given - noise) ** 2).mean(), weights)
             total = [sum_so_far + slope.abs() for sum_so_far, slope in zip(total, slopes, strict=True)]
         return total
@@ -88,7 +88,7 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
     formula = Formula(model, model.unet, pairs.draw(torch.Generator()))
     cells = pairs.dataset.cells()
     asked = [cell for cell in cells if cell["style"] == "neon"]
-    own = model.embed([pairs.dataset.caption(cell) for cell in asked])
+    own = model.embed([pairs.dataset.caption(cell) for cell in asked]).tokens
     torch.manual_seed(0)
 
     def made(c: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
     rows = torch.randint(0, len(asked), (9,))
     of_target = made(own[rows])
     torch.testing.assert_close(method.forget[0], of_target, rtol=1e-4, atol=1e-4)
-    assert torch.equal(method.forget[1], own[rows])
+    assert torch.equal(method.forget[1].tokens, own[rows])
     assert len(asked) == 8  # more than either K: every caption is heard
     z = torch.randn(8, 4, 8, 8) if latents == "noise" else of_target[:8]
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +107,7 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
 
     @torch.no_grad()
     def distance(captions: list[str]) -> float:
-        c = model.embed(captions).expand(8, -1, -1)
+        c = model.embed(captions).tokens.expand(8, -1, -1)
         return float(((model.unet(z_t, t, own).sample - model.unet(z_t, t, c).sample) ** 2).mean())
 
     labels = {
@@ -115,15 +115,16 @@ def test_lacu_maps_to_the_nearest_concept_and_keeps_the_nearest_captions(
     }
     assert method.mapping == min((s for s in labels if s != "neon"), key=labels.__getitem__)
     assert torch.equal(
-        method.forget[2], model.embed([pairs.dataset.caption({**c, "style": method.mapping}) for c in asked])[rows]
+        method.forget[2].tokens,
+        model.embed([pairs.dataset.caption({**c, "style": method.mapping}) for c in asked]).tokens[rows],
     )
     kept = [pairs.dataset.caption(cell) for cell in cells if cell["style"] != "neon"]
     order = sorted(kept, key=lambda caption: distance([caption]))
     far = [order[3:][i] for i in torch.randperm(len(order) - 3)[:others].tolist()]
     assert method.kept == order[:3] + far
     rows = torch.randint(0, 3 + others, (9,))
-    assert torch.equal(method.retain[1], model.embed(method.kept)[rows])
-    torch.testing.assert_close(method.retain[0], made(method.retain[1]), rtol=1e-4, atol=1e-4)
+    assert torch.equal(method.retain[1].tokens, model.embed(method.kept).tokens[rows])
+    torch.testing.assert_close(method.retain[0], made(method.retain[1].tokens), rtol=1e-4, atol=1e-4)
 
 
 def test_lacu_forgets_below_600() -> None:

@@ -85,7 +85,7 @@ def test_scissorhands_step_is_driven_by_both_terms_and_their_weights(
     config = config_of("shs", 1, "adapter.targets=['attn2','attn1']", *overrides)
     adapter = instantiate(config.adapter, _convert_="all")(model)
     unlearner = unlearner_of(config, model, adapter, pairs, tmp_path / "none")
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
     wanted = Formula(model, model.unet, batch).shs() if overrides else Formula(model, model.unet, batch).pseudo()
     losses = wanted()
     total = losses["retain"] + 0.1 * losses["forget"]
@@ -120,8 +120,8 @@ def test_scissorhands_redraws_the_most_sensitive_weights(
         z, t = example["latents"], torch.randint(0, 1000, (2,))
         noise, alpha = torch.randn_like(z), model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
         z_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-        given = model.unet(z_t, t, example["prompt"]).sample
-        guided = (1 + w) * given - w * model.unet(z_t, t, model.embed(["", ""])).sample
+        given = model.unet(z_t, t, example["prompt"].tokens).sample
+        guided = (1 + w) * given - w * model.unet(z_t, t, model.embed(["", ""]).tokens).sample
         gradients = torch.autograd.grad(((noise - guided) ** 2).mean(), adapter.parameters())
         for name, gradient in zip(found, gradients, strict=True):
             found[name] += gradient.abs()
@@ -158,17 +158,14 @@ def test_scissorhands_remembers_the_cut_networks_ascent(model: Diffusion, pairs:
     memory = torch.cat([m.flatten() for m in method.memory])
     crossed = [weight for name, weight in adapter.weights().items() if ".attn2." in name]
     assert len(memory) == sum(weight.numel() for weight in crossed)
-    example = {
-        side: torch.cat([pairs._example("forget", torch.arange(16), torch.Generator())[side]])
-        for side in ("latents", "prompt")
-    }  # type: ignore[literal-required]
+    example = pairs._example("forget", torch.arange(16), torch.Generator())
     torch.manual_seed(3)
     slopes = [torch.zeros(())]
     for _ in range(8):  # of t and noise that the method did not draw: the mean of many points the same way
         t, noise = torch.randint(0, 1000, (16,)), torch.randn_like(example["latents"])
         alpha = model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
         z_t = alpha.sqrt() * example["latents"] + (1 - alpha).sqrt() * noise
-        loss = ((model.unet(z_t, t, example["prompt"]).sample - noise) ** 2).mean()
+        loss = ((model.unet(z_t, t, example["prompt"].tokens).sample - noise) ** 2).mean()
         slopes.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, crossed)]))
     mean = torch.stack(slopes[1:]).mean(0)
     assert torch.nn.functional.cosine_similarity(memory, mean, dim=0) < -0.15

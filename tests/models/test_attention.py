@@ -18,7 +18,7 @@ from fade.timesteps import Uniform, with_timesteps
 
 def test_padding_that_is_no_end_of_text_is_not_attended_away(model: Diffusion, pairs: Pairs) -> None:
     """Stable Diffusion 2 pads with "!"."""
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
     patch, tokenizer = Patch.attach(model, [r"attn2\."]), model.pipe.tokenizer
     tokenizer.pad_token = next(
         t for t, i in tokenizer.get_vocab().items() if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
@@ -52,7 +52,7 @@ def test_places_are_all_mentions_that_the_encoder_sees(model: Diffusion, pairs: 
 
 def test_attention_is_recorded_under_gradient_checkpointing(model: Diffusion, pairs: Pairs) -> None:
     patch = Patch.attach(model, [r"attn2\."])
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:

@@ -50,7 +50,7 @@ from fade.training.unlearner import Unlearner, fit
 def losses_of(method: Method, model: Diffusion, adapter: Adapter, pairs: Pairs) -> tuple[dict[str, Tensor], Batch]:
     """The terms of one batch, after torch was seeded with 1."""
     method.prepare(model, adapter, pairs)
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), model.process)
     torch.manual_seed(1)
     return method.losses(model, adapter, batch), batch
 
@@ -153,9 +153,11 @@ def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
     )
     fit(unlearner, quiet(3, 1), tmp_path, 3, [])
     first = dataset.cells()[0]["object"]
-    kept = {style: model.embed([f"A {first} image in {style} style."])[0, 5] for style in dataset.domains["style"]}
+    kept = {
+        style: model.embed([f"A {first} image in {style} style."]).tokens[0, 5] for style in dataset.domains["style"]
+    }
     neon = kept.pop("neon")
-    kept |= {name: model.embed([f"A {name} image in photo style."])[0, 2] for name in dataset.domains["object"]}
+    kept |= {name: model.embed([f"A {name} image in photo style."]).tokens[0, 2] for name in dataset.domains["object"]}
     changed = [name for name in adapter.weights() if "attn2.to_k" in name or "attn2.to_v" in name]
     assert len(changed) >= 2
     for change in (adapter.delta(name).detach() for name in changed):
@@ -187,7 +189,9 @@ def test_selfts_score_is_its_formula(model: Diffusion, adapter: Lora, pairs: Pai
     for k in range(4):
         asked, other = batches[0]["forget"]["prompt"][k : k + 1], batches[0]["forget"]["surrogate"][k : k + 1]
         z, t = model.denoise_until(asked, 4, k, 3.0, model.embed([""]))
-        ((model.unet(z, t, asked).sample - model.unet(z, t, other).sample.detach()) ** 2).mean().backward()
+        (
+            (model.unet(z, t, asked.tokens).sample - model.unet(z, t, other.tokens).sample.detach()) ** 2
+        ).mean().backward()
     assert weight.grad is not None
     torch.testing.assert_close(found[name], (weight * weight.grad).abs().detach(), rtol=1e-3, atol=1e-10)
 
@@ -218,16 +222,16 @@ def test_duges_terms_are_their_formulas(model: Diffusion, adapter: Lora, pairs: 
     assert found.keys() == {"forget", "retain", "attention", "replay"}
     forget, retain = batch["forget"], batch["retain"]
     z_t = model.pipe.scheduler.add_noise(forget["latents"], forget["noise"], forget["t"])
-    now = maps_of(model, z_t, forget["t"], forget["prompt"])
+    now = maps_of(model, z_t, forget["t"], forget["prompt"].tokens)
     with adapter.off():
-        before = maps_of(model, z_t, forget["t"], forget["surrogate"])
+        before = maps_of(model, z_t, forget["t"], forget["surrogate"].tokens)
     wanted = torch.stack([((a - b) ** 2).mean() for a, b in zip(now, before, strict=True)]).mean()
     torch.testing.assert_close(found["attention"], wanted)
     torch.manual_seed(1)
     bank = torch.tensor([0, 21, 42, 63])[torch.randint(0, 4, (2,))]  # of 64 retain images
     captions = [pairs.caption(pairs.dataset.cells()[int(pairs.cells["retain"][i])]) for i in bank]
     z_t = model.pipe.scheduler.add_noise(pairs.latents["retain"][bank], retain["noise"], retain["t"])
-    given = model.unet(z_t, retain["t"], model.embed(captions)).sample
+    given = model.unet(z_t, retain["t"], model.embed(captions).tokens).sample
     torch.testing.assert_close(found["replay"], ((given - retain["noise"]) ** 2).mean())
 
 

@@ -45,7 +45,7 @@ def test_saliency_is_the_sum_of_absolute_gradients(model: Diffusion, adapter: Ad
         t = torch.randint(0, 1000, (len(z),))
         noise = torch.randn_like(z)
         alpha = model.pipe.scheduler.alphas_cumprod[t][:, None, None, None]
-        guess = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, batch["forget"]["prompt"]).sample
+        guess = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, batch["forget"]["prompt"].tokens).sample
         weight.grad = None
         ((guess - noise) ** 2).mean().backward()
         assert weight.grad is not None
@@ -62,7 +62,7 @@ def test_fades_loss_is_its_formula(model: Diffusion, adapter: Adapter, pairs: Pa
     shake(adapter)
     batch = pairs.draw(torch.Generator().manual_seed(0))
     torch.manual_seed(2)
-    found = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), 1000))
+    found = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), model.process))
     torch.manual_seed(2)
     latents = torch.cat([batch["forget"]["latents"], batch["retain"]["latents"]])
     t = torch.randint(0, 1000, (4,))
@@ -70,22 +70,22 @@ def test_fades_loss_is_its_formula(model: Diffusion, adapter: Adapter, pairs: Pa
     z = model.pipe.scheduler.add_noise(latents, noise, t)
     for side, rows in (("forget", slice(0, 2)), ("retain", slice(2, 4))):
         with torch.no_grad():
-            student = model.unet(z[rows], t[rows], batch[side]["prompt"]).sample  # type: ignore[literal-required]
+            student = model.unet(z[rows], t[rows], batch[side]["prompt"].tokens).sample  # type: ignore[literal-required]
             with adapter.off():
-                teacher = model.unet(z[rows], t[rows], batch[side]["surrogate"]).sample  # type: ignore[literal-required]
+                teacher = model.unet(z[rows], t[rows], batch[side]["surrogate"].tokens).sample  # type: ignore[literal-required]
         torch.testing.assert_close(found[side].detach(), ((student - teacher) ** 2).mean())
-    assert torch.equal(batch["retain"]["prompt"], batch["retain"]["surrogate"])
+    assert torch.equal(batch["retain"]["prompt"].tokens, batch["retain"]["surrogate"].tokens)
 
 
 def test_the_gradient_agrees_with_finite_differences(model: Diffusion, pairs: Pairs) -> None:
     model.double()
     pairs.latents = {k: v.double() for k, v in pairs.latents.items()}
-    pairs.own, pairs.overwritten = pairs.own.double(), pairs.overwritten.double()
+    pairs.own, pairs.overwritten = (e.to(torch.float64) for e in (pairs.own, pairs.overwritten))
     adapter = Lora.attach(model, rank=2, alpha=2)
     model.double()
     adapter.set_masks(Neuron(0.3)({n: torch.rand(w.shape) for n, w in adapter.weights().items()}))
     shake(adapter)
-    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), 1000)
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), model.process)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_the_loop_confines_the_change_and_weighs_the_terms(model: Diffusion, pai
         parameter.requires_grad_(True)
     torch.manual_seed(3 * 1_000_003 + 1)
     batch = pairs.draw(torch.Generator().manual_seed(3 * 1_000_003 + 1))
-    losses = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), 1000))
+    losses = Fade().losses(model, adapter, with_timesteps(batch, Uniform(), torch.zeros(0), model.process))
     gradients = {
         name: torch.autograd.grad(loss, adapter.parameters(), retain_graph=True) for name, loss in losses.items()
     }
