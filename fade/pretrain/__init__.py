@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from pydantic import Field
 from torch import Tensor, nn
@@ -55,8 +55,10 @@ class Pretraining:
 
     Writes `out/judges/<domain>/`, `out/pipeline/` (fp16, stock diffusers), `out/numbers.json` and contact sheets, and
     `out/recipe.json`: what was asked for, and of which images. Raises BadInput where a stage misses the accuracy that
-    the next one needs, and where `out` holds another recipe, or one of other images.
+    the next one needs, and where `out` holds another recipe, or one of other images. stages: in their order.
     """
+
+    stages: tuple[str, ...] = STAGES
 
     def __init__(
         self,
@@ -105,9 +107,9 @@ class Pretraining:
                 raise BadInput(f"{self.out} was made of other images (see recipe.json); choose another out=FOLDER")
             for key, value in common.items():
                 self.same(key, before.get(key) == value)
-            for stage in STAGES:
+            for stage in self.stages:
                 self.take_up(stage, before.get(stage))
-        write_json(path, {**common, "images": images, **{stage: asdict(getattr(self, stage)) for stage in STAGES}})
+        write_json(path, {**common, "images": images, **{stage: asdict(getattr(self, stage)) for stage in self.stages}})
 
     def same(self, key: str, unchanged: bool) -> None:
         if not unchanged:
@@ -132,7 +134,7 @@ class Pretraining:
                 f"pretrain.{stage}.steps is {steps}, and {self.out} was begun with {before}; give as "
                 "many or more, or choose another out=FOLDER"
             )
-        later = STAGES[STAGES.index(stage) + 1 :]
+        later = self.stages[self.stages.index(stage) + 1 :]
         if steps > before and any(self.done(name) for name in later):
             raise BadInput(
                 f"pretrain.{stage}.steps is more than {before}, with which {later[0]} was made already; "
@@ -228,22 +230,30 @@ class Pretraining:
                     f"pretrain.{stage}.steps (it is {s.steps}), or lower pretrain.{stage}.gate ({s.gate})"
                 )
 
-    def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> StableDiffusionPipeline:
-        folder, s = self.out / "pipeline", self.diffusion
+    def train_diffusion(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> DiffusionPipeline:
+        folder = self.out / "pipeline"
         if self.done("diffusion"):
-            return load_pipeline(folder)
+            return self.load(folder)
         latents, items = self.latents(vae)
-        captions, owner = self.captions(items)
-        tokenizer = make_tokenizer([text for group in captions for text in group], s.max_length)
-        pipe = self.untrained(vae, tokenizer, latents)
-        tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
-        loss, look = diffusion_loss(pipe, latents, tokens, owner, s), partial(self.show_grid, pipe, judges)
-        stage = self.fit_diffusion(pipe, loss, look)
+        pipe, loss = self.fresh(vae, latents, *self.captions(items))
+        stage = self.fit_diffusion(pipe, loss, partial(self.show_grid, pipe, judges))
         vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with atomic(folder) as temporary:
             pipe.to("cpu", torch.float16).save_pretrained(temporary)
         self.finish("diffusion", stage)
+        return self.load(folder)
+
+    def load(self, folder: Path) -> DiffusionPipeline:
         return load_pipeline(folder)
+
+    def fresh(
+        self, vae: AutoencoderKL, latents: Tensor, captions: list[list[str]], owner: Tensor
+    ) -> tuple[DiffusionPipeline, Loss]:
+        """A fresh pipeline, and what is lowered over its `trained` parts. captions, owner: as `captions` gives them."""
+        tokenizer = make_tokenizer([text for group in captions for text in group], self.diffusion.max_length)
+        pipe = self.untrained(vae, tokenizer, latents)
+        tokens = torch.stack([tokenise(tokenizer, group) for group in captions])
+        return pipe, diffusion_loss(pipe, latents, tokens, owner, self.diffusion)
 
     def untrained(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, latents: Tensor) -> StableDiffusionPipeline:
         """A fresh text encoder and U-Net, of latents (N, C, h, w), around the autoencoder."""
@@ -252,19 +262,25 @@ class Pretraining:
         unet = make_unet(self.diffusion, latents.shape[1], latents.shape[-1])
         return make_pipeline(vae, text_encoder, tokenizer, unet, make_scheduler())
 
-    def fit_diffusion(self, pipe: StableDiffusionPipeline, loss: Loss, look: Callable[[], None]) -> Stage:
-        network = nn.ModuleDict({"unet": pipe.unet, "text_encoder": pipe.text_encoder})
+    def trained(self, pipe: DiffusionPipeline) -> nn.ModuleDict:
+        """The parts that learn, all but the autoencoder, by their names in the pipeline; what denoises is first."""
+        return nn.ModuleDict({"unet": pipe.unet, "text_encoder": pipe.text_encoder})
+
+    def write_attention_out(self, pipe: DiffusionPipeline) -> None:
+        """PyTorch's fused attention in bfloat16 takes half of a step on a CPU; written out it takes a tenth."""
+        pipe.unet.set_attn_processor(AttnProcessor())
+        pipe.text_encoder.set_attn_implementation("eager")
+
+    def fit_diffusion(self, pipe: DiffusionPipeline, loss: Loss, look: Callable[[], None]) -> Stage:
         if self.diffusion.precision.startswith("bf16"):
-            # PyTorch's fused attention in bfloat16 takes half of a step on a CPU; written out it takes a tenth
-            pipe.unet.set_attn_processor(AttnProcessor())
-            pipe.text_encoder.set_attn_implementation("eager")
-        stage = Stage("diffusion", network, loss, self.diffusion, self.seed + 2, look)
+            self.write_attention_out(pipe)
+        stage = Stage("diffusion", self.trained(pipe), loss, self.diffusion, self.seed + 2, look)
         self.fit(stage)
         return stage
 
-    def show_grid(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> None:
+    def show_grid(self, pipe: DiffusionPipeline, judges: dict[str, Judge]) -> None:
         """A line and a contact sheet: an image of every cell, and how many of them the judges read rightly."""
-        pipe.to(pipe.unet.device)
+        pipe.to(next(self.trained(pipe).parameters()).device)
         made, cells = self.grid(pipe, seeds=[0])
         log.info(
             "diffusion: %s on the grid", ", ".join(f"{d} {100 * v:.1f} %" for d, v in self.read(judges, made, cells))
@@ -309,25 +325,29 @@ class Pretraining:
         classes = torch.tensor([labels.index(cell[domain]) for cell in cells])
         return one_hot(classes, len(labels)) if self.dataset.multilabel else classes
 
-    def grid(self, pipe: StableDiffusionPipeline, seeds: list[int]) -> tuple[Tensor, list[dict[str, str]]]:
+    def grid(self, pipe: DiffusionPipeline, seeds: list[int]) -> tuple[Tensor, list[dict[str, str]]]:
         """Images (N, 3, H, W) in [0, 1], on the CPU, of every cell for every seed."""
         cells = self.dataset.cells()
         texts = [self.dataset.caption(cell) for cell in cells]
-        shape = (1, pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+        side = self.size // pipe.vae_scale_factor
+        shape = (1, pipe.vae.config.latent_channels, side, side)
         made = []
         for seed in seeds:
             latent = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipe.device)
             made.append(self.draw(pipe, texts, latent.expand(len(texts), -1, -1, -1), 36))
         return torch.cat(made), cells * len(seeds)
 
-    def draw(self, pipe: StableDiffusionPipeline, texts: list[str], latents: Tensor, batch: int) -> Tensor:
+    def sampling(self) -> dict[str, Any]:
+        """What the pipeline's call is given beside texts and latents."""
+        return {"num_inference_steps": self.diffusion.sampling_steps, "guidance_scale": self.diffusion.guidance}
+
+    def draw(self, pipe: DiffusionPipeline, texts: list[str], latents: Tensor, batch: int) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], on the CPU, one a text, each from its latent (N, C, h, w)."""
-        sampling = {"num_inference_steps": self.diffusion.sampling_steps, "guidance_scale": self.diffusion.guidance}
         parts = (slice(start, start + batch) for start in range(0, len(texts), batch))
-        made = [pipe(texts[part], latents=latents[part], output_type="pt", **sampling).images for part in parts]
+        made = [pipe(texts[part], latents=latents[part], output_type="pt", **self.sampling()).images for part in parts]
         return torch.cat([images.float().cpu() for images in made])
 
-    def measure(self, pipe: StableDiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
+    def measure(self, pipe: DiffusionPipeline, judges: dict[str, Judge]) -> dict[str, Any]:
         """The numbers of the shipped weights: judge accuracies, grid accuracies over five seeds, images per second."""
         self.grid(pipe, seeds=[99])
         began = time.monotonic()
@@ -339,7 +359,7 @@ class Pretraining:
             "grid": dict(self.read(judges, made, cells)),
             "grid_images": len(cells),
             "images_per_s": speed,
-            "parameters": sum(p.numel() for m in (pipe.unet, pipe.vae, pipe.text_encoder) for p in m.parameters()),
+            "parameters": sum(p.numel() for m in (*self.trained(pipe).values(), pipe.vae) for p in m.parameters()),
         }
 
 

@@ -1,0 +1,105 @@
+"""Pretraining of a small Stable Diffusion 3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+
+from fade.data.minicanvas import MiniCanvas
+from fade.models.families import family_of
+from fade.models.prompts import Text
+from fade.pretrain.diffusion import make_tokenizer, tokenise
+from fade.pretrain.flow import FlowPretraining, FlowSettings, flow_loss, make_flow, make_t5_tokenizer, read
+
+SHIPPED = Path(__file__).parents[2] / "fade" / "shipped" / "minicanvas"
+CAPTIONS = ["A cat image in neon style.", "A dog image in photo style."]
+
+
+def settings() -> FlowSettings:
+    return FlowSettings(
+        steps=2,
+        batch=2,
+        rate=1e-3,
+        ema=0.9,
+        width=16,
+        layers=2,
+        heads=2,
+        patch=2,
+        clip_width=8,
+        t5_width=32,
+        text_layers=2,
+        max_length=16,
+        empty=0.1,
+        partial=0.1,
+        sampling_steps=1,
+        guidance=3.0,
+    )
+
+
+def pipeline() -> StableDiffusion3Pipeline:
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(SHIPPED / "pipeline" / "vae")
+    return make_flow(vae, make_tokenizer(CAPTIONS, 16), make_t5_tokenizer(CAPTIONS, 16), settings(), 8)
+
+
+def test_a_t5_tokenizer_knows_its_words_and_spells_the_rest() -> None:
+    tokenizer = make_t5_tokenizer(CAPTIONS, 16)
+    ids = tokenizer(CAPTIONS[0]).input_ids
+    assert [t.strip("▁") for t in tokenizer.convert_ids_to_tokens(ids)] == [*CAPTIONS[0].split(), "</s>"]
+    strange = Text(tokenizer, 16, first=0).ids("zebra")
+    assert "".join(tokenizer.convert_ids_to_tokens(strange)).strip("▁") == "zebra" and len(strange) >= 5
+
+
+@torch.no_grad()
+def test_training_reads_captions_as_the_pipeline_does() -> None:
+    pipe = pipeline()
+    clip, t5 = (tokenise(tokenizer, CAPTIONS) for tokenizer in (pipe.tokenizer, pipe.tokenizer_3))
+    rows, pooled = read(pipe, clip, t5)
+    wanted = family_of(pipe)(pipe, 1, 1.0).encoded(CAPTIONS)
+    torch.testing.assert_close(rows, wanted.tokens)
+    torch.testing.assert_close(pooled, wanted.pooled)
+
+
+def test_the_loss_of_a_flow_is_its_formula() -> None:
+    """‖(ε − z_0) − v‖² at σ = sigmoid(N(0, 1)); a fresh network says 0 everywhere, so it is the target's own size."""
+    pipe, latents = pipeline(), torch.randn(3, 16, 8, 8)
+    tokens = torch.stack([tokenise(pipe.tokenizer, CAPTIONS), tokenise(pipe.tokenizer_3, CAPTIONS)], 1).expand(
+        3, -1, -1, -1
+    )
+    loss = flow_loss(pipe, latents, tokens, torch.arange(3), settings())
+    torch.manual_seed(5)
+    found = loss(torch.device("cpu"))
+    torch.manual_seed(5)
+    index = torch.randint(0, 3, (2,))
+    torch.multinomial(torch.tensor([0.9, 0.1]), 2, replacement=True)
+    sigma, noise = torch.randn(2).sigmoid(), torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(found, (noise - latents[index]).square().mean())
+    torch.nn.init.normal_(pipe.transformer.proj_out.weight)
+    seen = []
+    handle = pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args))
+    torch.manual_seed(5)
+    loss(torch.device("cpu")).backward()
+    handle.remove()
+    at = sigma[:, None, None, None]
+    torch.testing.assert_close(seen[0][0], (1 - at) * latents[index] + at * noise)
+    torch.testing.assert_close(seen[0][3], 1000 * sigma)
+    assert pipe.transformer.proj_out.weight.grad is not None
+
+
+def test_two_steps_leave_a_pipeline_that_stock_diffusers_draws_with(tmp_path: Path) -> None:
+    dataset = MiniCanvas(template="A {object} image in {style} style.", partials={}, train=1, judge=0, test=0)
+    recipe = FlowPretraining(
+        dataset, tmp_path, 64, str(SHIPPED / "pipeline" / "vae"), str(SHIPPED / "judges"), settings(), accelerator="cpu"
+    )
+    recipe.claim()
+    vae = AutoencoderKL.from_pretrained(SHIPPED / "pipeline" / "vae")
+    pipe = recipe.train_diffusion(vae, {})
+    assert recipe.done("diffusion") and recipe.sampling()["max_sequence_length"] == 16
+    stock = StableDiffusion3Pipeline.from_pretrained(tmp_path / "pipeline", dtype=torch.float32)
+    latents = torch.randn(2, 16, 8, 8)
+    drawn = recipe.draw(pipe, CAPTIONS, latents, 2)
+    assert torch.equal(recipe.draw(stock, CAPTIONS, latents, 2), drawn) and drawn.shape == (2, 3, 64, 64)
+    moved = [name for name, w in pipe.text_encoder_3.named_parameters() if not w.isfinite().all()]
+    assert not moved and pipe.transformer.proj_out.weight.any()  # it began at zero
