@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,16 +30,10 @@ def trainable(weights: dict[str, Tensor]) -> Iterator[None]:
             weight.requires_grad_(before[name])
 
 
-def denoising_gradients(
-    model: Diffusion,
-    weights: dict[str, Tensor],
-    example: Example,
-    guidance: float = 0.0,
-    empty: Embedding | None = None,
-) -> list[Tensor]:
-    """Gradients of the denoising loss, t uniform, the example's own captions.
+def denoising_loss(model: Diffusion, example: Example, guidance: float = 0.0, empty: Embedding | None = None) -> Tensor:
+    """The loss of training, t uniform, the example's own captions.
 
-    guidance w > 0: of ‖ε − [(1 + w) ε_θ(c) − w ε_θ(∅)]‖² (SalUn); empty, of one caption, is the embedding of ∅.
+    guidance w > 0: ‖ε − [(1 + w) ε_θ(c) − w ε_θ(∅)]‖² (SalUn); empty, of one caption, is the embedding of ∅.
     """
     latents = example["latents"]
     t = model.process.draw(len(latents), latents.device)
@@ -48,9 +43,29 @@ def denoising_gradients(
     if guidance:
         assert empty is not None
         given = (1 + guidance) * given - guidance * model.predict(z_t, t, empty.expand_as(example["prompt"]))
-    loss = mse_loss(given, model.target(latents, t, noise))
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    return mse_loss(given, model.target(latents, t, noise))
+
+
+def denoising_gradients(model: Diffusion, weights: dict[str, Tensor], example: Example) -> list[Tensor]:
+    """Gradients of `denoising_loss`, all at once."""
+    found = torch.autograd.grad(denoising_loss(model, example), list(weights.values()), allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights.values(), found, strict=True)]
+
+
+def add_gradients(loss: Tensor, weights: dict[str, Tensor], add: Callable[[str, Tensor], None]) -> None:
+    """Hand each weight's gradient to `add` as soon as it is there, and let it go: never more than one is held."""
+
+    def taken(name: str, weight: Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        add(name, gradient)
+
+    handles = [w.register_post_accumulate_grad_hook(partial(taken, name)) for name, w in weights.items()]
+    try:
+        loss.backward(inputs=list(weights.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def zeros(weights: dict[str, Tensor]) -> Saliency:
@@ -72,10 +87,8 @@ def sum_of_abs(
     with trainable(weights):
         for batch in batches:
             example = batch["forget"] if side == "forget" else batch["retain"]
-            for name, gradient in zip(
-                weights, denoising_gradients(model, weights, example, guidance, empty), strict=True
-            ):
-                total[name] += gradient.abs()
+            loss = denoising_loss(model, example, guidance, empty)
+            add_gradients(loss, weights, lambda name, gradient: total[name].add_(gradient.abs()))
     return total
 
 
@@ -90,9 +103,8 @@ def sum_of_signed(
     total = zeros(weights)
     with trainable(weights):
         for batch in batches:
-            found = denoising_gradients(model, weights, batch["forget"], guidance, empty)
-            for name, gradient in zip(weights, found, strict=True):
-                total[name] += gradient
+            loss = denoising_loss(model, batch["forget"], guidance, empty)
+            add_gradients(loss, weights, lambda name, gradient: total[name].add_(gradient))
     return {name: gradient.abs() for name, gradient in total.items()}
 
 

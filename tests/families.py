@@ -21,7 +21,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from fade.pretrain.flow import make_t5_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPTextConfig,
@@ -39,6 +38,7 @@ from transformers import (
 from fade.models import Diffusion
 from fade.models.families import family_of
 from fade.pretrain.diffusion import make_tokenizer
+from fade.pretrain.flow import make_t5_tokenizer
 
 CAPTIONS = ["A cat image in neon style.", "A dog image in photo style.", "A fish image in mosaic style."]
 LENGTH = 16  # tokens, of every encoder
