@@ -31,7 +31,7 @@ from fade.models import Diffusion
 from fade.models.families import family_of
 from fade.models.ledger import ledger
 from fade.origin import origin
-from fade.published import adapter_of, made, optimizer_of, published, sparsity_of
+from fade.published import adapter_of, guidance_of, made, optimizer_of, published, sparsity_of
 from fade.sparsity import Sparsity
 from fade.training.recipe import Recipe
 from fade.untouched import same_flags, untouched
@@ -151,7 +151,7 @@ def load(pipe: DiffusionPipeline, folder: Path | str, scale: float = 1.0, force:
     """Attach a saved adapter. It stays on until `remove()`, also where the handle is not kept: `attached(pipe)` finds
     it.
 
-    pipe: any of Stable Diffusion's, image to image and inpainting too. Raises BadInput, one line, the pipeline
+    pipe: of any family, image to image and inpainting too. Raises BadInput, one line, the pipeline
     untouched: for files that are missing, damaged or newer, and for a pipeline other than the one the adapter was made
     for, unless `force`.
     """
@@ -177,7 +177,7 @@ def unlearn(
     retain: Words = RETAIN,
     images: Count = 16,
     sampling_steps: Count = 30,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     sparsity: str | Sparsity | None = None,
     p: Share | None = None,
     rank: Count | None = None,
@@ -196,17 +196,17 @@ def unlearn(
     concept, surrogate: words for the {} of each template. retain: prompts that are to stay as they are. images: made by
     the pipeline for each caption. method: a file of conf/method, or a Method. p: kept fraction of the candidate
     weights. terms: weights of the loss terms, by name; the others keep the method's own. None, of anything: what the
-    method published for Stable Diffusion 1, as in run.py (fade/published.py); training is in float32, or, of a low-rank
-    change, on a base in bfloat16. Raises BadInput for words, templates, numbers or a method that cannot be used, for a
-    pipeline in another precision, for one that
-    carries another adapter (the new one would be right only on top of it), and where training ends in nan or in
-    nothing.
+    method published, and the model's own guidance, as in run.py (fade/published.py); training is in float32, or, of a
+    low-rank change, on a base in bfloat16. Raises BadInput for words, templates, numbers or a method that cannot be
+    used, for a pipeline in another precision, for one that carries another adapter (the new one would be right only on
+    top of it), and where training ends in nan or in nothing.
     """
     model = diffusion_of(pipe)
     refuse_attached(model)
     if terms is not None and not terms:
         raise BadInput("terms is {}; name a loss term, or leave it out for the default")
     device, known = model.device, published(method, seed, model.preset)
+    guidance = guidance_of(model.preset) if guidance is None else guidance
     how = copy(method) if isinstance(method, Method) else made(known["method"])
     how.terms = how.weighted(terms)
     kind, shape = adapter_of(how, known["adapter"], rank, alpha, targets)

@@ -1,4 +1,4 @@
-"""A method's published settings on Stable Diffusion 1, as conf/ states them for run.py: `model=sd15 method=NAME`.
+"""A method's published settings on a model, as conf/ states them for run.py: `model=sd15 method=NAME`.
 
 The files are run.py's own; here they are read without Hydra: each list of defaults, a later file over an earlier one.
 """
@@ -65,6 +65,11 @@ def attacks_of(names: Sequence[str]) -> dict[str, Any]:
     if odd := [name for name in names if name not in known]:
         raise BadInput(f"attack {odd[0]!r} is unknown; choose {', '.join(known)}")
     return OmegaConf.to_container(OmegaConf.merge(*(_option("attack", name) for name in names)), resolve=True)  # type: ignore[return-value]
+
+
+def guidance_of(preset: str) -> float:
+    """How strongly a model's own images are guided, by its file of conf/model."""
+    return float(_read(f"model/{preset}")["model"]["guidance"])
 
 
 def located(path: str) -> Any:
