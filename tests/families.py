@@ -200,7 +200,7 @@ def flux() -> FluxPipeline:
         axes_dims_rope=(4, 6, 6),
         guidance_embeds=True,
     )
-    return FluxPipeline(
+    pipe = FluxPipeline(
         FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         _vae(0.1),
         _clip(CLIPTextModel, clip, 32),
@@ -209,6 +209,8 @@ def flux() -> FluxPipeline:
         t5,
         transformer,
     )
+    pipe.default_sample_size = 8  # 128 in every FluxPipeline
+    return pipe
 
 
 TINY: dict[str, Callable[[], DiffusionPipeline]] = {"sdxl": sdxl, "sd3": sd3, "flux": flux, "sana": sana}

@@ -65,7 +65,7 @@ def starts(model: Diffusion) -> Tensor:
 def test_generate_draws_what_the_stock_call_draws(family: str, model: Diffusion) -> None:
     latents = packed(starts(model)) if family == "flux" else starts(model)
     torch.testing.assert_close(model.generate(ASKED, NOISE), called(model, latents), rtol=0, atol=2e-6)
-    assert model.generate(ASKED, NOISE, Sampling(size=48, steps=1)).shape == (2, 3, 48, 48)
+    assert model.generate(ASKED, NOISE, Sampling(size=64, steps=1)).shape == (2, 3, 64, 64)
 
 
 @torch.no_grad()
