@@ -124,7 +124,8 @@ def test_what_stock_tools_read_is_the_change_itself(model: Diffusion, tmp_path: 
     assert attached.keys() == alone.keys() and all(torch.equal(attached[key], alone[key]) for key in attached)
     if form == "diffusers":
         pipe.load_lora_weights(tmp_path / "attached")
-        found = pipe.unet(*inputs(model)).sample
+        z, t, embedding = inputs(model)
+        found = pipe.unet(z, t, embedding.tokens).sample
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
         assert (found - predict(model)).abs().max() > 0.01
     with pytest.raises(BadInput, match="needs --base"):

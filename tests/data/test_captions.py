@@ -14,6 +14,7 @@ from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.pretrain.diffusion import make_tokenizer
 
 
@@ -45,22 +46,23 @@ def test_an_examples_captions_are_drawn_over_the_tiers_alike(
     texts = [*dict.fromkeys(text for side in ("forget", "retain") for text, _ in pairs.captions(side))]
     place = {text: float(k) for k, text in enumerate(texts)}
     monkeypatch.setattr(model.pipe, "tokenizer", make_tokenizer(texts, 16))
-    monkeypatch.setattr(model, "embed", lambda prompts: torch.tensor([[[place[p]]] for p in prompts]).expand(-1, 16, 1))
+    rows = {text: torch.full((1, 16, 1), k) for text, k in place.items()}
+    monkeypatch.setattr(model, "embed", lambda prompts: Embedding(torch.cat([rows[p] for p in prompts])))
     cells = grid.cells()
     pairs._embed(model, cells)
-    assert [texts[int(row)] for row in pairs.own[: len(cells), 0, 0]] == [pairs.caption(cell) for cell in cells]
+    assert [texts[int(row)] for row in pairs.own.tokens[: len(cells), 0, 0]] == [pairs.caption(cell) for cell in cells]
     forget = torch.tensor([k for k, cell in enumerate(cells) if cell["style"] == "neon_glow"])
     row = pairs._caption_of(forget.repeat(400), torch.Generator().manual_seed(0))
-    drawn = [texts[int(k)] for k in pairs.own[row, 0, 0]]
+    drawn = [texts[int(k)] for k in pairs.own.tokens[row, 0, 0]]
     assert 0.45 < sum("neon glow" in text for text in drawn) / len(drawn) < 0.55 and len(set(drawn)) == 16 * 19
     example = pairs._told(torch.zeros(len(row)), row)
     ids = dict(zip(texts, model.token_ids(texts), strict=True))
     for text, named, own, other in zip(
-        drawn[:300], example["concept"], example["prompt"], example["surrogate"], strict=False
+        drawn[:300], example["concept"], example["prompt"].tokens, example["surrogate"].tokens, strict=False
     ):
         said = next(w for w in ("neon glow", *grid.language.said["neon_glow"]["synonym"]) if w in text.lower())
         assert [ids[text][k - 1] for k in named.nonzero()[:, 0]] == model.token_ids([said])[0]
-        assert pairs.own[0].shape == own.shape and "neon" not in texts[int(other[0, 0])]
+        assert pairs.own.tokens[0].shape == own.shape and "neon" not in texts[int(other[0, 0])]
 
 
 def test_one_tier_of_one_caption_draws_nothing(dataset: MiniCanvas, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_other_captions_for_training_than_for_evaluation(dataset: MiniCanvas, mo
     )
     other.prepare(model)
     row = [tuple(cell.values()) for cell in dataset.cells()].index(("neon", "bird"))
-    assert torch.equal(other.own[row], model.embed(["neon: a bird"])[0]) and other.concept[row].any()
+    assert torch.equal(other.own.tokens[row], model.embed(["neon: a bird"]).tokens[0]) and other.concept[row].any()
     with pytest.raises(BadInput, match="template"):
         Pairs(dataset, request, 16, 64, 2, tmp_path, template="a {object}")
 
@@ -112,7 +112,7 @@ def test_every_example_stands_under_its_own_captions(model: Diffusion, pairs: Pa
                 assert cell["style"] == style and (side != "retain" or style != "neon")
                 said = [{**cell, "style": s} for s in {"retain": (style, style)}.get(side, ("neon", "photo"))]
                 for key, wanted in zip(("prompt", "surrogate"), said, strict=True):
-                    assert torch.equal(example[key][row], pairs.own[cells.index(wanted)])  # type: ignore[index]
+                    assert torch.equal(example[key].tokens[row], pairs.own.tokens[cells.index(wanted)])  # type: ignore[index]
 
 
 def test_several_requests_overwrite_each_its_own(dataset: MiniCanvas, tmp_path: Path) -> None:

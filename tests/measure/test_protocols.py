@@ -41,7 +41,7 @@ def decoded(model: Diffusion, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def guided(model: Diffusion, z: Tensor, t: Tensor, prompt: str, scale: float, negative: str = "") -> Tensor:
-    without, given = model.unet(torch.cat([z, z]), t, model.embed([negative, prompt])).sample.chunk(2)
+    without, given = model.unet(torch.cat([z, z]), t, model.embed([negative, prompt]).tokens).sample.chunk(2)
     return without + scale * (given - without)
 
 

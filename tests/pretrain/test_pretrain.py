@@ -236,7 +236,7 @@ def test_the_diffusion_loss_is_its_formula(model: Diffusion, tmp_path: Path, emp
     torch.multinomial(torch.tensor([1 - empty, empty, 0.0]), 4, replacement=True)
     t = (1000 * torch.rand(4) ** 0.7).long()
     z, noise, alpha = latents[index], torch.randn(4, 4, 8, 8), pipe.scheduler.alphas_cumprod[t][:, None, None, None]
-    c = model.embed(["" if empty else captions[int(owner[i])][0] for i in index])
+    c = model.embed(["" if empty else captions[int(owner[i])][0] for i in index]).tokens
     guess = model.unet(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, t, c).sample
     torch.testing.assert_close(found, ((guess - (alpha.sqrt() * noise - (1 - alpha).sqrt() * z)) ** 2).mean())
 
