@@ -202,6 +202,10 @@ def unlearn(
     top of it), and where training ends in nan or in nothing.
     """
     model = diffusion_of(pipe)
+    if not isinstance(pipe, model.pipeline):
+        raise BadInput(
+            f"pipe is a {type(pipe).__name__}; it must be a {model.pipeline.__name__}, which draws from words"
+        )
     refuse_attached(model)
     if terms is not None and not terms:
         raise BadInput("terms is {}; name a loss term, or leave it out for the default")

@@ -152,7 +152,7 @@ def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diff
         ({"surrogate": "photo " * 20}, "tokens and the text encoder takes 14; shorten it"),
         ({"retain": ["red " * 15]}, "the caption 'red red"),
         ({"method": None}, "method is None; it must be text"),
-        ({"pipe": None}, "pipe is None; it must be a StableDiffusionPipeline"),
+        ({"pipe": None}, "pipe is None; it must be a DiffusionPipeline"),
     ],
     ids=lambda value: str(value)[:20],
 )
