@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -57,11 +57,15 @@ class Adapter(ABC):
         """Confine the change to the masks. Raises BadInput where their names are not those of `weights`, and for a part
         of a change that is all or nothing.
         """
-        wanted = self.weights().keys()
-        if masks.keys() != wanted:
-            raise BadInput(f"masks for {len(masks)} weights, the adapter has {len(wanted)}: they must be the same")
+        self.check_names(masks)
         if not self.maskable and not all(mask.all() for mask in masks.values()):
             raise BadInput(f"an adapter of kind {self.kind} cannot be masked; use sparsity=dense, or another adapter")
+
+    def check_names(self, masked: Collection[str]) -> None:
+        """Raises BadInput where they are not those of `weights`."""
+        wanted = self.weights().keys()
+        if set(masked) != wanted:
+            raise BadInput(f"masks for {len(masked)} weights, the adapter has {len(wanted)}: they must be the same")
 
     def density(self) -> float:
         """Kept fraction of all candidate weights; 0 for a change without weights."""

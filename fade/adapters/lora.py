@@ -23,7 +23,7 @@ from fade.models import Diffusion
 from fade.models.ledger import Ledger, ledger
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-Decoded = dict[str, tuple[Tensor, Tensor, Tensor]]  # layer -> A (r, in), B (out, r), mask (out, in)
+Decoded = dict[str, tuple[Tensor, Tensor, Kept]]  # layer -> A (r, in), B (out, r), which weights
 
 
 class Lora(Adapter):
@@ -87,7 +87,8 @@ class Lora(Adapter):
         config._register_custom_module({nn.Linear: MaskedLinear})
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there is one already: it is meant
             network.add_adapter(config, adapter_name=name)
-        network.set_adapter([*earlier, name])
+        if earlier:
+            network.set_adapter([*earlier, name])
         layers = {n: network.get_submodule(n) for n in found}
         for layer in layers.values():
             for key, parameter in layer.named_parameters():
@@ -142,6 +143,10 @@ class Lora(Adapter):
 
     def masks(self) -> Masks:
         return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
+
+    def density(self) -> float:
+        every = sum(weight.numel() for weight in self.weights().values())
+        return sum(layer.kept[self.name].count() for layer in self.layers.values()) / every
 
     # switching
 
@@ -251,9 +256,9 @@ class Lora(Adapter):
                 continue
             tensors[f"{name}.A"] = layer.lora_A[self.name].weight[:, kept.cols]
             tensors[f"{name}.B"] = layer.lora_B[self.name].weight[kept.rows]
-            if not kept.rows.all():
+            if not kept.every_row:
                 tensors[f"{name}.rows"] = kept.rows.nonzero()[:, 0].to(torch.int16)
-            if not kept.cols.all():
+            if not kept.every_col:
                 tensors[f"{name}.cols"] = kept.cols.nonzero()[:, 0].to(torch.int16)
             if not kept.rectangle:
                 inner = kept.mask[kept.rows][:, kept.cols].cpu().numpy()
@@ -280,12 +285,13 @@ class Lora(Adapter):
     @classmethod
     def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> Lora:
         adapter = cls.attach(model, settings["rank"], settings["alpha"], targets=list(settings["layers"]), name=name)
-        for layer, (a, b, _) in decoded.items():
+        adapter.check_names(decoded)
+        for layer, (a, b, kept) in decoded.items():
             base = adapter.layers[layer].get_base_layer().weight
             like = base if base.is_floating_point() else a.to(base.device)
             adapter.layers[layer].lora_A[name].weight.data = a.to(like)
             adapter.layers[layer].lora_B[name].weight.data = b.to(like)
-        adapter.set_masks({layer: mask for layer, (_, _, mask) in decoded.items()})
+            adapter.layers[layer].kept[name] = kept.to(base.device)
         for parameter in adapter.parameters():
             parameter.requires_grad_(False)
         if "gate" in settings:
@@ -298,12 +304,12 @@ class Lora(Adapter):
         if "gate" in settings:
             raise BadInput(PROMPT)
         found, alpha = {}, scale * settings["alpha"]
-        for name, (a, b, mask) in decoded.items():
-            kept = Kept.of(mask)
+        for name, (a, b, kept) in decoded.items():
             if kept.empty:
                 continue
             a, b = a * kept.cols, b * kept.rows[:, None]
-            found[name] = Factors(a, b, alpha) if kept.rectangle else Factors.select((b @ a) * mask * (alpha / len(a)))
+            exact = kept.rectangle
+            found[name] = Factors(a, b, alpha) if exact else Factors.select(kept.within(b @ a) * (alpha / len(a)))
         return found
 
 
@@ -329,16 +335,18 @@ def chosen(network: nn.Module, targets: Sequence[str], name: str) -> dict[str, n
     return found
 
 
-def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    a, b, mask = torch.zeros(rank, into), torch.zeros(out, rank), torch.zeros(out, into, dtype=torch.bool)
-    if f"{name}.A" in tensors:
-        rows = tensors.get(f"{name}.rows", torch.arange(out)).long()
-        cols = tensors.get(f"{name}.cols", torch.arange(into)).long()
-        a[:, cols] = tensors[f"{name}.A"].float()
-        b[rows] = tensors[f"{name}.B"].float()
-        inner = torch.ones(len(rows), len(cols), dtype=torch.bool)
-        if f"{name}.bits" in tensors:
-            bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=inner.numel())
-            inner = torch.from_numpy(bits.astype(bool)).reshape(inner.shape)
-        mask[rows[:, None], cols] = inner
-    return a, b, mask
+def _expanded(name: str, out: int, into: int, rank: int, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Kept]:
+    a, b = torch.zeros(rank, into), torch.zeros(out, rank)
+    rows, cols = torch.zeros(out, dtype=torch.bool), torch.zeros(into, dtype=torch.bool)
+    if f"{name}.A" not in tensors:
+        return a, b, Kept.crossed(rows, cols)
+    down = tensors.get(f"{name}.rows", torch.arange(out)).long()
+    along = tensors.get(f"{name}.cols", torch.arange(into)).long()
+    a[:, along], b[down] = tensors[f"{name}.A"].float(), tensors[f"{name}.B"].float()
+    rows[down] = cols[along] = True
+    if f"{name}.bits" not in tensors:
+        return a, b, Kept.crossed(rows, cols)
+    bits = np.unpackbits(tensors[f"{name}.bits"].numpy(), count=len(down) * len(along))
+    part = torch.zeros(out, into, dtype=torch.bool)
+    part[down[:, None], along] = torch.from_numpy(bits.astype(bool)).reshape(len(down), len(along))
+    return a, b, Kept.crossed(rows, cols, part)

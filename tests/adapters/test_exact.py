@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapting import KINDS, made, predict, shake, state
+from adapting import KINDS, inputs, made, predict, shake, state
 
 from fade.adapters.gate import Gate
 from fade.adapters.lora import Lora
+from fade.adapters.masked import MaskedLinear
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit
@@ -79,6 +80,34 @@ def test_what_is_folded_follows_every_change(model: Diffusion) -> None:
     assert torch.equal(predict(model), both)
     first.detach()
     assert torch.equal(predict(model), only_second) and not torch.equal(only_first, only_second)
+
+
+def test_frozen_ones_below_one_in_training_are_folded_to_the_same_gradients(
+    model: Diffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input's too; and a weight that is in training itself is not written over by a sum that stands still."""
+    for k, kind in enumerate((Neuron(0.3), Weight(0.3))):
+        made(model, f"n{k}", kind, k).attach(model, f"n{k}")
+    training = Lora.attach(model, rank=2, alpha=2, targets=["to_k", "to_v", "to_q"], name="new")
+    shake(training)
+
+    def gradients() -> list[torch.Tensor]:
+        z, t, embedding = inputs(model)
+        loss = model.predict(z.requires_grad_(), t, embedding.requires_grad_()).square().mean()
+        return list(torch.autograd.grad(loss, [*training.parameters(), z, embedding]))
+
+    found = gradients()
+    with training.off():
+        teacher = predict(model)
+    patch = Patch.attach(model, [r"attn2\.to_k\.weight"], "patch")
+    model.predict(*inputs(model)).square().mean().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in patch.parameters())
+    patch.detach()
+    monkeypatch.setattr(MaskedLinear, "_foldable", lambda _: [])
+    for mine, theirs in zip(found, gradients(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    with training.off():
+        torch.testing.assert_close(teacher, predict(model), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -66,8 +66,8 @@ def test_a_fit_is_the_best_one_of_its_rank(model: Diffusion, tmp_path: Path) -> 
     stored = made(model, "a", Weight(0.3), 0)
     _, decoded = stored.decode()
     changes = [
-        (b.double() @ a.double()) * mask * stored.about["alpha"] / stored.about["rank"]
-        for a, b, mask in decoded.values()
+        (b.double() @ a.double()) * kept.mask * stored.about["alpha"] / stored.about["rank"]
+        for a, b, kept in decoded.values()
     ]
     values = [torch.linalg.svdvals(change) for change in changes]
     missed, whole = (sum(float(s[start:].square().sum()) for s in values) for start in (2, 0))
