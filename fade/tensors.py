@@ -90,6 +90,8 @@ class Digests:
 
     def of(self, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
         """`tensors_hash`; dtype: as it would be with the floating-point tensors in another type."""
+        if all(value.dtype == dtype for value in tensors.values() if value.is_floating_point()):
+            dtype = None  # it is their own
         if any(value.is_inference() for value in tensors.values()):  # they count no versions
             return tensors_hash(tensors, dtype)
         storages = [StorageWeakRef(value.untyped_storage()) for value in tensors.values()]
@@ -104,9 +106,12 @@ class Digests:
         return self._known[dtype]
 
     def _sample(self, tensors: dict[str, Tensor]) -> bytes:
-        parts = [value.detach().reshape(-1) for value in tensors.values() if value.numel()]
-        few = [flat[:: max(1, len(flat) // self.SAMPLED)].double().cpu() for flat in parts]
-        return torch.cat(few).numpy().tobytes() if few else b""
+        """Read at once from each device, so that a GPU is waited for once."""
+        few: dict[torch.device, list[Tensor]] = {}
+        for value in tensors.values():
+            flat = value.detach().reshape(-1)
+            few.setdefault(value.device, []).append(flat[:: max(1, len(flat) // self.SAMPLED)].double())
+        return b"".join(torch.cat(parts).cpu().numpy().tobytes() for parts in few.values())
 
 
 def _place(value: Tensor) -> tuple[object, ...]:

@@ -61,7 +61,7 @@ def test_it_is_the_same_hash_in_every_type_and_is_formed_once(
     monkeypatch.setattr("fade.tensors.tensors_hash", lambda given: formed.append(1) or tensors_hash(given))
     digests = Digests()
     for _ in range(3):
-        for dtype in (None, torch.float16, torch.bfloat16):
+        for dtype in (None, torch.float32, torch.float16, torch.bfloat16):
             assert digests.of(tensors, dtype) == tensors_hash(in_type(tensors, dtype))
     assert len(formed) == 3
 
