@@ -335,10 +335,11 @@ class Pairs:
 
     def _example(self, side: str, index: Tensor, generator: Generator) -> Example:
         row = self._caption_of(self.cells[side][index], generator)
-        return self._told(self.latents[side][index], row)
+        return self._told(self.latents[side][self._there(index)], row)
 
     def _told(self, latents: Tensor, row: Tensor) -> Example:
         """Latents under the captions of these rows."""
+        row = self._there(row)
         return Example(
             latents=latents,
             prompt=self.own[row],
@@ -349,7 +350,12 @@ class Pairs:
 
     def _anchor(self, n: int, generator: Generator) -> Example:
         image, target = self.anchors[torch.randint(0, len(self.anchors), (n,), generator=generator)].T
-        return self._told(self.latents["retain"][image], self._caption_of(target, generator))
+        return self._told(self.latents["retain"][self._there(image)], self._caption_of(target, generator))
+
+    def _there(self, index: Tensor) -> Tensor:
+        """Drawn on the CPU, so that it is the same everywhere, and sent to the tables: a lookup by an index that lies
+        elsewhere would make a GPU wait."""
+        return index.to(self.own.device, non_blocking=True)
 
     def sweep(self, batch: int, generator: Generator) -> list[Batch]:
         """One pass over the forget images in random order, each batch beside as many random retain images."""

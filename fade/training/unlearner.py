@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,17 @@ from fade.training.logs import JsonLines, Mirror, layers
 from fade.training.ranks import check_world, end_group, follow, lead, leads, share
 
 log = logging.getLogger(__name__)
+LOOK = 10  # steps between two looks at the loss: for each the host waits until a GPU has caught up
 MEASURED = "timesteps"  # in the saliency's file: what the distribution of timesteps measured
 OptimizerOf = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Trainer(L.Trainer):
+    """Lightning's. compile: whether the network, as student and as teacher, runs through torch.compile in stage two."""
+
+    def __init__(self, *, compile: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.compiles = compile
 
 
 class Unlearner(L.LightningModule):
@@ -75,6 +85,8 @@ class Unlearner(L.LightningModule):
         self.locate_s = self.distil_s = 0.0
         self.drawn = torch.zeros(10)  # how often a timestep of each tenth was drawn, on the forget side
         self._mark = time.monotonic()
+        self._unseen: list[tuple[int, Tensor]] = []  # the losses since the last look, with their steps
+        self.loss = math.nan  # the last one that was seen
 
     # stage one
 
@@ -147,13 +159,16 @@ class Unlearner(L.LightningModule):
         for logger in self.trainer.loggers:
             if isinstance(logger, JsonLines) and self.trainer.is_global_zero:
                 logger.go_on_from(self.trainer.global_step)
+        if isinstance(self.trainer, Trainer) and self.trainer.compiles:
+            self.model.network.forward = torch.compile(self.model.network.forward)  # hooks stay outside
 
     def training_step(self, _: Tensor, __: int) -> Tensor:
         step, together = self.trainer.fit_loop.total_batch_idx, self.trainer.accumulate_grad_batches
         if step % together == 0:
             self.method.before_step(step // together, self.adapter, self._taker(step))
         batch = self._drawn(step)
-        self.drawn += torch.histc(batch["forget"]["t"].float().cpu(), len(self.drawn), 0, self.model.train_steps)
+        t = batch["forget"]["t"].float()
+        self.drawn = self.drawn.to(t.device) + torch.histc(t, len(self.drawn), 0, self.model.train_steps)
         batch = share(batch, self.trainer)
         losses = self.method.losses(self.model, self.adapter, batch)
         total = self._objective(losses, self.method.terms)
@@ -196,16 +211,26 @@ class Unlearner(L.LightningModule):
         return take
 
     def check_loss(self, total: Tensor, step: int) -> None:
-        """Raises BadInput, in all processes at once, where the loss is no finite number: nor would any later one be."""
-        value = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
-        if math.isfinite(value):
-            return
-        where = f"the loss is {value} at step {step} of {self.trainer.max_steps}"
-        if step == 1:
-            raise BadInput(
-                f"{where}, before anything was trained: the pipeline itself gives no numbers; try trainer.precision=32"
-            )
-        raise BadInput(f"{where}; {self._lower_the_rate()}")
+        """Look at the losses that wait: on a CPU at each step, elsewhere at the first, every LOOK-th and the last."""
+        self._unseen.append((step, self.trainer.strategy.reduce(total, reduce_op="mean")))
+        if step in (1, self.trainer.max_steps) or step % LOOK == 0 or total.device.type == "cpu":
+            self.look()
+
+    def look(self) -> None:
+        """Raises BadInput, in all processes at once, where a loss is no finite number: nor would any later one be."""
+        steps, losses = [step for step, _ in self._unseen], [loss for _, loss in self._unseen]
+        self._unseen = []
+        for step, value in zip(steps, torch.stack(losses).tolist() if losses else [], strict=True):
+            self.loss = value
+            if math.isfinite(value):
+                continue
+            where = f"the loss is {value} at step {step} of {self.trainer.max_steps}"
+            if step == 1:
+                raise BadInput(
+                    f"{where}, before anything was trained: the pipeline itself gives no numbers; try "
+                    "trainer.precision=32"
+                )
+            raise BadInput(f"{where}; {self._lower_the_rate()}")
 
     def _lower_the_rate(self) -> str:
         return f"lower optimizer.build.lr (it is {self.trainer.optimizers[0].param_groups[0]['initial_lr']:g})"
@@ -248,7 +273,8 @@ class Unlearner(L.LightningModule):
     def on_train_end(self) -> None:
         width = self.model.train_steps // len(self.drawn)
         self._log_table(
-            "timesteps", [{"from": i * width, "to": (i + 1) * width, "drawn": int(n)} for i, n in enumerate(self.drawn)]
+            "timesteps",
+            [{"from": i * width, "to": (i + 1) * width, "drawn": int(n)} for i, n in enumerate(self.drawn.tolist())],
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -284,7 +310,7 @@ class Unlearner(L.LightningModule):
         self.distil_s += now - self._mark
         self._mark = now
         if leads():
-            self._stage.done(self.trainer.global_step, f", loss {float(outputs['loss']):.5f}")
+            self._stage.done(self.trainer.global_step, "" if math.isnan(self.loss) else f", loss {self.loss:.5f}")
 
     def cost(self) -> dict[str, float]:
         """What training took: seconds of either stage, forwards of the teacher, steps."""
@@ -296,6 +322,7 @@ class Unlearner(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.look()  # what holds no numbers is not kept
         checkpoint["drawn"], checkpoint["cost"], checkpoint["method"] = self.drawn, self.cost(), self.method.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -310,6 +337,18 @@ def checkpoints(folder: Path, every: int) -> list[Callback]:
     return [
         ModelCheckpoint(folder, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False)
     ]
+
+
+@contextmanager
+def own_forward(network: nn.Module) -> Iterator[None]:
+    """Afterwards the network's forward is the one that it came with."""
+    own = vars(network).get("forward")
+    try:
+        yield
+    finally:
+        vars(network).pop("forward", None)
+        if own is not None:
+            vars(network)["forward"] = own
 
 
 def fit(
@@ -329,7 +368,8 @@ def fit(
         at_least(1, trainer__accumulate_grad_batches=trainer.accumulate_grad_batches)
         last = folder / "last.ckpt"
         whole = unharmed(last, read_checkpoint) is not None  # each process asks: all go on from it, or all begin anew
-        trainer.fit(unlearner, ckpt_path=last if whole else None)
+        with own_forward(unlearner.model.network):
+            trainer.fit(unlearner, ckpt_path=last if whole else None)
     end_group()
     unlearner.adapter.settle()
     unlearner.check_learned()

@@ -1,0 +1,111 @@
+"""A training step never makes the host wait for a GPU: run on tensors that are a GPU's by name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from adapting import sparsify
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.adapters.masked import MaskedLinear
+from fade.data.pairs import Pairs
+from fade.methods.fade import Fade
+from fade.models import Diffusion
+from fade.sparsity import Neuron, Sparsity, Weight
+from fade.timesteps import Targeted
+from fade.training.unlearner import Unlearner
+
+GPU = torch.device("cuda", 0)
+
+
+class Waits(TorchDispatchMode):
+    """What makes the host wait, apart from what raises anyway: copies to it, lookups by an index of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        made = func(*args, **(kwargs or {}))
+        there = any(tensor.device.type == "cuda" for tensor in given)
+        here = [
+            tensor for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
+        ]
+        indexed = func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put)
+        if there and (here or (indexed and any(tensor.device.type == "cpu" and tensor.dim() for tensor in given))):
+            self.found.append(str(func))
+        return made
+
+
+def there(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=GPU)
+
+
+def on_the_gpu(model: Diffusion, pairs: Pairs) -> None:
+    """As Lightning and `prepare` leave them."""
+    for module in model.network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(there(parameter), parameter.requires_grad)
+        if isinstance(module, MaskedLinear):
+            module.kept = {name: kept.to(GPU) for name, kept in module.kept.items()}
+    for name in ("own", "overwritten", "concept", "end"):
+        setattr(pairs, name, there(getattr(pairs, name)))
+    pairs.latents = {side: there(latents) for side, latents in pairs.latents.items()}
+
+
+def step_of(
+    monkeypatch: pytest.MonkeyPatch, model: Diffusion, pairs: Pairs, adapter: Adapter, folder: Path
+) -> Callable[[], None]:
+    """Step 3 of 100, forward and backward, without Lightning's part."""
+    on_the_gpu(model, pairs)
+    learner = Unlearner(
+        model, adapter, pairs, Fade(), Neuron(0.3), partial(torch.optim.AdamW, lr=1e-3), Targeted(), folder / "s"
+    )
+    trainer = SimpleNamespace(accumulate_grad_batches=1, max_steps=100, global_rank=0, world_size=1)
+    trainer.fit_loop = SimpleNamespace(total_batch_idx=2)
+    trainer.strategy = SimpleNamespace(reduce=lambda total, reduce_op: total)
+    trainer.optimizers = [SimpleNamespace(param_groups=[{"lr": 1.0}])]
+    monkeypatch.setattr(Unlearner, "trainer", trainer)
+    monkeypatch.setattr(learner, "log", lambda *_, **__: None)
+    monkeypatch.setattr(learner, "log_dict", lambda *_, **__: None)
+    learner.measured = torch.ones(20)
+    return lambda: learner.training_step(torch.zeros(1), 2).backward()
+
+
+@pytest.mark.parametrize("sparsity", [Neuron(0.3), Weight(0.3)], ids=lambda s: s.kind)
+def test_a_step_asks_a_gpu_for_nothing(
+    model: Diffusion, pairs: Pairs, sparsity: Sparsity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = Lora.attach(model, rank=2, alpha=2)
+    sparsify(adapter, sparsity)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step = step_of(monkeypatch, model, pairs, adapter, tmp_path)
+        with Waits() as waits:
+            step()
+    assert waits.found == []
+
+
+def test_what_waits_is_seen() -> None:
+    """As the step was before: a copy to the host, an index that lies there, a mask as an index, a number asked for."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+        there = torch.ones(3, device=GPU)
+        there.cpu()
+        there[torch.tensor([0, 1])]
+        assert waits.found == ["aten._to_copy.default", "aten.index.Tensor"]
+        with pytest.raises(DynamicOutputShapeException):
+            there[there > 0]
+        with pytest.raises(DataDependentOutputException):
+            float(there.sum())
