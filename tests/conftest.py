@@ -65,9 +65,9 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pairs(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> Pairs:
+def pairs(dataset: MiniCanvas, model: Diffusion, encoded: Path) -> Pairs:
     request = Request.of(dataset, "neon", "photo")
-    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path / "cache")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded)
     pairs.prepare(model)
     return pairs
 
