@@ -1,0 +1,68 @@
+"""The benchmark of speed: what it compares, and that each part runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies import _speed as speed
+from benchmarks.studies._clock import Row
+from benchmarks.studies.speed import page, read, slower, text
+from fade.errors import BadInput
+from fade.files import write_json
+from fade.sparsity import Neuron
+
+ROW = Row("a step", "ours", 383.0, 1.04, 1.02, 1.06, 12, "a bare loop", {"passes": 2.0})
+
+
+def test_only_what_grew_by_more_than_its_noise_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"rows": [ROW.plain()], "versions": {"torch": "0"}})
+    before = read(tmp_path / "run.json")
+    assert before == {("a step", "ours"): ROW}
+    within = replace(ROW, ratio=1.5, low=1.05)  # its quartiles reach into the old ones
+    barely = replace(ROW, ratio=1.08, low=1.07, high=1.09)
+    assert slower(before, [ROW, within, barely, replace(ROW, what="another", low=9.0, ratio=9.0)]) == []
+    assert slower(before, [replace(ROW, ratio=1.2, low=1.1, high=1.3)]) == [
+        "a step: ours takes 1.200 of a bare loop, 1.040 before"
+    ]
+    assert slower(before, [replace(ROW, counts={"passes": 3.0})]) == ["a step: ours takes 3 passes, 2 before"]
+    with pytest.raises(BadInput, match="is no run of"):
+        write_json(tmp_path / "run.json", {"rows": [{"part": "a step"}]})
+        read(tmp_path / "run.json")
+
+
+def test_the_page_is_made_of_the_run() -> None:
+    made = page({"rows": [ROW.plain()], "versions": {"torch": "0"}})
+    assert "## a step, against *a bare loop*" in made and text([ROW]) in made and "torch 0" in made
+
+
+def test_a_step_takes_what_its_bare_loop_takes() -> None:
+    """Two passes of all samples, one of them with a backward; the masks cost no product of matrices."""
+    model = speed.embedded()
+    alone = speed.counted(model.network, speed.bare(model, 2, 8))
+    adapter = speed.put_on(speed.embedded(), 8, Neuron(0.1), "fade", frozen=False)
+    ours = speed.counted(adapter.model.network, speed.stepping(adapter, 2))
+    assert (ours["passes"], ours["samples"]) == (alone["passes"], alone["samples"]) == (2, 8)
+    assert ours["GFLOP"] == pytest.approx(alone["GFLOP"], rel=0.01)
+
+
+def test_frozen_adapters_below_add_no_product_to_a_step() -> None:
+    def step(below: int) -> dict[str, float]:
+        model = speed.embedded()
+        for k in range(below):
+            speed.put_on(model, 8, Neuron(0.1), f"below{k}", frozen=True)
+        act = speed.stepping(speed.put_on(model, 8, Neuron(0.1), "fade", frozen=False), 1)
+        act()  # the sum is formed once
+        return speed.counted(model.network, act)
+
+    assert step(3) == step(0)
+
+
+def test_the_life_of_an_adapter_leaves_the_pipeline_as_it_was() -> None:
+    model = speed.embedded()
+    base = model.sha256()
+    rows = {row.what: row for row in speed.adapter_rows(model, "embedded", 4, 2)}
+    assert {"attach", "merge", "unmerge", "save", "detach"} < rows.keys() and rows["attach"].n == 2
+    assert model.sha256() == base and not hasattr(model.unet, "peft_config")
