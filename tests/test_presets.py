@@ -537,6 +537,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "log_every_n_steps": 10,
             "enable_model_summary": False,
             "enable_progress_bar": False,
+            "compile": False,
         },
         "FADE's run script: clipping 1.0; the steps are ours",
     ),
