@@ -121,10 +121,10 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
     missing = [number for number, part in enumerate(batches) if not {a.file for a in part} <= there]
     if not missing:
         return
-    stage = Stage("images", len(wanted), "while making images")
+    stage = Stage("images", len(own), "while making images")
     for made, number in enumerate(missing, 1):
         _make(model, batches[number], folder, sampling)
-        stage.done(min((number + 1) * batch, len(wanted)), made=made * len(batches[number]))
+        stage.done(min((number + 1) * batch, len(own)), made=made * len(batches[number]))
 
 
 def _make(model: Diffusion, part: list[Answer], folder: Path, sampling: Sampling) -> None:
