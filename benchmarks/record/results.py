@@ -21,6 +21,7 @@ from benchmarks.measure.predictions import Row, read_rows
 from benchmarks.record.format import COSTS, Metric, check_run, read_results
 from fade.data.prompts import words
 from fade.errors import BadInput
+from fade.files import read_json, unharmed
 from fade.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -256,6 +257,12 @@ class Run(Finished):
             return []
         complete = len(rows) == self.images and all(row.get(domain) and row.get(f"{domain}_predicted") for row in rows)
         return rows if complete else []
+
+    @cached_property
+    def attacks(self) -> list[dict[str, Any]]:
+        """What task=attack wrote beside the run, by attack; nothing of a file that cannot be read."""
+        found = [unharmed(path, read_json) for path in sorted((self.folder / "attacks").glob("**/*.json"))]
+        return [row for row in found if row and "success" in row]
 
     @property
     def picture(self) -> Path | None:

@@ -15,6 +15,7 @@ from benchmarks.record.results import read
 from benchmarks.record.sequences import read_sequences
 from benchmarks.record.sweep import STATES, ledger
 from benchmarks.report import sequences
+from benchmarks.report.attacks import brought_back
 from benchmarks.report.page import write_page
 from benchmarks.report.tables import per_target, summary, table
 from benchmarks.report.wandb import publish
@@ -26,6 +27,8 @@ def write(folders: list[Path], out: Path) -> str:
     requests = read_sequences(folders)
     runs, problems = read(folders, alone=not requests)
     parts = {"targets": per_target(runs), "summary": summary(runs)} if runs else {}
+    if (attacked := brought_back(runs)) is not None:
+        parts["attacks"] = attacked
     if requests:
         parts["sequences"] = sequences.summary(requests)
     for name, part in parts.items():

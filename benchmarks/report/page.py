@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.record.results import Run, by_setting
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import figures, sequences, tables
+from benchmarks.report.attacks import brought_back
 from benchmarks.report.figures import Figure
 from fade.files import write_text
 
@@ -127,6 +128,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
         Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
+        Section("Can it be brought back?", "table", brought_back(runs), "attacks"),
         Section("What else moved", "folded_figures", figures.moved(runs)),
         Section("UA against retention", "figures", figures.tradeoffs(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.judging import check_accuracy
-from benchmarks.report.tables import table
+from benchmarks.report.attacks import robustness
 from benchmarks.runs.reopened import opened
 from benchmarks.runs.task import Task
 from fade.adapters.stored import Stored
@@ -24,7 +24,6 @@ from fade.attacks.suite import suite, zero_is_base
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import content_hash, read_json
-from fade.metrics import cell_text
 from fade.models import Diffusion
 from fade.pretrain.oracle import load_oracle, oracle_folder
 
@@ -41,11 +40,15 @@ class Victim:
     within: str | None = None
 
     @classmethod
-    def of(cls, task: Task) -> Victim:
-        """Raises BadInput where nothing is named, or what is named is no run and no adapter."""
+    def of(cls, task: Task, given: str | None) -> Victim:
+        """given: the folder of a run or of an adapter; None: the checkpoint of the configuration.
+
+        Raises BadInput where nothing is named, or what is named is no run and no adapter.
+        """
         config = task.config
         out = Path(config["out"]) if config["out"] else None
-        if config["run"] is None:
+        place = "attacks" if config["seed"] == 0 else f"attacks/seed-{config['seed']}"
+        if given is None:
             if config["base"] is None:
                 raise BadInput(
                     "task=attack needs run=FOLDER, a finished run or an adapter; or model.path=FOLDER base=FOLDER, a "
@@ -60,17 +63,17 @@ class Victim:
                 None,
                 config["within"],
             )
-        run = Path(config["run"])
+        run = Path(given)
         if (run / "adapter.json").is_file():
             about = Stored.read(run).about
             within = (about.get("within") or [None])[-1]
-            return cls(task, about["target"], about["surrogate"], out or run.parent / "attacks", run, within)
+            return cls(task, about["target"], about["surrogate"], out or run.parent / place, run, within)
         if not (run / "results.json").is_file():
             raise BadInput(f"{run} is no finished run and no adapter: results.json and adapter.json are missing")
         results = read_json(run / "results.json")
         if "target" not in results or not (run / "adapter").is_dir():
             raise BadInput(f"{run} is no run of one target with an adapter; name one, or the folder of an adapter")
-        own, where = opened(task, run), out or run / "attacks"
+        own, where = opened(task, run), out or run / place
         within = own.config.get("within")
         return cls(own, results["target"], results["surrogate"], where, run / "adapter", within)
 
@@ -132,8 +135,24 @@ def check_seeds(own: list[int], fresh: Sequence[int]) -> None:
         raise BadInput(f"attack.seeds has {min(both)}, which the report draws with; give the attacker seeds of its own")
 
 
+def runs_of(given: str | None) -> list[str | None]:
+    """The folder itself, or those of the finished runs that it holds."""
+    if given is None or any((Path(given) / name).is_file() for name in ("results.json", "adapter.json")):
+        return [given]
+    within = sorted(path.parent for path in Path(given).glob("*/results.json"))
+    return [str(run) for run in within if (run / "adapter").is_dir()] or [given]
+
+
 def attacked(task: Task) -> None:
-    attacks, victim, config = chosen(task), Victim.of(task), task.config
+    """task=attack, of a run, of all runs in a folder, of an adapter or of a checkpoint."""
+    attacks = chosen(task)
+    for run in runs_of(task.config["run"]):
+        attack(task, attacks, Victim.of(task, run))
+
+
+def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
+    """One of them: measured, written beside it and printed."""
+    config = task.config
     benchmark = victim.task.benchmark(victim.task.dataset())
     check_seeds(config["attack"]["seeds"], benchmark.protocol.seeds)
     check_accuracy(benchmark.accuracies, benchmark.protocol.judge_floor)
@@ -141,7 +160,7 @@ def attacked(task: Task) -> None:
     model, before, identity = victim.models(config["base"])
     for one in (model, before):
         one.to(benchmark.device)
-    folder = oracle_folder(config["oracle"], request.target)
+    folder = oracle_folder(config["oracle"] or victim.task.config.get("oracle"), request.target)
     never = None if folder is None else load_oracle(folder, before, request.target)
     oracle = None if never is None else Subject("oracle", never, never.sha256())
     meter = meter_of(benchmark, request, model, before, config["attack"], config["seed"])
@@ -149,47 +168,5 @@ def attacked(task: Task) -> None:
     if not zero_is_base(meter, base):
         raise RuntimeError("an adapter of zeros does not draw what the base draws; no attack can be measured")
     rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder)
-    print(summary(rows, request))
+    print(robustness(rows, request.target))
     print(f"{victim.folder}/: NAME.json, NAME.png")
-
-
-def summary(rows: list[dict[str, Any]], request: Request) -> str:
-    """The table, what it is of, and what it leaves out."""
-    over = rows[0]["over"]
-    header = ["attack", "level", "search units", "success", "base", "off", *(["oracle"] if over == "oracle" else [])]
-    header += [f"excess over {over}", "found"]
-    n = rows[0]["success"]["n"]
-    lines = [
-        f"attacks on {request.target} ({request.domain}): percent of {n} images on seeds that the attacker never saw, "
-        "with Wilson's 95 % intervals; one unit is an image through the network"
-    ]
-    return "\n".join(["", lines[0], "", table(header, [_line(row, over) for row in rows]), *_notes(rows)])
-
-
-def _line(row: dict[str, Any], over: str) -> list[str]:
-    if "refused" in row:
-        return [row["attack"], row["level"], *["–"] * (5 if over == "off" else 6), "cannot be made"]
-    controls = [cell_text(row[key]) for key in ("base", "off", *(["oracle"] if over == "oracle" else []))]
-    units = row["units"]["search"] + row["units"]["select"]
-    excess = "void" if row["void"] else cell_text(row["excess"])
-    return [
-        row["attack"],
-        row["level"],
-        f"{units:,}",
-        cell_text(row["success"]),
-        *controls,
-        excess,
-        row["chosen"] or "–",
-    ]
-
-
-def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    notes = [f"{row['attack']}: {row['refused']}" for row in rows if "refused" in row]
-    notes += [f"{row['attack']}: void, for it fails on the base" for row in rows if row.get("void")]
-    notes += [
-        f"{row['attack']}: {len(row['dropped'])} of {len(row['curves']['base'])} left out, for they fail on the base: "
-        f"{', '.join(row['dropped'])}"
-        for row in rows
-        if row.get("dropped")
-    ]
-    return ["", *notes] if notes else []

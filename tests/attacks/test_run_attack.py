@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from command import SHIPPED, Command, complaint
 from diffusers import StableDiffusionPipeline
+from finished import finished
 
 import fade
+from benchmarks.record.results import read
+from benchmarks.report.attacks import brought_back
 from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
-from fade.files import file_hash
+from fade.files import file_hash, write_json
+from fade.intervals import share_of
 from fade.judges import Judge
 from fade.models.stable_diffusion import StableDiffusion
 
@@ -83,3 +87,14 @@ def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path
     assert (tmp_path / "closed.png").is_file() and fade.attached(pipe) == [handle]
     handle.remove()
     assert handle.model.sha256() == before
+
+
+def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
+    for name, success in (("cat", 1.0), ("dog", 0.5)):
+        finished(tmp_path / name, name)
+        row = {"attack": "closed", "success": share_of(int(4 * success), 4), "void": name == "dog"}
+        write_json(tmp_path / name / "attacks" / "closed.json", row)
+    table = brought_back(read([tmp_path])[0])
+    assert table is not None and table.header == ["setting", "runs", "closed"]
+    assert table.texts[0][1:] == ["2", "100.0 [51.0, 100.0]"]  # the void one is none
+    assert brought_back([]) is None

@@ -1,0 +1,66 @@
+"""What attacks brought back, as tables: of one run, and of every setting beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.record.results import Run, by_setting
+from benchmarks.report.tables import DASH, Cell, Table, mean_of, measured, number, table
+from fade.metrics import cell_text
+
+NONE = "none"  # the row without an attack
+
+
+def robustness(rows: Sequence[dict[str, Any]], target: str) -> str:
+    """The table of one run, what it is of, and what it leaves out. rows: as fade/attacks/suite.py makes them."""
+    over = rows[0]["over"]
+    controls = ["base", "off", *(["oracle"] if over == "oracle" else [])]
+    header = ["attack", "level", "units", "success", *controls, f"excess over {over}", "found"]
+    said = (
+        f"attacks on {target}: percent of {rows[0]['success']['n']} images on seeds that the attacker never saw, with "
+        "Wilson's 95 % intervals; a unit is an image through the network"
+    )
+    return "\n".join(["", said, "", table(header, [_line(row, controls) for row in rows]), *_notes(rows)])
+
+
+def _line(row: dict[str, Any], controls: list[str]) -> list[str]:
+    if "refused" in row:
+        return [row["attack"], row["level"], *[DASH] * (len(controls) + 3), "cannot be made"]
+    units = row["units"]["search"] + row["units"]["select"]
+    shares = [cell_text(row[key]) for key in ("success", *controls)]
+    excess = "void" if row["void"] else cell_text(row["excess"])
+    return [row["attack"], row["level"], f"{units:,}", *shares, excess, row["chosen"] or DASH]
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    notes = [f"{row['attack']}: {row['refused']}" for row in rows if "refused" in row]
+    notes += [f"{row['attack']}: void, for it fails on the base" for row in rows if row.get("void")]
+    notes += [
+        f"{row['attack']}: {len(row['dropped'])} of {len(row['curves']['base'])} left out, for they fail on the base: "
+        f"{', '.join(row['dropped'])}"
+        for row in rows
+        if row.get("dropped")
+    ]
+    return ["", *notes] if notes else []
+
+
+def brought_back(runs: Sequence[Run]) -> Table | None:
+    """One row a setting, one column an attack: mean success over targets; None where nothing was attacked. What was
+    void, or could not be made, is left out."""
+    attacked = [run for run in runs if run.attacks]
+    names = sorted({row["attack"] for run in attacked for row in run.attacks}, key=lambda name: (name != NONE, name))
+    if not names:
+        return None
+    rows = []
+    for setting, own in by_setting(attacked).items():
+        found = [_as_run(run, "success") for run in own]
+        rows.append([Cell(setting), number(len(own)), *(measured(mean_of(found, name), name) for name in names)])
+    caption = "Read as the target: means over runs with 95 % t-intervals, Wilson's over images where there is one run"
+    return Table(["setting", "runs", *names], rows, caption)
+
+
+def _as_run(run: Run, key: str) -> Run:
+    """A run whose metrics are what the attacks reached."""
+    reached = {row["attack"]: row[key] for row in run.attacks if not row.get("void") and key in row}
+    return Run(run.folder, {**run.results, "metrics": reached})
