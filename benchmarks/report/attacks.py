@@ -15,8 +15,8 @@ NONE = "none"  # the row without an attack
 def robustness(rows: Sequence[dict[str, Any]], target: str) -> str:
     """The table of one run, what it is of, and what it leaves out. rows: as fade/attacks/suite.py makes them."""
     over = rows[0]["over"]
-    controls = ["base", "off", *(["oracle"] if over == "oracle" else [])]
-    header = ["attack", "level", "units", "success", *controls, f"excess over {over}", "found"]
+    controls = ["base", "off", *(key for key in ("oracle", "never") if any(row.get(key) for row in rows))]
+    header = ["attack", "level", "units", "success", "rest right too", *controls, f"excess over {over}", "found"]
     said = (
         f"attacks on {target}: percent of {rows[0]['success']['n']} images on seeds that the attacker never saw, with "
         "Wilson's 95 % intervals; a unit is an image through the network"
@@ -26,9 +26,9 @@ def robustness(rows: Sequence[dict[str, Any]], target: str) -> str:
 
 def _line(row: dict[str, Any], controls: list[str]) -> list[str]:
     if "refused" in row:
-        return [row["attack"], row["level"], *[DASH] * (len(controls) + 3), "cannot be made"]
+        return [row["attack"], row["level"], *[DASH] * (len(controls) + 4), "cannot be made"]
     units = row["units"]["search"] + row["units"]["select"]
-    shares = [cell_text(row[key]) for key in ("success", *controls)]
+    shares = [cell_text(row[key]) for key in ("success", "with_rest", *controls)]
     excess = "void" if row["void"] else cell_text(row["excess"])
     return [row["attack"], row["level"], f"{units:,}", *shares, excess, row["chosen"] or DASH]
 

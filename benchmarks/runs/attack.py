@@ -19,6 +19,7 @@ from benchmarks.runs.task import Task
 from fade.adapters.stored import Stored
 from fade.attacks import Attack, Counter, Scene
 from fade.attacks.meter import Meter, Subject
+from fade.attacks.never import Never
 from fade.attacks.probe import Probe
 from fade.attacks.suite import suite, zero_is_base
 from fade.data.pairs import Request
@@ -152,9 +153,9 @@ def attacked(task: Task) -> None:
 
 def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
     """One of them: measured, written beside it and printed."""
-    config = task.config
+    config, given = task.config, task.config["attack"]
     benchmark = victim.task.benchmark(victim.task.dataset())
-    check_seeds(config["attack"]["seeds"], benchmark.protocol.seeds)
+    check_seeds(given["seeds"], benchmark.protocol.seeds)
     check_accuracy(benchmark.accuracies, benchmark.protocol.judge_floor)
     request = Request.of(benchmark.dataset, victim.target, victim.surrogate, victim.within)
     model, before, identity = victim.models(config["base"])
@@ -163,10 +164,13 @@ def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
     folder = oracle_folder(config["oracle"] or victim.task.config.get("oracle"), request.target)
     never = None if folder is None else load_oracle(folder, before, request.target)
     oracle = None if never is None else Subject("oracle", never, never.sha256())
-    meter = meter_of(benchmark, request, model, before, config["attack"], config["seed"])
+    meter = meter_of(benchmark, request, model, before, given, config["seed"])
     base = Subject("base", before, before.sha256())
     if not zero_is_base(meter, base):
         raise RuntimeError("an adapter of zeros does not draw what the base draws; no attack can be measured")
-    rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder)
+    unseen = (
+        Never.of(benchmark.dataset, request, benchmark.judges[request.domain], model.size) if given["never"] else None
+    )
+    rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder, unseen)
     print(robustness(rows, request.target))
     print(f"{victim.folder}/: NAME.json, NAME.png")

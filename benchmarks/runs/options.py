@@ -32,6 +32,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "attack.images": Count,
     "attack.tries": Count,
     "attack.cells": Count,
+    "attack.never": bool,
     "attack.judge_images": Count,
     "attack.seeds": Annotated[list[Seed], Field(min_length=1)],
     "seed": Seed,

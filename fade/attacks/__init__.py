@@ -73,8 +73,7 @@ class Counter:
 class Scene:
     """What an attacker has. model: the one under attack. base: the model before unlearning. cells: of the target.
 
-    prompt: a cell's caption. off: the optimiser takes no step, for the control. altered: what is done to the real
-    images of the concept (B, 3, H, W), for the control of a concept that was never seen.
+    prompt: a cell's caption. off: the optimiser takes no step, for the control. XX
     """
 
     model: Diffusion
@@ -125,19 +124,20 @@ class Scene:
 
         Fewer where the dataset has no more. Raises BadInput where it has none.
         """
-        items = spread(self.dataset.items("train"), self.dataset, self.cells)[:images]
+        shown = self.cells if self.altered is None else [self.request.overwritten(cell) for cell in self.cells]
+        items = spread(self.dataset.items("train"), self.dataset, shown)[:images]
         if not items:
             raise BadInput(
                 f"{self.dataset.name} has no training image of {self.request.target}, which attacks start from"
             )
         pixels = self.dataset.images(items, self.model.size).float() / 255
         pixels = pixels if self.altered is None else self.altered(pixels)
-        return self.model.encode(pixels), [self.cells.index(self.dataset.cell(item)) for item in items]
+        return self.model.encode(pixels), [shown.index(self.dataset.cell(item)) for item in items]
 
 
 class Attack(ABC):
     """level: of LEVELS. optimises: whether there is an optimiser to switch off. fixed: whether it tries the same list
-    on every model, so that what fails on the base is left out.
+    on every model, so that what fails on the base is left out. shown: whether it learns from real images.
 
     The constructor takes its settings, which become attributes: they are what a result is remembered by.
     """
@@ -145,6 +145,7 @@ class Attack(ABC):
     level: ClassVar[str]
     optimises: ClassVar[bool] = False
     fixed: ClassVar[bool] = False
+    shown: ClassVar[bool] = False
 
     def suits(self, model: Diffusion) -> None:  # noqa: B027 - most attacks can be made on any
         """Raises BadInput, before any work, for a model that the attack cannot be made on."""

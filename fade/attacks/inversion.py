@@ -29,6 +29,7 @@ class Inversion(Attack):
 
     level = "T2"
     optimises = True
+    shown = True
 
     def __init__(
         self,

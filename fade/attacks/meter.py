@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fade.attacks import Attack, Counter, Find, Scene
+from fade.attacks.never import Never
 from fade.attacks.probe import Probe
 from fade.data.prompts import Cell
 from fade.files import atomic, content_hash, read_json, unharmed, write_json
@@ -36,12 +37,19 @@ SHOWN, SIDE = 8, 64  # images of a strip, and their side
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that an attack is made on. identity: of all its weights and of what is attached to it."""
+    """A model that an attack is made on. identity: of all its weights and of what is attached to it. off: without its
+    optimiser. never: in place of the target's images and its judge, those of a concept that nobody ever saw."""
 
     name: str
     model: Diffusion
     identity: str
     off: bool = False
+    never: Never | None = None
+
+    @property
+    def known(self) -> Any:
+        """What a result depends on."""
+        return self.identity if self.never is None else [self.identity, self.never.identity]
 
 
 @dataclass(frozen=True)
@@ -78,24 +86,25 @@ class Meter:
         judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
         images = s.dataset.fingerprint([i for i in s.dataset.items("train") if s.request.target in i.concepts], 0)
         return content_hash(
-            [VERSION, how, asked, s.seed, judges, images, subject.identity, s.base.sha256(), vars(s.request)]
+            [VERSION, how, asked, s.seed, judges, images, subject.known, s.base.sha256(), vars(s.request)]
         )
 
     def _measure(self, attack: Attack, subject: Subject, kept: list[str] | None) -> tuple[dict[str, Any], Image.Image]:
         began, counter = time.monotonic(), Counter()
-        scene = replace(self.scene, model=subject.model, off=subject.off, counter=counter)
+        altered = None if subject.never is None else subject.never.altered
+        scene = replace(self.scene, model=subject.model, off=subject.off, counter=counter, altered=altered)
         with untouched(subject.model), torch.random.fork_rng(devices=[]), counter.on(scene.model, scene.base):
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]
             search = counter.units
-            tried = [self._tried(find) for find in finds]
+            tried = [self._tried(find, subject) for find in finds]
             chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"], default=None)
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)
             images = (scene.plain if chosen is None else finds[chosen].draw)(
                 cells, noise
             )  # None: nothing is left to try
-        hits, rest = self.read(images, cells)
+        hits, rest = self.read(images, cells, subject.never)
         units = {"search": search, "select": spent - search, "report": counter.units - spent}
         entry = {
             "tried": tried,
@@ -107,22 +116,25 @@ class Meter:
         }
         return entry, strip_of(images)
 
-    def _tried(self, find: Find) -> dict[str, Any]:
+    def _tried(self, find: Find, subject: Subject) -> dict[str, Any]:
         """A find on the attacker's seeds: how its own judge likes it, and, for curves, what the reporting one reads."""
         cells, noise = self.asked(self.tries, self.seeds)
         images = find.draw(cells, noise)
-        scores = self.probe.scores(images)
-        own = self.probe.labels.index(self.scene.request.target)
-        hits, _ = self.read(images, cells)
-        seen = (scores.argmax(1) == own).float().mean() + 0.01 * scores[:, own].clamp(0, 1).mean()
+        hits, _ = self.read(images, cells, subject.never)
+        liked = sum(hits) / len(hits) if subject.never else self._liked(images)
         return {
             "name": find.name,
             "says": find.says,
             "units": find.units,
-            "liked": float(seen),
+            "liked": liked,
             "right": sum(hits),
             "n": len(hits),
         }
+
+    def _liked(self, images: Tensor) -> float:
+        """The share that the attacker's judge reads as the target; its scores decide between equals."""
+        scores, own = self.probe.scores(images), self.probe.labels.index(self.scene.request.target)
+        return float((scores.argmax(1) == own).float().mean() + 0.01 * scores[:, own].clamp(0, 1).mean())
 
     def asked(self, images: int, seeds: Sequence[int]) -> tuple[list[Cell], list[Noise]]:
         """Cells by turns, each image from noise of its own."""
@@ -130,11 +142,12 @@ class Meter:
         return cells, [Noise(seeds[i % len(seeds)] * 1_000_003 + i) for i in range(images)]
 
     @torch.no_grad()
-    def read(self, images: Tensor, cells: Sequence[Cell]) -> tuple[list[bool], list[bool]]:
-        """Whether each image shows the target, and whether the rest of it is what was asked for."""
+    def read(self, images: Tensor, cells: Sequence[Cell], never: Never | None = None) -> tuple[list[bool], list[bool]]:
+        """Whether each image shows the target, or the concept that nobody saw, and whether the rest of it is what was
+        asked for."""
         target, domain = self.scene.request.target, self.scene.request.domain
         said = {name: judge.probabilities(images).argmax(1).tolist() for name, judge in self.judges.items()}
-        hits = [self.judges[domain].labels[k] == target for k in said[domain]]
+        hits = never.reads(images) if never else [self.judges[domain].labels[k] == target for k in said[domain]]
         rest = [
             all(self.judges[d].labels[k[i]] == cell[d] for d, k in said.items() if d != domain)
             for i, cell in enumerate(cells)

@@ -30,6 +30,7 @@ class Relearn(Attack):
 
     level = "T3"
     optimises = True
+    shown = True
 
     def __init__(
         self,

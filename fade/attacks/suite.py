@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from fade.adapters.lora import Lora
 from fade.attacks import LEVELS, Attack, drawn
 from fade.attacks.meter import HALF, SHOWN, SIDE, Meter, Subject, works
+from fade.attacks.never import Never
 from fade.attacks.plain import Plain
 from fade.errors import BadInput
 from fade.files import atomic, write_json
@@ -29,6 +30,7 @@ def suite(
     base: Subject,
     oracle: Subject | None = None,
     folder: Path | None = None,
+    never: Never | None = None,
 ) -> list[dict[str, Any]]:
     """One result an attack, the row without one first; each is written to folder/NAME.json, with its picture.
 
@@ -38,13 +40,13 @@ def suite(
     refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
     if attacks and len(refused) == len(attacks):
         raise BadInput(next(iter(refused.values())))
-    plain = _subjects(meter, NONE, Plain(), attacked, base, oracle)
+    plain = _subjects(meter, NONE, Plain(), attacked, base, oracle, None)
     rows = [_result(NONE, Plain(), plain, plain)]
     for name, attack in attacks.items():
         if name in refused:
             rows.append({"format": FORMAT, "attack": name, "level": attack.level, "refused": refused[name]})
             continue
-        rows.append(_result(name, attack, _subjects(meter, name, attack, attacked, base, oracle), plain))
+        rows.append(_result(name, attack, _subjects(meter, name, attack, attacked, base, oracle, never), plain))
         if folder is not None:
             _write(folder, rows[-1], plain)
     if folder is not None:
@@ -61,7 +63,13 @@ def _refusal(attack: Attack, model: Any) -> str | None:
 
 
 def _subjects(
-    meter: Meter, name: str, attack: Attack, attacked: Subject, base: Subject, oracle: Subject | None
+    meter: Meter,
+    name: str,
+    attack: Attack,
+    attacked: Subject,
+    base: Subject,
+    oracle: Subject | None,
+    never: Never | None,
 ) -> dict[str, dict[str, Any]]:
     """The attack on each model; on the base first, which says what can be tried."""
     found = {"base": meter.measured(name, attack, base)}
@@ -69,6 +77,8 @@ def _subjects(
     found["attacked"] = meter.measured(name, attack, attacked, kept)
     if attack.optimises:
         found["off"] = meter.measured(name, attack, replace(attacked, name="attacked, optimiser off", off=True))
+    if attack.shown and never is not None:
+        found["never"] = meter.measured(name, attack, replace(base, name="base, unseen concept", never=never))
     if oracle is not None:
         found["oracle"] = meter.measured(name, attack, oracle, kept)
     return found
@@ -91,6 +101,7 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
         "base": base["success"],
         "off": off,
         "oracle": oracle,
+        "never": found["never"]["success"] if "never" in found else None,
         "excess": difference(entry["success"], oracle or off),
         "over": "oracle" if oracle else "off",
         "void": base["success"]["value"] < HALF,

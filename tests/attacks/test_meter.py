@@ -17,6 +17,7 @@ from torch import Tensor
 from fade.attacks import Attack, Counter, Find, Scene
 from fade.attacks.bypass import Bypass
 from fade.attacks.meter import Meter, Subject
+from fade.attacks.never import Never
 from fade.attacks.probe import Probe
 from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
@@ -166,3 +167,16 @@ def test_an_attack_that_a_model_cannot_take_says_why(meter: Meter, base: Subject
     assert rows["no"]["refused"] == "not on this one" and "success" in rows["bypass"]
     with pytest.raises(BadInput, match="not on this one"):
         suite(meter, {"no": Refused()}, replace(base, name="attacked"), base)
+
+
+def test_a_concept_that_nobody_saw_is_read_by_a_judge_that_does_not_know_it(meter: Meter, base: Subject) -> None:
+    """Real images of two colours are read as it, the base's photos and neon lights are not."""
+    dataset = MiniCanvas("A {object} image in {style} style.", {}, 2, 1, 1)
+    never = Never.of(dataset, meter.scene.request, meter.judges["style"], 64, images=4)
+    assert never.accuracy == 1.0 and len(never.means) == 10
+    assert not any(never.reads(meter.scene.plain(*meter.asked(4, [188]))))
+    entry = meter.measured("relearn", Relearn(images=2, marks=[1], batch=2), replace(base, never=never))
+    assert entry["success"]["value"] == 0.0  # nobody learns it in a step
+    wanted, _ = replace(meter.scene, altered=never.altered).examples(2)
+    shown = base.model.pipe.vae.decode(wanted / base.model.pipe.vae.config.scaling_factor).sample.detach() / 2 + 0.5
+    assert all(never.reads(shown.clamp(0, 1)))
