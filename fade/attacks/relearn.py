@@ -48,37 +48,40 @@ class Relearn(Attack):
 
     def finds(self, scene: Scene) -> list[Find]:
         model, g = scene.model, scene.generator()
-        latents, cells = scene.examples(self.images)
-        rows, captions = torch.tensor(cells), model.embed(scene.prompts)
+        latents, texts = self.examples(scene)
+        captions = model.embed(texts)
 
         def loss(step: int) -> Tensor:
             chosen = torch.randint(0, len(latents), (self.batch,), generator=g)
             t = model.process.draw(self.batch, generator=g).to(model.device)
             noise = torch.randn(self.batch, *latents.shape[1:], generator=g).to(latents)
-            return attack_loss(model, latents[chosen], t, noise, captions[rows[chosen]])
+            return attack_loss(model, latents[chosen], t, noise, captions[chosen])
 
-        with self._attached(model, scene.seed) as adapter:
+        with freed(model, self.over, self.rank, scene.seed) as adapter:
             optimizer = torch.optim.AdamW(adapter.parameters(), lr=self.rate)
             marks = descend(scene, adapter.parameters(), loss, optimizer, self.marks, cosine=False)
         return [Find(f"{mark.step} steps", partial(self._draw, scene, mark.values), mark.units) for mark in marks]
 
-    @contextmanager
-    def _attached(self, model: Diffusion, seed: int) -> Iterator[Adapter]:
-        """Something to train on top of what is there; gone afterwards, bit for bit."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            adapter: Adapter = (
-                Lora.attach(model, self.rank, self.rank, name=NAME)
-                if self.over == "lora"
-                else Patch.attach(model, [r"."], NAME)
-            )
-        try:
-            yield adapter
-        finally:
-            adapter.detach()
+    def examples(self, scene: Scene) -> tuple[Tensor, list[str]]:
+        """What is learned: latents (N, C, h, w) and their captions."""
+        latents, rows = scene.examples(self.images)
+        return latents, [scene.prompts[row] for row in rows]
 
     def _draw(self, scene: Scene, values: list[Tensor], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
-        with self._attached(scene.model, scene.seed) as adapter:
+        with freed(scene.model, self.over, self.rank, scene.seed) as adapter:
             for weight, value in zip(adapter.parameters(), values, strict=True):
                 weight.data = value.clone()
             return scene.plain(cells, noise)
+
+
+@contextmanager
+def freed(model: Diffusion, over: str = "weights", rank: int = 4, seed: int = 0) -> Iterator[Adapter]:
+    """Inside, there is something to change on top of what is there; gone afterwards, bit for bit."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lora = over == "lora"
+        adapter: Adapter = Lora.attach(model, rank, rank, name=NAME) if lora else Patch.attach(model, [r"."], NAME)
+    try:
+        yield adapter
+    finally:
+        adapter.detach()

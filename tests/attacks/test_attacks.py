@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from fade.attacks import Attack, Counter, Scene
+from fade.attacks.benign import Benign
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
 from fade.attacks.inversion import Inversion
+from fade.attacks.numerics import Numerics, pruned, rounded
 from fade.attacks.p4d import P4d, among, nearest
 from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
@@ -18,10 +20,13 @@ from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
 from fade.attacks.ring import Ring
 from fade.attacks.sampler import Sampler
+from fade.attacks.scale import Scale
 from fade.attacks.spelling import states, text, tokens, usable
 from fade.attacks.tokens import Tokens, _Drawn, hard, onto_simplex
+from fade.attacks.trajectory import Completion, Image
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
+from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 
 SMALL: dict[str, Attack] = {  # what it finds, and how many images its search costs: forward 1, with gradient 3
@@ -37,11 +42,16 @@ SMALL: dict[str, Attack] = {  # what it finds, and how many images its search co
     "p4d_k": P4d(every=3, marks=[1, 2]),
     "ring": Ring([1.0], length=3, population=4, generations=2),
     "relearn": Relearn(images=2, marks=[1, 2], batch=2),
+    "benign": Benign(images=2, marks=[1, 2], batch=2),
+    "numerics": Numerics([3], [0.5]),
+    "scale": Scale([0.5]),
+    "image": Image([0.5]),
+    "completion": Completion([1]),
     "relearn_lora": Relearn(images=2, over="lora", marks=[1, 2], batch=2, rank=2),
 }
 BASES = 2 * 2 * 2  # two images of the base, in two steps, guided
 COSTS = {"inversion": 12, "prefix": BASES + 12, "tokens": BASES + 12, "p4d": BASES + 16, "p4d_k": BASES + 16}
-COSTS |= {"relearn": 12, "relearn_lora": 12}
+COSTS |= {"relearn": 12, "benign": 12, "relearn_lora": 12}
 
 
 @pytest.fixture
@@ -62,7 +72,7 @@ def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scen
     images = [[find.draw(scene.cells, noise) for find in finds] for finds in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*images, strict=True))  # the same from the start
     assert all(image.shape == plain.shape for image in images[0])
-    same = name in ("plain", "bypass")
+    same = name in ("plain", "bypass", "scale", "completion")  # the base is the model here
     assert all(torch.allclose(image, plain, atol=1e-5) == same for image in images[0]) or name == "closed"
     assert model.sha256() == before and torch.equal(scene.plain(scene.cells, noise), plain)
     if attack.optimises:
@@ -99,3 +109,12 @@ def test_ring_finds_a_prompt_by_its_embedding(model: Diffusion) -> None:
     wanted = states(model, ["cat neon"])[0]
     found = Ring(population=24, generations=12)._search(model, wanted, allowed, 2, g)
     assert text(model, found.tolist()) == "cat neon" and found.tolist() == tokens(model, "cat neon")
+
+
+def test_weights_are_rounded_and_pruned_by_hand(model: Diffusion) -> None:
+    weight = torch.tensor([[3.0, -1.2, 0.4], [0.3, 0.1, -0.2]])
+    assert torch.allclose(rounded(weight, 3), torch.tensor([[3.0, -1.0, 0.0], [0.3, 0.1, -0.2]]))
+    assert pruned(weight, 0.5).tolist() == [[3.0, pytest.approx(-1.2), pytest.approx(0.4)], [0, 0, 0]]
+    model.prompts.add(weight)
+    with pytest.raises(BadInput, match="depends on the prompt"):
+        Numerics().suits(model)

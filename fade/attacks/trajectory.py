@@ -1,0 +1,119 @@
+"""Other starts: a real image of the concept, noised (image to image), or the base's own first steps (completion).
+
+The image brings a part of the concept by itself: the control, in place of an optimiser that is off, is the base under
+the surrogate's caption from the same start. What exceeds it is memory. Completion: "When are concepts erased?" (WACE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fade.attacks import Attack, Find, Scene
+from fade.data.prompts import Cell
+from fade.errors import BadInput
+from fade.models import Diffusion, Noise
+from fade.models.stable_diffusion import StableDiffusion
+
+
+class Image(Attack):
+    """strengths: the share of the steps that is taken, from a real image noised so far. T1.
+
+    A real image of the prompt's own cell each.
+    """
+
+    level = "T1"
+    optimises = True
+
+    def __init__(self, strengths: Sequence[float] = (0.8, 0.6, 0.4)) -> None:
+        if not all(0 < s < 1 for s in strengths):
+            raise BadInput(f"attack.image.strengths is {list(strengths)}; give numbers between 0 and 1")
+        self.strengths = list(strengths)
+
+    def suits(self, model: Diffusion) -> None:
+        check_family(model)
+
+    def finds(self, scene: Scene) -> list[Find]:
+        latents, rows = scene.examples(len(scene.cells))
+        real = dict(zip(rows, latents, strict=True))
+        return [Find(f"strength {s:g}", partial(self._draw, scene, real, s)) for s in self.strengths]
+
+    @torch.no_grad()
+    def _draw(
+        self, scene: Scene, real: dict[int, Tensor], strength: float, cells: Sequence[Cell], noise: Sequence[Noise]
+    ) -> Tensor:
+        model = scene.model
+        start = torch.stack([real[scene.cells.index(cell)] for cell in cells])
+        steps = scene.sampling.steps or model.steps
+        first = min(steps - 1, round((1 - strength) * steps))
+        t = times(model, steps)[first].expand(len(cells))
+        z = model.noised(start, t, torch.cat([model.latent(n) for n in noise]).to(start))
+        return finished(scene, z, cells, first, steps)
+
+
+class Completion(Attack):
+    """first: how many of the steps the base takes under the caption before the unlearned model goes on. T2."""
+
+    level = "T2"
+    optimises = True
+
+    def __init__(self, first: Sequence[int] = (1, 2, 4)) -> None:
+        self.first = list(first)
+
+    def suits(self, model: Diffusion) -> None:
+        check_family(model)
+
+    def finds(self, scene: Scene) -> list[Find]:
+        return [Find(f"after {m} steps", partial(self._draw, scene, m)) for m in self.first]
+
+    @torch.no_grad()
+    def _draw(self, scene: Scene, first: int, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+        base, steps = scene.base, scene.sampling.steps or scene.model.steps
+        z = torch.cat([base.latent(n) for n in noise]).to(base.device) * base.pipe.scheduler.init_noise_sigma
+        z = denoised(base, z, [scene.prompt(cell) for cell in cells], _guidance(scene), range(first), steps)
+        return finished(scene, z, cells, first, steps)
+
+
+def check_family(model: Diffusion) -> None:
+    """Raises BadInput for a family whose trajectory is another."""
+    if not isinstance(model, StableDiffusion):
+        raise BadInput(f"{type(model).__name__} is not sampled as Stable Diffusion is, whose steps this attack takes")
+
+
+def _guidance(scene: Scene) -> float:
+    return scene.model.guidance if scene.sampling.guidance is None else scene.sampling.guidance
+
+
+def times(model: Diffusion, steps: int) -> Tensor:
+    """The timesteps of the model's own sampler, from the noisiest."""
+    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
+    scheduler.set_timesteps(steps, device=model.device)
+    return scheduler.timesteps
+
+
+def finished(scene: Scene, z: Tensor, cells: Sequence[Cell], first: int, steps: int) -> Tensor:
+    """Images (N, 3, H, W): the model under attack takes the steps from `first`; the control where the scene is off."""
+    model = scene.base if scene.off else scene.model
+    asked = [scene.request.overwritten(cell) for cell in cells] if scene.off else cells
+    z = denoised(model, z, [scene.prompt(cell) for cell in asked], _guidance(scene), range(first, steps), steps)
+    vae = model.pipe.vae
+    return (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).float().cpu()
+
+
+def denoised(model: Diffusion, z: Tensor, prompts: list[str], guidance: float, taken: range, steps: int) -> Tensor:
+    """z after the steps `taken` of `steps`, under the prompts; gates hear them."""
+    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
+    scheduler.set_timesteps(steps, device=model.device)
+    given, without = model.embed(prompts), model.embed([""] * len(prompts))
+    model.prompts.asked = prompts
+    try:
+        for t in scheduler.timesteps[taken.start : taken.stop]:
+            at = t.expand(len(z))
+            found, empty = model.predict(z, at, given), model.predict(z, at, without)
+            z = scheduler.step(empty + guidance * (found - empty), t, z).prev_sample
+    finally:
+        model.prompts.asked = None
+    return z
