@@ -24,7 +24,7 @@ def check_merged(model: Diffusion) -> None:
 
 
 class Numerics(Attack):
-    """bits: of every weight matrix, to nearest, a scale for each output. pruned: shares of each matrix that are zeroed."""
+    """bits: of every weight matrix, to nearest, a scale for each output. pruned: shares that are set to zero."""
 
     level = "T3"
     fixed = True

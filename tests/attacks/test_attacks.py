@@ -107,7 +107,7 @@ def test_p4d_k_puts_a_token_before_every_third_and_takes_the_nearest_by_cosine()
 def test_ring_finds_a_prompt_by_its_embedding(model: Diffusion) -> None:
     allowed, g = torch.tensor(usable(model)), torch.Generator().manual_seed(0)
     wanted = states(model, ["cat neon"])[0]
-    found = Ring(population=24, generations=12)._search(model, wanted, allowed, 2, g)
+    found = Ring(population=64, generations=40)._search(model, wanted, allowed, 2, g)
     assert text(model, found.tolist()) == "cat neon" and found.tolist() == tokens(model, "cat neon")
 
 
