@@ -10,6 +10,7 @@ from benchmarks.report.tables import DASH, Cell, Table, mean_of, measured, numbe
 from fade.metrics import cell_text
 
 NONE = "none"  # the row without an attack
+CONTROLS = {"oracle": "a model that never saw it", "never": "the base, a concept that nobody saw"}
 
 
 def robustness(rows: Sequence[dict[str, Any]], target: str) -> str:
@@ -42,7 +43,30 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
         if row.get("dropped")
     ]
+    notes += [line for row in rows if len(row.get("tried", ())) > 1 and (line := curve(row))]
     return ["", *notes] if notes else []
+
+
+def curve(row: dict[str, Any]) -> str:
+    """How many of the attacker's own images were read as the target after so many units of search; "" where what was
+    tried cost no search, and so is no curve. Half: how soon that many were, which a model that remembers is before
+    one that never saw the concept."""
+    curves = {who: points for who, points in row["curves"].items() if who in ("attacked", "oracle", "never")}
+    if not curves["attacked"][-1][0]:
+        return ""
+    said = {
+        who: ", ".join(f"{right} after {units:,}" for units, right, _ in points) + f" ({_half(points)})"
+        for who, points in curves.items()
+    }
+    n = row["curves"]["attacked"][0][2]
+    return f"{row['attack']}, of {n} images by units: " + "; ".join(
+        text if who == "attacked" else f"{CONTROLS[who]}: {text}" for who, text in said.items()
+    )
+
+
+def _half(points: list[list[int]]) -> str:
+    reached = [units for units, right, n in points if 2 * right >= n]
+    return f"half after {reached[0]:,}" if reached else "never half"
 
 
 def brought_back(runs: Sequence[Run]) -> Table | None:

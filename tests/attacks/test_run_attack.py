@@ -12,11 +12,11 @@ from finished import finished
 
 import fade
 from benchmarks.record.results import read
-from benchmarks.report.attacks import brought_back
+from benchmarks.report.attacks import brought_back, curve
 from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
-from fade.files import file_hash, write_json
+from fade.files import file_hash, read_json, write_json
 from fade.intervals import share_of
 from fade.judges import Judge
 from fade.models.stable_diffusion import StableDiffusion
@@ -98,3 +98,26 @@ def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
     assert table is not None and table.header == ["setting", "runs", "closed"]
     assert table.texts[0][1:] == ["2", "100.0 [51.0, 100.0]"]  # the void one is none
     assert brought_back([]) is None
+
+
+def test_a_curve_says_when_half_came_back() -> None:
+    tried = [[100, 1, 8], [200, 4, 8], [400, 8, 8]]
+    row = {"attack": "relearn", "curves": {"base": tried, "attacked": tried, "never": [[100, 0, 8], [200, 3, 8]]}}
+    assert curve(row) == (
+        "relearn, of 8 images by units: 1 after 100, 4 after 200, 8 after 400 (half after 200); the base, a concept "
+        "that nobody saw: 0 after 100, 3 after 200 (never half)"
+    )
+    assert curve({"attack": "prompts", "curves": {"attacked": [[0, 1, 8], [0, 2, 8]]}}) == ""
+
+
+@pytest.mark.slow
+def test_uce_falls_to_one_linear_solve(tmp_path: Path, run: Command) -> None:
+    """It is one matrix before all keys and values (docs/attacks.md), and what the text says does not undo it."""
+    short = ["protocol.seeds=[188]", "dataset.test=2", f"out={tmp_path / 'uce'}"]
+    run("target=neon", "method=uce", *short)
+    before = {path: file_hash(path) for path in (tmp_path / "uce").rglob("*") if path.is_file()}
+    run("task=attack", f"run={tmp_path / 'uce'}", "attack=[closed,bypass]", "attack.images=8")
+    found = {name: read_json(tmp_path / "uce" / "attacks" / f"{name}.json") for name in ("none", "closed", "bypass")}
+    assert found["closed"]["success"]["value"] >= 0.8 and found["closed"]["excess"]["low"] > 0
+    assert found["none"]["success"]["value"] == found["bypass"]["success"]["value"] == 0
+    assert {path: file_hash(path) for path in before} == before
