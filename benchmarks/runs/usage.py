@@ -162,6 +162,8 @@ def unreadable(override: str) -> str:
 def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
     if today := moved.OPTIONS.get(f"{group}={option}"):
         return f"{group} has no option {option!r} any more; it is {today}"
+    if group.startswith("adapter/"):
+        return f"adapter is a kind of adapter, not a folder; to attack one: task=attack run={group[8:]}/{option}"
     near = closest(option, options)
     return (
         f"{group} has no option {option!r}"

@@ -4,7 +4,7 @@ trace."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from fade.attacks import Attack, Counter, Find, Scene
 from fade.attacks.bypass import Bypass
 from fade.attacks.meter import Meter, Subject
 from fade.attacks.never import Never
+from fade.attacks.plain import Plain
 from fade.attacks.probe import Probe
 from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import suite, zero_is_base
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
+from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.judges import Judge
-from fade.models import Diffusion, Sampling
+from fade.models import Diffusion, Noise, Sampling
 from fade.models.embedding import Embedding
 from fade.models.stable_diffusion import StableDiffusion
 
@@ -111,6 +113,32 @@ def test_it_leaves_no_trace_and_relearning_learns(meter: Meter, base: Subject) -
     off = meter.measured("relearn", attack, Subject("off", model, "the base again", off=True))
     assert off["tried"][0]["units"] == 0 and len(off["tried"]) == 1
     assert zero_is_base(meter, base) and model.sha256() == before
+
+
+class Seen(Plain):
+    """Draws as asked, and remembers with what noise."""
+
+    def finds(self, scene: Scene) -> list[Find]:
+        def draw(cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+            noises.append({n.seed for n in noise})
+            return scene.plain(cells, noise)
+
+        return [Find("as asked", draw)]
+
+
+noises: list[set[int]] = []
+
+
+def test_the_report_draws_what_the_attacker_never_saw(meter: Meter, base: Subject) -> None:
+    meter.measured("seen", Seen(), replace(base, identity="seen"))
+    tried, reported = noises
+    assert len(tried) == 4 and len(reported) == 8 and not tried & reported
+
+
+def test_what_fails_on_the_base_is_not_tried(meter: Meter, base: Subject) -> None:
+    attack = Prompts(["upper case", "a letter dropped"])
+    (_, row) = suite(meter, {"prompts": attack}, replace(base, name="attacked"), base)
+    assert [tried["name"] for tried in row["tried"]] == ["upper case"] and row["dropped"] == ["a letter dropped"]
 
 
 class Fails(Attack):

@@ -54,6 +54,7 @@ def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path
         (["run=nowhere"], 1, "nowhere is no finished run and no adapter"),
         (["run=ADAPTER", "attack.seeds=[188]"], 1, "attack.seeds has 188, which the report draws with"),
         (["run=ADAPTER", "attack=[]"], 1, "attack names no attack"),
+        (["adapter=outputs/neon/adapter"], 2, "to attack one: task=attack run=outputs/neon/adapter"),
         (["run=ADAPTER", "attack=nope"], 2, "attack has no option 'nope'"),
         (["run=ADAPTER", "attack.images=0"], 1, "attack.images is 0"),
         (["run=ADAPTER", "attack=[relearn]", "attack.relearn_5.over=all"], 1, "choose weights, lora"),
