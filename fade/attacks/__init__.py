@@ -107,6 +107,11 @@ class Scene:
     def prompts(self) -> list[str]:
         return [self.prompt(cell) for cell in self.cells]
 
+    @cached_property
+    def pictures(self) -> str:
+        """Changes with the real images that there are."""
+        return self.dataset.fingerprint(self.dataset.items("train"), self.model.size)
+
     def generator(self) -> Generator:
         """The same draws each time: of the scene's seed."""
         return torch.Generator().manual_seed(self.seed)

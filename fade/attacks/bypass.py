@@ -10,6 +10,7 @@ from functools import partial
 from fade.attacks import Attack, Find, Scene
 from fade.attacks.inversion import draw_spelt, heard_of
 from fade.attacks.spelling import check_words, tokens
+from fade.errors import BadInput
 from fade.models import Diffusion
 
 
@@ -20,6 +21,8 @@ class Bypass(Attack):
 
     def suits(self, model: Diffusion) -> None:
         check_words(model)
+        if not model.prompts.listeners:
+            raise BadInput("nothing on this model hears the prompt, so there is nothing to bypass")
 
     def finds(self, scene: Scene) -> list[Find]:
         heard = heard_of(scene, "bypass")

@@ -84,7 +84,6 @@ class Meter:
         asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
         how = [type(attack).__name__, vars(attack), subject.off, self.images, self.tries, self.seeds, self.fresh, kept]
         judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
-        images = s.dataset.fingerprint([i for i in s.dataset.items("train") if s.request.target in i.concepts], 0)
         return content_hash(
             [VERSION, how, asked, s.seed, judges, images, subject.known, s.base.sha256(), vars(s.request)]
         )

@@ -65,7 +65,8 @@ def scene(model: Diffusion, dataset: MiniCanvas) -> Scene:
 def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scene) -> None:
     attack, model, noise = SMALL[name], scene.model, [Noise(1), Noise(2)]
     before, plain = model.sha256(), scene.plain(scene.cells, noise)
-    attack.suits(model)
+    if name != "bypass":  # nothing hears the prompt here
+        attack.suits(model)
     with scene.counter.on(model):
         first, second = (attack.finds(scene) for _ in range(2))
     assert [f.units for f in first] == sorted(f.units for f in first) and first[-1].units == COSTS.get(name, 0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fade.attacks import Attack, Counter, Find, Scene
 from fade.attacks.bypass import Bypass
+from fade.attacks.closed import Closed
 from fade.attacks.meter import Meter, Subject
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
@@ -161,7 +162,7 @@ def test_an_attack_that_fails_on_the_base_is_void(meter: Meter, base: Subject) -
 def test_a_killed_suite_goes_on_and_ends_the_same(
     meter: Meter, base: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attacks = {"prompts": Prompts(["upper case"]), "bypass": Bypass()}
+    attacks = {"prompts": Prompts(["upper case"]), "closed": Closed()}
     attacked = replace(base, name="attacked")
     alone = replace(meter, cache=tmp_path)
     measure: Callable[..., Any] = Meter._measure
@@ -191,8 +192,8 @@ class Refused(Bypass):
 
 
 def test_an_attack_that_a_model_cannot_take_says_why(meter: Meter, base: Subject) -> None:
-    rows = by_name(suite(meter, {"no": Refused(), "bypass": Bypass()}, replace(base, name="attacked"), base))
-    assert rows["no"]["refused"] == "not on this one" and "success" in rows["bypass"]
+    rows = by_name(suite(meter, {"no": Refused(), "closed": Closed()}, replace(base, name="attacked"), base))
+    assert rows["no"]["refused"] == "not on this one" and "success" in rows["closed"]
     with pytest.raises(BadInput, match="not on this one"):
         suite(meter, {"no": Refused()}, replace(base, name="attacked"), base)
 

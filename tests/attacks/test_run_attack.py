@@ -41,6 +41,7 @@ def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path
     first = run(*given)
     found = json.loads((tmp_path / "attacks" / "closed.json").read_text())
     assert found["success"] == found["base"] and found["success"]["n"] == 4 and found["excess"]["value"] == 0
+    assert "bypass: nothing on this model hears the prompt" in first.stdout
     assert "| closed | T2 " in first.stdout.replace("| closed  ", "| closed ") and "4 images" in first.stdout
     again = run(*given)
     assert again.stdout == first.stdout and "attack closed" not in again.stderr
@@ -113,12 +114,12 @@ def test_a_curve_says_when_half_came_back() -> None:
 
 @pytest.mark.slow
 def test_uce_falls_to_one_linear_solve(tmp_path: Path, run: Command) -> None:
-    """It is one matrix before all keys and values (docs/attacks.md), and what the text says does not undo it."""
+    """It is one matrix before all keys and values (docs/attacks.md)."""
     short = ["protocol.seeds=[188]", "dataset.test=2", f"out={tmp_path / 'uce'}"]
     run("target=neon", "method=uce", *short)
     before = {path: file_hash(path) for path in (tmp_path / "uce").rglob("*") if path.is_file()}
-    run("task=attack", f"run={tmp_path / 'uce'}", "attack=[closed,bypass]", "attack.images=8")
-    found = {name: read_json(tmp_path / "uce" / "attacks" / f"{name}.json") for name in ("none", "closed", "bypass")}
+    run("task=attack", f"run={tmp_path / 'uce'}", "attack=[closed]", "attack.images=8")
+    found = {name: read_json(tmp_path / "uce" / "attacks" / f"{name}.json") for name in ("none", "closed")}
     assert found["closed"]["success"]["value"] >= 0.8 and found["closed"]["excess"]["low"] > 0
-    assert found["none"]["success"]["value"] == found["bypass"]["success"]["value"] == 0
+    assert found["none"]["success"]["value"] == 0
     assert {path: file_hash(path) for path in before} == before
