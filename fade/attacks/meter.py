@@ -85,7 +85,7 @@ class Meter:
         how = [type(attack).__name__, vars(attack), subject.off, self.images, self.tries, self.seeds, self.fresh, kept]
         judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
         return content_hash(
-            [VERSION, how, asked, s.seed, judges, images, subject.known, s.base.sha256(), vars(s.request)]
+            [VERSION, how, asked, s.seed, judges, s.pictures, subject.known, s.base.sha256(), vars(s.request)]
         )
 
     def _measure(self, attack: Attack, subject: Subject, kept: list[str] | None) -> tuple[dict[str, Any], Image.Image]:
