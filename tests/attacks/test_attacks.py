@@ -105,11 +105,16 @@ def test_p4d_k_puts_a_token_before_every_third_and_takes_the_nearest_by_cosine()
     assert nearest(torch.tensor([[0.1, 1.0], [3.0, 1.0]]), words, torch.tensor([0, 1])).tolist() == [1, 0]
 
 
-def test_ring_finds_a_prompt_by_its_embedding(model: Diffusion) -> None:
-    allowed, g = torch.tensor(usable(model)), torch.Generator().manual_seed(0)
-    wanted = states(model, ["cat neon"])[0]
-    found = Ring(population=64, generations=40)._search(model, wanted, allowed, 2, g)
-    assert text(model, found.tolist()) == "cat neon" and found.tolist() == tokens(model, "cat neon")
+def test_ring_comes_nearer_to_an_embedding_than_chance_and_knows_it_when_it_is_there(model: Diffusion) -> None:
+    ring, g = Ring(population=16, generations=10), torch.Generator().manual_seed(0)
+    wanted, own = states(model, ["cat neon"])[0], torch.tensor([tokens(model, "cat neon")])
+    people = torch.tensor(usable(model))[torch.randint(0, len(usable(model)), (16, 2), generator=g)]
+    chance = ring._distances(model, people, wanted).min()
+    found = ring._search(model, wanted, torch.tensor(usable(model)), 2, torch.Generator().manual_seed(0))
+    assert ring._distances(model, found[None], wanted) < chance
+    assert float(ring._distances(model, own, wanted)) == pytest.approx(0, abs=1e-6)
+    only = ring._search(model, wanted, own[0], 2, g)  # of those two words there are four prompts
+    assert text(model, only.tolist()) == "cat neon"
 
 
 def test_weights_are_rounded_and_pruned_by_hand(model: Diffusion) -> None:

@@ -80,7 +80,7 @@ def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path
         fade.attack(pipe, "neon", "photo", judge, "closed", **how)
     with pytest.raises(BadInput, match="does not know 'gold'"):
         fade.attack(pipe, "gold", "photo", judge, "closed", **how)
-    with pytest.raises(BadInput, match="attack 'nope' is unknown; choose bypass"):
+    with pytest.raises(BadInput, match="attack 'nope' is unknown; choose benign"):
         fade.attack(pipe, "neon", "photo", judge, "nope", **how)
     handle = fade.load(pipe, adapter)
     before = handle.model.sha256()
