@@ -37,6 +37,8 @@ def suite(
     What is measured already is read from the meter's cache, so that a suite that was killed goes on. An attack that the
     model cannot take says why; BadInput where none can be made.
     """
+    if attacked.model.network.dtype != torch.float32:
+        raise BadInput(f"attacks need float32 and the model is {attacked.model.network.dtype}; load it in float32")
     refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
     if attacks and len(refused) == len(attacks):
         raise BadInput(next(iter(refused.values())))

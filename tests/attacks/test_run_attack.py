@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from command import SHIPPED, Command, complaint
 from diffusers import StableDiffusionPipeline
 from finished import finished
@@ -72,7 +73,7 @@ def test_what_cannot_be_attacked_is_said_in_one_line(
 
 
 def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None, dtype=torch.float32)
     judge = Judge.load(SHIPPED / "judges" / "style")
     small = {"templates": ["A cat image in {} style."], "retain": ["A car image in sketch style."], "images": 2}
     how = {**small, "examples": 2, "sampling_steps": 3, "guidance": 4.0}
