@@ -57,10 +57,10 @@ def test_uce_is_the_minimum_of_its_objective_and_keeps_what_it_preserves() -> No
 @pytest.mark.parametrize("kind", [Matrix, Patch])
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_uce_edits_every_key_and_value_by_its_captions(
-    model: Diffusion, dataset: MiniCanvas, tmp_path: Path, tokens: str, kind: type[Patch]
+    model: Diffusion, dataset: MiniCanvas, encoded: Path, tokens: str, kind: type[Patch]
 ) -> None:
     request = Request.of(dataset, "neon", "photo")
-    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path, template="{object} {style}")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded, template="{object} {style}")
     patch = kind.attach(model, [r"attn2\.to_[kv]\.weight"])
     before = {name: weight.detach().double() for name, weight in patch.weights().items()}
 

@@ -134,11 +134,11 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
 
 @pytest.mark.parametrize("kind", [Lora, Patch])
 def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
-    model: Diffusion, dataset: MiniCanvas, tmp_path: Path, kind: type[Adapter]
+    model: Diffusion, dataset: MiniCanvas, tmp_path: Path, encoded: Path, kind: type[Adapter]
 ) -> None:
     """ΔW c = 0 for the words of the kept concepts, whatever AdamW, its decay and clipping make of the gradient."""
     model, strategy = speaking(model, dataset), Projection()
-    pairs = Pairs(dataset, requests(dataset, "neon"), forget=8, retain=64, batch=2, cache=tmp_path)
+    pairs = Pairs(dataset, requests(dataset, "neon"), forget=8, retain=64, batch=2, cache=encoded)
     adapter = Lora.attach(model, rank=4, alpha=4) if kind is Lora else Patch.attach(model)
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
     unlearner = Unlearner(
