@@ -88,12 +88,12 @@ def large() -> StableDiffusion:
     """Random weights, at 128 px: 4.3 GB."""
     words = make_tokenizer(["A cat image in neon style."], 77)
     text = CLIPTextConfig(vocab_size=49408, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, **TEXT)
-    scheduler = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     pipe = StableDiffusionPipeline(
         vae=filled(lambda: AutoencoderKL(**VAE)),
         text_encoder=filled(lambda: CLIPTextModel(text)),
         tokenizer=words,
-        scheduler=scheduler,
+        scheduler=PNDMScheduler(**betas, skip_prk_steps=True, steps_offset=1),
         unet=filled(lambda: UNet2DConditionModel(**UNET)),
         safety_checker=None,
         feature_extractor=None,
@@ -105,9 +105,9 @@ def large() -> StableDiffusion:
 def example(model: Diffusion, n: int) -> Example:
     """Random latents, noise and timesteps: cost does not ask what they show."""
     latents = torch.randn(n, *model.latent(Noise(0)).shape[1:])
-    text = model.embed(["a cat"]).expand(n, -1, -1)
+    text = model.embed(["a cat"]).expand(n)
     t = torch.randint(0, model.train_steps, (n,))
-    rows = {"concept": torch.zeros(text.shape[:2], dtype=torch.bool), "end": torch.zeros(n, dtype=torch.long)}
+    rows = {"concept": torch.zeros(text.tokens.shape[:2], dtype=torch.bool), "end": torch.zeros(n, dtype=torch.long)}
     return Example(latents=latents, noise=torch.randn_like(latents), t=t, prompt=text, surrogate=text, **rows)  # type: ignore[typeddict-item]
 
 

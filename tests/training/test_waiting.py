@@ -58,8 +58,8 @@ def on_the_gpu(model: Diffusion, pairs: Pairs) -> None:
                 module._parameters[name] = nn.Parameter(there(parameter), parameter.requires_grad)
         if isinstance(module, MaskedLinear):
             module.kept = {name: kept.to(ELSEWHERE) for name, kept in module.kept.items()}
-    for name in ("own", "overwritten", "concept", "end"):
-        setattr(pairs, name, there(getattr(pairs, name)))
+    pairs.own, pairs.overwritten = pairs.own.each(there), pairs.overwritten.each(there)
+    pairs.concept, pairs.end = there(pairs.concept), there(pairs.end)
     pairs.latents = {side: there(latents) for side, latents in pairs.latents.items()}
 
 
