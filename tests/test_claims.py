@@ -142,6 +142,22 @@ def test_a_failed_makers_claim_is_free_at_once_and_its_own_is_touched(
     assert free(path) and not list(tmp_path.iterdir())
 
 
+def test_who_sees_no_claim_where_there_is_one_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two come at the same time, or a network file system shows the folder as it was."""
+    monkeypatch.setattr(claims, "LOOK_S", 0.01)
+    path, last, stale, inside = tmp_path / "shared", claims._last, [-1], threading.Event()
+    with claimed(path, "it"):
+        monkeypatch.setattr(claims, "_last", lambda path: stale.pop() if stale else last(path))
+
+        def other() -> None:
+            with claimed(path, "it"):
+                inside.set()
+
+        threading.Thread(target=other, daemon=True).start()
+        assert not inside.wait(0.3) and not stale
+    assert inside.wait(10)
+
+
 def test_a_harmed_file_is_made_again_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "shared.json"
