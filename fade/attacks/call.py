@@ -14,7 +14,7 @@ from fade.api import RETAIN, TEMPLATES, diffusion_of, sampled_as, without
 from fade.attacks import Attack, Counter, Scene
 from fade.attacks.meter import Meter, Subject
 from fade.attacks.probe import Probe
-from fade.attacks.suite import suite
+from fade.attacks.suite import check_float, suite
 from fade.checked import Count, Seed, Word, Words, checked
 from fade.data.generated import Generated
 from fade.data.pairs import Request
@@ -63,6 +63,7 @@ def attack(
     given = attacks_of([attacks] if isinstance(attacks, str) else attacks)
     named: dict[str, Attack] = {n: made(part) for n, part in given.items() if isinstance(part, dict)}
     model, before = diffusion_of(pipe), before_of(pipe, base)
+    check_float(model)
     dataset = Generated(concept, surrogate, templates, without(retain, concept), examples, seed)
     request = Request.of(dataset, concept, surrogate)
     model.check_prompts([dataset.caption(cell) for cell in dataset.cells()])

@@ -18,6 +18,7 @@ from fade.attacks.plain import Plain
 from fade.errors import BadInput
 from fade.files import atomic, write_json
 from fade.intervals import difference
+from fade.models import Diffusion
 
 FORMAT = 1  # of NAME.json
 NONE = "none"  # the row without an attack
@@ -37,8 +38,7 @@ def suite(
     What is measured already is read from the meter's cache, so that a suite that was killed goes on. An attack that the
     model cannot take says why; BadInput where none can be made.
     """
-    if attacked.model.network.dtype != torch.float32:
-        raise BadInput(f"attacks need float32 and the model is {attacked.model.network.dtype}; load it in float32")
+    check_float(attacked.model)
     refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
     if attacks and len(refused) == len(attacks):
         raise BadInput(next(iter(refused.values())))
@@ -56,7 +56,13 @@ def suite(
     return [{key: value for key, value in row.items() if key != "strips"} for row in rows]
 
 
-def _refusal(attack: Attack, model: Any) -> str | None:
+def check_float(model: Diffusion) -> None:
+    """Raises BadInput for a model in half precision, through which searches would not find their way."""
+    if model.network.dtype != torch.float32:
+        raise BadInput(f"attacks need float32 and the model is {model.network.dtype}; load it with dtype=torch.float32")
+
+
+def _refusal(attack: Attack, model: Diffusion) -> str | None:
     try:
         attack.suits(model)
     except BadInput as error:

@@ -83,6 +83,9 @@ def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path
         fade.attack(pipe, "gold", "photo", judge, "closed", **how)
     with pytest.raises(BadInput, match="attack 'nope' is unknown; choose benign"):
         fade.attack(pipe, "neon", "photo", judge, "nope", **how)
+    half = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None, dtype=torch.float16)
+    with pytest.raises(BadInput, match="attacks need float32"):
+        fade.attack(half, "neon", "photo", judge, "closed", base=pipe, **how)
     handle = fade.load(pipe, adapter)
     before = handle.model.sha256()
     rows = fade.attack(pipe, "neon", "photo", judge, ["closed"], folder=tmp_path, **how)
