@@ -163,6 +163,11 @@ class Run(Finished):
         return self.results.get("oracle", {})
 
     @property
+    def oracle_landed(self) -> dict[str, int]:
+        """What the same prompts are read as where `oracle` drew them."""
+        return self.results.get("oracle_landed", {})
+
+    @property
     def cost(self) -> dict[str, float]:
         """Seconds, bytes, MiB and counts, by the names of COSTS."""
         return self.results["cost"]

@@ -147,7 +147,8 @@ def run_table(run: Run) -> str:
         f"{run.method_name}: {run.target} -> {run.surrogate} ({run.domain}); percent with 95 % "
         f"intervals over images of this one adapter, UA over {run.metrics['ua']['n']} images",
         f"judges on held-out real images: {judges}",
-        f"forgotten images read as: {', '.join(f'{k} {v}' for k, v in list(run.landed.items())[:4])}",
+        f"forgotten images read as: {_most(run.landed)}",
+        *([f"the same prompts to the model that {NEVER}: {_most(run.oracle_landed)}"] if run.oracle else []),
     ]
     cost = run.cost
     if run.trained:
@@ -160,6 +161,11 @@ def run_table(run: Run) -> str:
     else:
         lines.append(f"{run.images} images scored in {cost['judge_s']:.0f} s")
     return "\n".join(lines)
+
+
+def _most(counts: dict[str, int]) -> str:
+    """The most frequent first, four of them."""
+    return ", ".join(f"{label} {n}" for label, n in list(counts.items())[:4])
 
 
 def graded(runs: Sequence[Run]) -> list[str]:

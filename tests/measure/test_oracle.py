@@ -118,6 +118,7 @@ def test_a_target_with_an_oracle_has_its_row_and_its_distance(
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     said = run_table(Run(tmp_path, whole))
+    assert "the same prompts to the model that never saw it: " in said
     assert "| never saw it " in said and "| oracle eps ↓ " in said and "1.00 [1.00, 1.00]" in said
     with caplog.at_level(logging.WARNING):
         meter.oracle.warn(["A cat image.", "a " * 40])
