@@ -71,11 +71,22 @@ RULES: dict[str, Any] = {  # what no signature of ours says
 def check_options(config: Mapping[str, Any]) -> None:
     """Raises BadInput for the first value that the run could not use. `config`: plain values, none missing."""
     check_node(config)
+    check_asked(config)
     check_device(str(config["device"]))
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
     for key in ("output_dir", "cache_dir", "out"):
         if config[key] is not None:
             check_folder(key, Path(config[key]))
+
+
+def check_asked(config: Mapping[str, Any]) -> None:
+    """Raises BadInput for a question that a model has to answer about one target, where there is no model or several
+    targets."""
+    where = "a sequence" if config.get("sequence") else "task=score" if config["task"] == "score" else None
+    asked = {"oracle": config["oracle"], "protocol.tiers": config["protocol"].get("tiers")}
+    asked |= {"within": config["within"]} if config.get("sequence") else {}
+    for key in (key for key, value in asked.items() if where and value):
+        raise BadInput(f"{key} asks a model about one target, which {where} does not; leave {key} away")
 
 
 def check_node(node: Mapping[str, Any], where: str = "") -> None:
