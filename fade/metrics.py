@@ -45,6 +45,7 @@ METRICS: dict[str, About] = {
     "ua_template": About("UA template", "gone in other sentences too", harder=True),
     "ua_synonym": About("UA synonym", "gone under other words", harder=True),
     "ua_description": About("UA description", "gone where only its looks are said", harder=True),
+    "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
     "ira_near": About("IRA near", "its two nearest look-alikes are kept", harder=True),
     "ira_seen": About("IRA seen", "kept in its domain: what the retain set showed", harder=True),
     "ira_unseen": About("IRA unseen", "kept in its domain: what the retain set never showed", harder=True),
@@ -59,7 +60,6 @@ METRICS: dict[str, About] = {
     "oracle_eps_kept": About(
         "oracle eps kept", "the same where something else is asked for", higher=False, share=False, harder=True
     ),
-    "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
 }
 
 

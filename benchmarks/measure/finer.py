@@ -21,8 +21,8 @@ from fade.data.pairs import Request
 
 
 def finer(rows: Sequence[Row], request: Request, domains: Sequence[str], shared: bool = True) -> dict[str, Metric]:
-    """The metrics of a request that is met within one concept of another domain. shared: whether images of one seed
-    began with one latent."""
+    """The metrics of a request that is met within one concept of another domain, of what was asked. shared: whether
+    images of one seed began with one latent."""
     assert request.within is not None
     ours, (theirs, within) = request.domain, request.within
     kept = [row for row in rows if not request.concerns(row)]
@@ -39,7 +39,9 @@ def finer(rows: Sequence[Row], request: Request, domains: Sequence[str], shared:
         "oc": hits(by_thing, domains, thing, shared),
         "up": [*hits(rest, domains, style, shared), *hits(rest, domains, thing, shared)],
     }
-    return {key: metric for name, images in parts.items() for key, metric in told(name, images).items()}
+    return {
+        key: metric for name, images in parts.items() for key, metric in (told(name, images) if images else {}).items()
+    }
 
 
 def _gone(rows: Sequence[Row], domains: Sequence[str], ours: str, theirs: str, shared: bool) -> list[Hit]:

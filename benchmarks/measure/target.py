@@ -16,6 +16,7 @@ from benchmarks.measure.predictions import Row
 from benchmarks.measure.tiers import Questions
 from fade.data.pairs import Request
 from fade.data.seen import seen_concepts
+from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.pretrain.oracle import oracle_folder
 
@@ -32,10 +33,17 @@ class Answers:
 
 class TargetMeter:
     """A benchmark, one request, the share of concepts that its retain set shows (pairs.seen), and the folder of a model
-    that never saw the target, or of several such. Raises BadInput for a tier that the dataset does not have."""
+    that never saw the target, or of several such. Raises BadInput for a tier that the dataset does not have, and for a
+    share of the grid that leaves the target out."""
 
     def __init__(self, benchmark: Benchmark, request: Request, seen: float = 1.0, oracle: str | None = None) -> None:
         self.benchmark, self.request, self.questions = benchmark, request, Questions(benchmark, request)
+        if not any(request.concerns(answer.cell) for answer in benchmark.wanted):
+            share, missed = benchmark.protocol.share, " with ".join(request.named[::2])
+            raise BadInput(
+                f"protocol.share={share:g} asks for no image of {missed}; use protocol.whole_target=true or "
+                "protocol.share=1"
+            )
         self.seen = seen_concepts(benchmark.dataset.domains, seen, request.named) if seen < 1 else None
         self.folder = None if request.within else oracle_folder(oracle, request.target)
         self.oracle: Oracle | None = None

@@ -179,7 +179,7 @@ def harder_lines(models: dict[str, dict[str, Metric]], keys: Sequence[str]) -> l
         [METRICS[key].heading, *(cell_text(found.get(key), key) for found in models.values()), _asks(models, key)]
         for key in keys
     ]
-    return [table(["asked harder", *models, ""], rows)] if rows else []
+    return ["", table(["asked harder", *models, ""], rows), ""] if rows else []
 
 
 def _asks(models: dict[str, dict[str, Metric]], key: str) -> str:

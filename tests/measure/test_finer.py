@@ -75,6 +75,19 @@ def test_anchors_are_images_of_the_surrogate_within_the_pairs_style(
     assert {cells[int(pairs.cells["retain"][k])]["style"] for k, _ in pairs.anchors.tolist()} == {"neon"}
 
 
+def test_a_share_that_leaves_the_pair_out_is_refused_and_what_was_not_asked_is_not_there(
+    dataset: MiniCanvas, tmp_path: Path
+) -> None:
+    judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], share=0.25), tmp_path)
+    out = next(c for c in dataset.cells() if c not in [a.cell for a in benchmark.wanted] and c["style"] != "photo")
+    with pytest.raises(BadInput, match=rf"share=0\.25 asks for no image of {out['object']} with {out['style']}; use"):
+        TargetMeter(benchmark, Request.of(dataset, out["object"], None, out["style"]))
+    pair, request = rows("object")
+    only = [row for row in pair if request.concerns(row) or row["style"] == "ink" == row["style_predicted"]]
+    assert set(finer(only, request, ["style", "object"])) & {"ua", "sc", "oc", "up"} == {"ua", "oc", "up"}
+
+
 def test_the_meter_of_a_pair(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1, 2], fid=[], judge_floor=0), tmp_path / "cache")
