@@ -83,8 +83,8 @@ def check_asked(config: Mapping[str, Any]) -> None:
     """Raises BadInput for a question that a model has to answer about one target, where there is no model or several
     targets."""
     where = "a sequence" if config.get("sequence") else "task=score" if config["task"] == "score" else None
-    asked = {"oracle": config["oracle"], "protocol.tiers": config["protocol"].get("tiers")}
-    asked |= {"within": config["within"]} if config.get("sequence") else {}
+    asked = {"oracle": config.get("oracle"), "protocol.tiers": config.get("protocol", {}).get("tiers")}
+    asked |= {"within": config.get("within")} if config.get("sequence") else {}
     for key in (key for key, value in asked.items() if where and value):
         raise BadInput(f"{key} asks a model about one target, which {where} does not; leave {key} away")
 
