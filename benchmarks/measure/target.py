@@ -51,7 +51,7 @@ class TargetMeter:
     @property
     def tiers(self) -> list[str]:
         """In which the target is asked."""
-        return ["name", *self.questions.tiers]
+        return ["name", *dict.fromkeys(answer.tier for answer in self.questions.wanted)]
 
     def check(self, model: Diffusion) -> None:
         """Raises BadInput, before any work, for what this model cannot be asked, and for an oracle that is not its."""
