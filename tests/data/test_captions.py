@@ -67,7 +67,7 @@ def test_an_examples_captions_are_drawn_over_the_tiers_alike(
 
 def test_one_tier_of_one_caption_draws_nothing(dataset: MiniCanvas, tmp_path: Path) -> None:
     pairs = made(dataset, tmp_path, "neon")
-    pairs.count = torch.ones(72, 1, dtype=torch.long)
+    pairs.rows, pairs.count = torch.arange(72)[:, None, None], torch.ones(72, 1, dtype=torch.long)
     generator = torch.Generator().manual_seed(0)
     before, cells = generator.get_state(), torch.arange(5)
     assert torch.equal(pairs._caption_of(cells, generator), cells) and torch.equal(before, generator.get_state())
