@@ -100,9 +100,13 @@ def says(hint: Any, none: str = "null") -> str:
 
 
 def hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The type hints of what a callable is called with; of a class, of its constructor."""
-    plain = not isinstance(target, type) or is_dataclass(target)  # a dataclass' own, each of the class that declares it
-    return get_type_hints(target if plain else target.__init__, include_extras=True)  # type: ignore[misc]
+    """The type hints of what a callable is called with; of a class, of its constructor, and of its base's where it hands
+    that what it does not name."""
+    if not isinstance(target, type) or is_dataclass(target):  # a dataclass' own, each of the class that declares it
+        return get_type_hints(target, include_extras=True)
+    found = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
+    handed = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target.__init__).parameters.values())  # type: ignore[misc]
+    return {**hints(target.__mro__[1]), **found} if handed and target.__mro__[1] is not object else found
 
 
 def checked(function: F) -> F:
