@@ -100,8 +100,8 @@ def says(hint: Any, none: str = "null") -> str:
 
 
 def hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The type hints of what a callable is called with; of a class, of its constructor, and of its base's where it hands
-    that what it does not name."""
+    """The type hints of what a callable is called with; of a class, of its constructor, and of its base's where it
+    hands that what it does not name."""
     if not isinstance(target, type) or is_dataclass(target):  # a dataclass' own, each of the class that declares it
         return get_type_hints(target, include_extras=True)
     found = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
