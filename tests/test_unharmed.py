@@ -27,7 +27,6 @@ from fade.files import write_json
 from fade.methods.fade import Fade
 from fade.models import Diffusion
 from fade.models.ledger import Ledger
-from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Neuron
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 from fade.training.unlearner import Unlearner
@@ -244,7 +243,7 @@ def nth(original: Callable[..., Any], n: int, error: BaseException) -> Callable[
 STAGES: dict[str, tuple[Any, str, int]] = {
     "attach": (_Masked, "init", 5),
     "attached": (Lora, "attach", 1),
-    "images": (StableDiffusion, "generate", 2),
+    "images": (Diffusion, "generate", 2),
     "pairs": (Pairs, "prepare", 1),
     "locate": (Fade, "locate", 1),
     "first step": (Unlearner, "training_step", 1),
