@@ -58,7 +58,7 @@ def test_it_is_the_same_hash_in_every_type_and_is_formed_once(
     tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     formed = []
-    monkeypatch.setattr("fade.tensors.tensors_hash", lambda given: formed.append(1) or tensors_hash(given))
+    monkeypatch.setattr("fade.tensors.tensors_hash", lambda *given: formed.append(1) or tensors_hash(*given))
     digests = Digests()
     for _ in range(3):
         for dtype in (None, torch.float32, torch.float16, torch.bfloat16):
@@ -75,7 +75,7 @@ def test_tensors_of_inference_mode_are_hashed_each_time() -> None:
 
 def test_adapters_come_and_go_on_a_base_that_is_hashed_once(model: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     base, formed = model.sha256(), []
-    monkeypatch.setattr("fade.tensors.tensors_hash", lambda given: formed.append(1) or tensors_hash(given))
+    monkeypatch.setattr("fade.tensors.tensors_hash", lambda *given: formed.append(1) or tensors_hash(*given))
     for _ in range(2):
         lora = Lora.attach(model, rank=2, alpha=2, name="lora")
         with torch.no_grad():

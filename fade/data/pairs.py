@@ -290,7 +290,7 @@ class Pairs:
 
     def _caption_of(self, cell: Tensor, generator: Generator) -> Tensor:
         """A row (B,) for each cell (B,): a tier, then one of its captions; nothing is drawn where there is but one."""
-        if self.rows.shape[1:] == (1, 1):
+        if int(self.count.max()) == len(self.tiers) == 1:
             return cell
         tier = torch.randint(0, len(self.tiers), cell.shape, generator=generator)
         place = (torch.rand(cell.shape, generator=generator) * self.count[cell, tier]).long()
