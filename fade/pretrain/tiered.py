@@ -288,7 +288,6 @@ class TieredPretraining(Pretraining):
         originals. Raises BadInput where they do not."""
         verdicts = {domain: self.reader("verdict", domain) for domain in self.dataset.domains}
         self.check_reconstructions(trained.name, vae, verdicts)
-        vae.register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish(trained.name, trained)
@@ -327,6 +326,7 @@ class TieredPretraining(Pretraining):
     def finished(self, pipe: StableDiffusionPipeline, vae: AutoencoderKL) -> None:
         """Write the pipeline in float16, with this autoencoder."""
         parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, pipe.text_encoder, pipe.unet)]
+        parts[0].register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
         half = make_pipeline(parts[0], parts[1], pipe.tokenizer, parts[2], pipe.scheduler)
         with atomic(self.out / "pipeline") as temporary:
             half.save_pretrained(temporary)

@@ -22,7 +22,9 @@ from fade.tensors import read_tensors
 
 def pretraining(out: Path, **changed: Any) -> TieredPretraining:
     recipe = OmegaConf.load(ROOT / "conf" / "pretrain" / "canvas.yaml")
-    return instantiate(OmegaConf.merge(recipe, {"warm": None, **changed}), dataset=canvas(), out=out, _convert_="all")
+    return instantiate(
+        OmegaConf.merge(recipe, {"warm": None, "base": None, **changed}), dataset=canvas(), out=out, _convert_="all"
+    )
 
 
 def test_the_halves_of_a_scene_are_its_objects() -> None:
