@@ -18,7 +18,7 @@ import fade
 from fade.adapters.export import export_factors
 from fade.adapters.folder import complete
 from fade.adapters.lora import Lora
-from fade.adapters.masked import _Masked
+from fade.adapters.masked import Kept, _Masked
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.cli import main
@@ -300,10 +300,10 @@ def test_a_load_that_is_stopped_halfway_leaves_no_trace(
     with fade.load(model.pipe, tmp_path / "on"):
         drawn = image(model.pipe)
         before = portrait(model.pipe)
-        for owner, name in ((Lora, "set_masks"), (Patch, "__init__"), (Ledger, "refresh")):
+        for owner, name in ((Kept, "to"), (Patch, "__init__"), (Ledger, "refresh")):
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr(owner, name, nth(getattr(owner, name), 1, KeyboardInterrupt()))
-                fade.load(model.pipe, tmp_path / ("lora" if owner is Lora else "patch"))
+                fade.load(model.pipe, tmp_path / ("lora" if owner is Kept else "patch"))
             assert portrait(model.pipe) == before and torch.equal(image(model.pipe), drawn)
         assert len(fade.attached(model.pipe)) == 1
 
