@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -200,3 +201,31 @@ def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: str
 def test_a_run_stops_with_one_line_in_its_imports(module: str, more: str, tmp_path: Path) -> None:
     command = ["run.py", "target=neon", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"]
     assert interrupted(command, module) == f"stopped{more}\n"
+
+
+class Terminal(io.StringIO):
+    """A stream that a person watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_at_a_terminal_a_stage_is_a_bar_between_its_first_line_and_its_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(console, "EVERY_S", -1.0)  # every part would be a line
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    stage = Stage("images", 3, "while making images")
+    stage.done(1)
+    unfinished = Stage("distil", 5, "at step")  # its bar takes the place of the other
+    assert stage._bar and not stage._bar.live.is_started
+    stage.done(2)
+    unfinished.done(4, ", loss 0.5")
+    assert unfinished._bar
+    unfinished._bar.refresh()
+    unfinished.done(5)
+    assert console._State.bar is None and not unfinished._bar.live.is_started
+    assert all(text in screen.getvalue() for text in ("images", "distil, loss 0.5", "4/5"))
+    assert [line.partition(",")[0] for line in caplog.messages] == ["images: 3 to do", "distil: 5 to do", "distil: 5/5"]
