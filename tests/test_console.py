@@ -167,12 +167,12 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
         command = [sys.executable, "run.py", *overrides, *SHORT[:1], *SHORT[2:], *where]
         return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    code, lines = ended(start("target=neon"), "images: 72 to do", signal.SIGTERM)
-    assert code == 143 and lines[-1].startswith("stopped while making images ")
     code, lines = ended(start("target=neon"), "distil: ", signal.SIGINT)
     assert code == 130 and lines[-1].startswith("stopped at step ") and "Traceback" not in "".join(lines)
     code, lines = ended(start("-m", "target=neon,cat"), "distil: ", signal.SIGTERM)
     assert code == 143 and lines[-1].startswith("stopped in run 1 of the sweep, at step ") and len(lines) == 1
+    code, lines = ended(start("target=neon"), "images: 72 to do", signal.SIGTERM)
+    assert code == 143 and lines[-1].startswith("stopped while making images ")
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("results.json"))
 
 
