@@ -286,21 +286,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "tuned/sd35_medium/esd": ({"adapter.targets": ["attn\\.(add_|to_add_out)"], "method.sampling_steps": 28}, "ours"),
     "tuned/sd35_medium/shs": ({"method.redraw": ["attn\\.(add_|to_add_out)"]}, "ours"),
     "tuned/sd35_medium/spm": (
-        {
-            "adapter.targets": [
-                "to_q",
-                "to_k",
-                "to_v",
-                "to_out.0",
-                "add_q_proj",
-                "add_k_proj",
-                "add_v_proj",
-                "to_add_out",
-                "net.0.proj",
-                "net.2",
-            ],
-            "method.sampling_steps": 28,
-        },
+        {"adapter.targets": [*BOTH_STREAMS, "net.0.proj", "net.2"], "method.sampling_steps": 28},
         "ours",
     ),
     "tuned/sd35_medium/uce": (
@@ -325,21 +311,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tuned/flux_dev/shs": ({"method.redraw": ["attn\\.(add_|to_add_out)"]}, "ours"),
     "tuned/flux_dev/spm": (
-        {
-            "adapter.targets": [
-                "to_q",
-                "to_k",
-                "to_v",
-                "to_out.0",
-                "add_q_proj",
-                "add_k_proj",
-                "add_v_proj",
-                "to_add_out",
-                "net.0.proj",
-                "net.2",
-            ],
-            "method.sampling_steps": 28,
-        },
+        {"adapter.targets": [*BOTH_STREAMS, "net.0.proj", "net.2"], "method.sampling_steps": 28},
         "ours",
     ),
     "tuned/flux_dev/uce": (
@@ -366,18 +338,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "tuned/minicanvas_flow/shs": ({"method.redraw": ["attn\\.(add_|to_add_out)"], "optimizer.build.lr": 0.001}, "ours"),
     "tuned/minicanvas_flow/spm": (
         {
-            "adapter.targets": [
-                "to_q",
-                "to_k",
-                "to_v",
-                "to_out.0",
-                "add_q_proj",
-                "add_k_proj",
-                "add_v_proj",
-                "to_add_out",
-                "net.0.proj",
-                "net.2",
-            ],
+            "adapter.targets": [*BOTH_STREAMS, "net.0.proj", "net.2"],
             "method.terms.retain": 10.0,
             "pairs.batch": 4,
             "optimizer.build.lr": 0.03,

@@ -8,26 +8,41 @@ and for those that it left out (fade/data/seen.py)
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure.answers import read
+from benchmarks.measure.answers import fingerprint, read
 from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
 from benchmarks.measure.metrics import Metric, hits, told
 from benchmarks.measure.predictions import Row
+from fade.claims import once
 from fade.data.pairs import Request
+from fade.files import content_hash
 from fade.judges import Judge
+from fade.tensors import read_tensors, write_tensors
 
 NEAREST = 2
 
 
-@torch.no_grad()
 def opinions(benchmark: Benchmark, judge: Judge, measured: Measured) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, labels) and features (N, D) of a judge on an answer set."""
+    """Probabilities (N, labels) and features (N, D) of a judge on an answer set; kept beside it, for every run that
+    asks."""
+    asked = content_hash([judge.identity, fingerprint(benchmark.wanted, measured.folder / "images")])
+    file = measured.folder / f"opinions-{asked}.safetensors"
+    make = partial(_write_opinions, file, benchmark, judge, measured)
+    found, _ = once(file, read_tensors, make, "what a judge says of the base's images")
+    return found["probabilities"], found["features"]
+
+
+@torch.no_grad()
+def _write_opinions(file: Path, benchmark: Benchmark, judge: Judge, measured: Measured) -> None:
     parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
     looks = [judge.look(read(part, measured.folder / "images").float() / 255) for part in parts]
-    return torch.cat([one.probabilities for one in looks]), torch.cat([one.features for one in looks])
+    found = {"probabilities": torch.cat([one.probabilities for one in looks])}
+    write_tensors(file, {**found, "features": torch.cat([one.features for one in looks])})
 
 
 def distances(features: Tensor, labels: Tensor, classes: int) -> Tensor:

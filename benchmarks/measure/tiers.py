@@ -23,13 +23,11 @@ from benchmarks.measure.predictions import Row, write_rows
 from fade.claims import claimed
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Dataset
-from fade.data.language import Language
+from fade.data.language import PAIR, Language
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import content_hash
 from fade.models import Diffusion
-
-SCENES = "pair"  # the tier of two objects
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,14 @@ class Questions:
     def _told(self, language: Language) -> Iterator[Told]:
         """The target's cells in each tier, once a seed, the captions in turn."""
         cells = [(k, cell) for k, cell in enumerate(self.benchmark.dataset.cells()) if self.request.concerns(cell)]
-        for tier in (tier for tier in self.tiers if tier != SCENES):
+        for tier in (tier for tier in self.tiers if tier != PAIR):
             for i, seed in enumerate(self.protocol.tier_seeds):
                 for turn, (k, cell) in enumerate(cells):
                     yield self._answer(language, tier, tuple(cell.values()), turn + i, seed, k, cell)
 
     def _scenes(self, language: Language) -> Iterator[Told]:
         """A target object beside every other one, left and right of it and in every style by turns, once a seed."""
-        if SCENES not in self.tiers or self.request.domain != "object" or self.request.within:
+        if PAIR not in self.tiers or self.request.domain != "object" or self.request.within:
             return
         styles, objects = (self.benchmark.dataset.domains[domain] for domain in ("style", "object"))
         others = [name for name in objects if name != self.request.target]
@@ -86,7 +84,7 @@ class Questions:
                 half, cell = (k // 2 + i) % 2, {"style": styles[(k + i) % len(styles)], "object": other}
                 two = (other, self.request.target) if half == 0 else (self.request.target, other)
                 place = len(styles) * len(objects) + k
-                yield self._answer(language, SCENES, (cell["style"], *two), k + i, seed, place, cell, half)
+                yield self._answer(language, PAIR, (cell["style"], *two), k + i, seed, place, cell, half)
 
     def _answer(
         self,
@@ -143,7 +141,7 @@ class Questions:
         found: dict[str, Metric] = {}
         for tier in dict.fromkeys(row["tier"] for row in rows):
             own = [row for row in rows if row["tier"] == tier]
-            if tier == SCENES:
+            if tier == PAIR:
                 found |= told("rest_of_prompt", hits(own, ["object"], "object", shared))
             else:
                 found |= told(f"ua_{tier}", hits(own, domains, domain, shared, gone=True))

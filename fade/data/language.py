@@ -10,7 +10,8 @@ from fade.data.prompts import check_template, words
 from fade.errors import BadInput
 
 WORDED = ("synonym", "description")  # the tiers that say a concept by other words
-PAIR = ["style", "left", "right"]  # the fields of a scene of two objects
+PAIR = "pair"  # the tier of scenes of two objects, which no cell shows
+PAIR_FIELDS = ["style", "left", "right"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Language:
     def __post_init__(self) -> None:
         for tier, given in self.sentences.items():
             for sentence in given:
-                check_template(sentence, PAIR if tier == "pair" else list(self.domains))
+                check_template(sentence, PAIR_FIELDS if tier == PAIR else list(self.domains))
         concepts = [concept for labels in self.domains.values() for concept in labels]
         unknown = sorted(set(self.said) - set(concepts))
         if unknown:
@@ -56,7 +57,7 @@ class Language:
         if tier not in self.tiers:
             raise BadInput(f"tier {tier!r} is none of this dataset's; it has {', '.join(self.tiers)}")
         sentences = [self.template] if tier == "name" else self.sentences[tier]
-        fields = PAIR if tier == "pair" else list(self.domains)
+        fields = PAIR_FIELDS if tier == PAIR else list(self.domains)
         chosen = product(*(self.said[c][tier] if tier in WORDED else [words(c)] for c in shown))
         return [(sentence_of(s, dict(zip(fields, texts, strict=True))), texts) for texts in chosen for s in sentences]
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from fade.checked import Count, Share
 from fade.data.dataset import Dataset, Item
+from fade.data.language import PAIR
 from fade.data.latents import Latents
 from fade.data.prompts import Cell, caption, check_template, find_domain, swapped, words
 from fade.data.seen import seen_concepts
@@ -21,7 +22,6 @@ from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
 log = logging.getLogger(__name__)
-PAIRED = "pair"  # the tier of scenes of two objects, which no cell shows
 AT_ONCE = 2048  # captions through the text encoder
 WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing is asked for
 
@@ -101,7 +101,7 @@ class Said:
 
 def check_tiers(dataset: Dataset, tiers: Sequence[str]) -> None:
     """Raises BadInput for tiers (pairs.captions) that say no cell of the dataset, and for none."""
-    usable = [tier for tier in dataset.tiers if tier != PAIRED]
+    usable = [tier for tier in dataset.tiers if tier != PAIR]
     for tier in tiers:
         if tier not in usable or list(tiers).count(tier) > 1:
             known = ", ".join(usable)

@@ -11,21 +11,19 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from fade.checked import Count, NonNegative, Word
-from fade.models import Diffusion
 from fade.models.embedding import Embedding
+from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
-from fade.models.stable_diffusion_3 import BOTH_STREAMS, checked_length
+from fade.models.stable_diffusion_3 import BOTH_STREAMS
 
 
-class Flux(Diffusion):
+class Flux(LongText):
     """tokens (B, text_length, 4096): T5's rows; pooled (B, 768): CLIP's. `predict` gives v, unpacked.
 
-    text_length: of T5's rows, in training and in `generate`; None is 512, or what its tokenizer was made for; a stock
-    `pipe("...")` takes 512. told: the guidance that
-    the network hears while it is trained and its teacher asked; dev's own images are made at 3.5, and schnell, which
-    has no such input, is told nothing. Guidance of sampling is that number too: there is one pass a step, and the
-    negative prompt is not used.
+    text_length: of T5's rows; a stock `pipe("...")` takes 512. told: the guidance that the network hears while it is
+    trained and its teacher asked; dev's own images are made at 3.5, and schnell, which has no such input, is told
+    nothing. Guidance of sampling is that number too: there is one pass a step, and the negative prompt is not used.
     """
 
     title = "FLUX.1"
@@ -40,6 +38,8 @@ class Flux(Diffusion):
     pooled_keys = r"^time_text_embed\.text_embedder\.linear_1"
     attention_layers = BOTH_STREAMS
     heard = ((0, 1), ())
+    long_tokenizer = "tokenizer_2"
+    usual_length = 512
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Flux(Diffusion):
         text_length: int | None = None,
         told: float = 3.5,
     ) -> None:
-        super().__init__(pipe, steps, guidance, size)
-        self.text_length, self.told = checked_length(text_length, pipe.tokenizer_2, 512), told
+        super().__init__(pipe, steps, guidance, size, text_length)
+        self.told = told
 
     @classmethod
     def load(

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from inspect import signature
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SanaPipeline
+from diffusers import SanaPipeline
 from torch import Tensor
 
-from fade.checked import Count, Word
-from fade.models import Diffusion
 from fade.models.attention import recorded
 from fade.models.embedding import Embedding
+from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
-from fade.models.stable_diffusion_3 import checked_length
 
 INSTRUCTION = signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
 
-class Sana(Diffusion):
+class Sana(LongText):
     """tokens (B, text_length, 2304): Gemma's rows, of the caption behind the pipeline's standing instruction, of which
     one row is left; mask (B, text_length). `predict` gives v.
 
-    text_length: rows, None is 300 or what the tokenizer was made for. Keys and values of cross-attention read rows that
-    one projection has changed already; it is what reads the text itself.
+    Keys and values of cross-attention read rows that one projection has changed already; it is what reads the text
+    itself.
     """
 
     title = "Sana"
@@ -37,31 +35,8 @@ class Sana(Diffusion):
     preset = "sana"
     text_keys = r"^caption_projection\.linear_1"
     heard = ((0, None, 1), (2, None, 3))
-
-    def __init__(
-        self,
-        pipe: DiffusionPipeline,
-        steps: int,
-        guidance: float,
-        size: int | None = None,
-        text_length: int | None = None,
-    ) -> None:
-        super().__init__(pipe, steps, guidance, size)
-        self.text_length = checked_length(text_length, pipe.tokenizer, 300)
-
-    @classmethod
-    def load(
-        cls,
-        path: Word,
-        steps: Count,
-        guidance: float,
-        size: Count | None = None,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        subfolder: str | None = None,
-        gradient_checkpointing: bool = False,
-        text_length: Count | None = None,
-    ) -> Self:
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length)
+    long_tokenizer = "tokenizer"
+    usual_length = 300
 
     @property
     def texts(self) -> list[Text]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any
 
-from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
+from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from fade.checked import Count, Word
-from fade.errors import BadInput
-from fade.models import Diffusion
 from fade.models.embedding import Embedding
+from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
 
 BOTH_STREAMS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
-class StableDiffusion3(Diffusion):
+class StableDiffusion3(LongText):
     """tokens (B, 77 + text_length, 4096): both CLIPs side by side, with zeros to T5's width, then T5's rows; pooled (B,
     2048): both CLIPs'. `predict` gives v.
 
-    text_length: of T5's rows, in training and in `generate`; None is 256, or what its tokenizer was made for. A stock
-    `pipe("...")` takes 256 unless it is given max_sequence_length, and attention has no mask: a caption's padding is
-    read like its words.
+    text_length: of T5's rows. A stock `pipe("...")` takes 256 unless it is given max_sequence_length, and attention has
+    no mask: a caption's padding is read like its words.
 
     Keys and values of the text stream see rows that are mixed with time and image already; the two matrices through
     which a caption comes in are what reads the text itself.
@@ -41,31 +38,8 @@ class StableDiffusion3(Diffusion):
     pooled_keys = r"^time_text_embed\.text_embedder\.linear_1"
     attention_layers = BOTH_STREAMS
     heard = ((0, 2), (1, 3))
-
-    def __init__(
-        self,
-        pipe: DiffusionPipeline,
-        steps: int,
-        guidance: float,
-        size: int | None = None,
-        text_length: int | None = None,
-    ) -> None:
-        super().__init__(pipe, steps, guidance, size)
-        self.text_length = checked_length(text_length, pipe.tokenizer_3, 256)
-
-    @classmethod
-    def load(
-        cls,
-        path: Word,
-        steps: Count,
-        guidance: float,
-        size: Count | None = None,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        subfolder: str | None = None,
-        gradient_checkpointing: bool = False,
-        text_length: Count | None = None,
-    ) -> Self:
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length)
+    long_tokenizer = "tokenizer_3"
+    usual_length = 256
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -91,13 +65,3 @@ class StableDiffusion3(Diffusion):
             "pooled_prompt_embeds": embedding.pooled,
             "negative_pooled_prompt_embeds": negative.expand_as(embedding).pooled,
         }
-
-
-def checked_length(length: int | None, tokenizer: Any, usual: int) -> int:
-    """How many rows T5 makes of a caption. Raises BadInput for more than its tokenizer was made for."""
-    if length is not None and length > tokenizer.model_max_length:
-        raise BadInput(
-            f"model.text_length is {length}, and this pipeline's T5 was made for {tokenizer.model_max_length} tokens; "
-            "give as many or fewer"
-        )
-    return length or min(usual, tokenizer.model_max_length)

@@ -48,13 +48,17 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def caption_shares(kinds: int, empty: float, partial: float) -> Tensor:
+    """How often a caption of each kind is drawn: a cell's own, the empty one, its partial ones."""
+    return torch.tensor([1 - empty - partial * (kinds - 2), empty] + [partial] * (kinds - 2))
+
+
 def diffusion_loss(
     pipe: StableDiffusionPipeline, latents: Tensor, tokens: Tensor, owner: Tensor, s: DiffusionSettings
 ) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); tokens (cells, kinds, L): each cell's caption, the empty one, its
     partial ones; owner (N,): the cell of each latent."""
-    kinds = tokens.shape[1]
-    shares = torch.tensor([1 - s.empty - s.partial * (kinds - 2), s.empty] + [s.partial] * (kinds - 2))
+    shares = caption_shares(tokens.shape[1], s.empty, s.partial)
 
     def loss(device: torch.device) -> Tensor:
         index = pick(len(latents), s.batch)

@@ -26,7 +26,7 @@ from fade.data.dataset import Dataset
 from fade.files import write_json
 from fade.judges import Judge
 from fade.pretrain import Pretraining
-from fade.pretrain.diffusion import make_tokenizer, tokenise
+from fade.pretrain.diffusion import caption_shares, make_tokenizer, tokenise
 from fade.pretrain.stage import Loss, Schedule, pick
 
 UNDERSCORE = "▁"  # how a word's beginning is written
@@ -122,8 +122,7 @@ class FlowPretraining(Pretraining):
 def flow_loss(pipe: StableDiffusion3Pipeline, latents: Tensor, tokens: Tensor, owner: Tensor, s: FlowSettings) -> Loss:
     """‖ε − z_0 − v_θ(z_σ, σ, c)‖², σ = sigmoid(N(0, 1)). latents (N, C, h, w); tokens (cells, kinds, 2, L), CLIP's and
     T5's: each cell's caption, the empty one, its partial ones; owner (N,): the cell of each latent."""
-    kinds = tokens.shape[1]
-    shares = torch.tensor([1 - s.empty - s.partial * (kinds - 2), s.empty] + [s.partial] * (kinds - 2))
+    shares = caption_shares(tokens.shape[1], s.empty, s.partial)
 
     def loss(device: torch.device) -> Tensor:
         index = pick(len(latents), s.batch)

@@ -25,6 +25,7 @@ from fade.checked import Count, Seed
 from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Item
+from fade.data.language import PAIR
 from fade.data.prompts import find_domain
 from fade.errors import BadInput
 from fade.files import atomic, read_json, write_json
@@ -38,7 +39,7 @@ from fade.pretrain.oracle import sign
 from fade.pretrain.stage import Loss, Stage, pick
 
 log = logging.getLogger(__name__)
-EMPTY, PARTIAL, PAIR = "empty", "partial", "pair"
+EMPTY, PARTIAL = "empty", "partial"
 Shown = tuple[str, ...]  # a style and an object, or a style and two
 
 

@@ -1,0 +1,55 @@
+"""What families share whose caption a language model reads: how many rows it makes of one is a setting."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar, Literal, Self
+
+from diffusers import DiffusionPipeline
+
+from fade.checked import Count, Word
+from fade.errors import BadInput
+from fade.models import Diffusion
+
+
+class LongText(Diffusion, ABC):
+    """text_length: of the language model's rows, in training and in `generate`; None is `usual_length`, or what its
+    tokenizer was made for. A family says: long_tokenizer, its name in the pipeline; usual_length."""
+
+    long_tokenizer: ClassVar[str]
+    usual_length: ClassVar[int]
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        steps: int,
+        guidance: float,
+        size: int | None = None,
+        text_length: int | None = None,
+    ) -> None:
+        super().__init__(pipe, steps, guidance, size)
+        self.text_length = checked_length(text_length, getattr(pipe, self.long_tokenizer), self.usual_length)
+
+    @classmethod
+    def load(
+        cls,
+        path: Word,
+        steps: Count,
+        guidance: float,
+        size: Count | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        subfolder: str | None = None,
+        gradient_checkpointing: bool = False,
+        text_length: Count | None = None,
+    ) -> Self:
+        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length)
+
+
+def checked_length(length: int | None, tokenizer: Any, usual: int) -> int:
+    """How many rows T5 makes of a caption. Raises BadInput for more than its tokenizer was made for."""
+    if length is not None and length > tokenizer.model_max_length:
+        raise BadInput(
+            f"model.text_length is {length}, and this pipeline's T5 was made for {tokenizer.model_max_length} tokens; "
+            "give as many or fewer"
+        )
+    return length or min(usual, tokenizer.model_max_length)
