@@ -45,6 +45,8 @@ from fade.models import Diffusion, Sampling
 from fade.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
+SCORING = 1  # raised where this suite asks or reads otherwise than before under the same settings
+_APART = ("name", "batch", "sampling", "backbones", "clip")  # of a protocol: what `version` leaves out, or says itself
 _JUDGED = (
     "judged.json"  # beside predictions.csv: {"images": hash of all, "predictions": hash of the table, "seconds": ...}
 )
@@ -171,6 +173,16 @@ class Benchmark:
         """The side at which the judges see real images."""
         own = max(round(judge.size / judge.crop) for judge in self.judges.values())
         return self.protocol.sampling.size or own
+
+    def version(self, model: Diffusion) -> str:
+        """Of the protocol: another one where a run was asked, sampled or read otherwise, whatever the protocol is
+        called, or by other judges."""
+        p, data = self.protocol, self.dataset
+        said = {key: value for key, value in vars(p).items() if key not in _APART}
+        own = [model.steps, model.guidance, model.size, vars(p.sampling), bool(p.clip)]
+        asked = [[self.prompt(cell) for cell in data.cells()], data.language and vars(data.language)]
+        judges = {domain: judge.identity for domain, judge in self.judges.items()}
+        return f"{SCORING}-{content_hash([data.name, asked, said, own, judges])}"
 
     def prompt(self, cell: dict[str, str]) -> str:
         """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""

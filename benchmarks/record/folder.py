@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.record.claim import LOCK, Lock, claimed
+from benchmarks.record.format import digest
 from fade.claims import signature
 from fade.data.dataset import SPLITS, Dataset
 from fade.errors import BadInput
@@ -137,8 +138,9 @@ class Record:
             raise
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Write results.json, with where it came from."""
+        """Write results.json, with where it came from and the hash of it all."""
         complete = {**portable(results), "identity": self.identity, **provenance()}
+        complete["sha256"] = digest(complete)
         write_json(self.folder / "results.json", complete)
         self._release()
         return complete

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,13 @@ def read_results(path: Path) -> dict[str, Any]:
         known = "1" if FORMAT == 1 else f"1 to {FORMAT}"
         raise ValueError(f"format {results['format']}, this version reads {known}")
     return results
+
+
+def digest(results: dict[str, Any]) -> str:
+    """SHA-256 of all that results.json says but `sha256` itself, as canonical JSON: whether a number was changed by
+    hand. It is no signature: whoever changes a number can form it anew."""
+    rest = {key: value for key, value in results.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def check_run(results: dict[str, Any]) -> None:

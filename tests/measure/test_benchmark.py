@@ -304,3 +304,28 @@ def test_a_runs_peak_memory_is_its_own(tmp_path: Path) -> None:
     del large
     Record(tmp_path / "next", "a: 1")
     assert peak_memory_mb() < before - 200  # MB, of 244
+
+
+def test_the_protocols_version_says_what_was_asked_and_read(
+    dataset: MiniCanvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path
+) -> None:
+    def version(given: Protocol, readers: dict[str, Judge] = judges) -> str:
+        return Benchmark(dataset, readers, given, tmp_path).version(model)
+
+    own = version(Protocol("p", [1, 2]))
+    assert own == version(Protocol("called otherwise", [1, 2], batch=7))
+    others = [
+        Protocol("p", [1]),
+        Protocol("p", [1, 2], noise="image"),
+        Protocol("p", [1, 2], reading="code"),
+        Protocol("p", [1, 2], prompt="An image of a {object}, {style}."),
+        Protocol("p", [1, 2], sampling=Sampling(steps=7)),
+        Protocol("p", [1, 2], fid=[]),
+    ]
+    found = {own, *map(version, others)}
+    other = judge("style", dataset.domains["style"])
+    next(other.network.parameters()).data.add_(1)
+    found.add(version(Protocol("p", [1, 2]), {**judges, "style": other}))
+    model.guidance += 1
+    found.add(version(Protocol("p", [1, 2])))
+    assert len(found) == 9

@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 import fade
+from benchmarks.record.format import digest
 from benchmarks.report.__main__ import status
 from benchmarks.runs.usage import complain
 from fade.data.minicanvas import write
@@ -67,7 +68,9 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         "overrides",
         "versions",
         "base_sha256",
+        "protocol_version",
     } <= results.keys()
+    assert results["sha256"] == digest(results) != digest({**results, "target": "sketch"})
     assert results["timesteps"] == "uniform" and results["prediction"] == "v_prediction"
     assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
     assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
