@@ -22,18 +22,20 @@ from benchmarks.runs.options import check_options
 from benchmarks.runs.usage import check
 from run import given
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BESIDE = [ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "board" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *BESIDE]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 NAMES = {group: {o for g, o in OPTIONS if g == group} for group in GROUPS}
 ROOMS = ("fade", "benchmarks", "conf", "sweeps", "docs", "tests")
 WRONG = ROOT / "docs" / "wrong_inputs.md"  # lists command lines that are refused
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def test_the_readme_is_a_front_door() -> None:
     text = TEXTS[PAGES[0]]
     assert len(text.splitlines()) <= 150
-    missing = [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in text]
+    led_to = [page for page in PAGES[1:] if page != BESIDE[1]]  # to that one CONTRIBUTING leads
+    missing = [page.name for page in led_to if f"]({page.relative_to(ROOT)})" not in text]
     assert not missing, "pages that the README does not lead to"
 
 

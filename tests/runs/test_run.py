@@ -22,6 +22,7 @@ from PIL import Image
 
 import fade
 from benchmarks.record.format import digest
+from benchmarks.record.submission import Track, problems
 from benchmarks.report.__main__ import status
 from benchmarks.runs.usage import complain
 from fade.data.minicanvas import write
@@ -71,6 +72,11 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         "protocol_version",
     } <= results.keys()
     assert results["sha256"] == digest(results) != digest({**results, "target": "sketch"})
+    track = [results[key] for key in ("dataset", "protocol", "protocol_version", "base_sha256")]
+    checkout = {**results, "git_commit": "0" * 40}
+    assert (
+        problems({**checkout, "sha256": digest(checkout)}, [Track(*track, "shortened")]) == []
+    )  # as the board reads it
     assert results["timesteps"] == "uniform" and results["prediction"] == "v_prediction"
     assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
     assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
