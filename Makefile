@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow test-processes mutants lint pins clean
+.PHONY: install run test test-slow test-processes mutants lint docs pins clean
 
 install: .venv/.installed
 
@@ -36,9 +36,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# README, docs/ and the docstrings as a site: outputs/docs/index.html; a broken link ends it. Nothing is fetched
+docs: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/site/build.py
+
 # The pin file names no host; uv writes it: pip install uv
 pins:
-	uv pip compile --universal --no-header --no-annotate pyproject.toml --group dev -o constraints.txt
+	uv pip compile --universal --no-header --no-annotate pyproject.toml --group dev --extra docs -o constraints.txt
 
 clean:
 	rm -rf .venv outputs cache multirun

@@ -1,8 +1,7 @@
 """Methods beside each other: the six numbers, what each costs, and paired differences against one of them.
 
-python -m benchmarks.studies.compare FOLDER...  [--against fade] [--out FOLDER]    the comparison of finished runs
-python -m benchmarks.studies.compare FOLDER...  --tuning                           for each method, its settings from
-best to worst
+python -m benchmarks.studies.compare FOLDER... --against fade --out FOLDER    the comparison of finished runs
+python -m benchmarks.studies.compare FOLDER... --tuning    for each method, its settings from best to worst
 """
 
 from __future__ import annotations

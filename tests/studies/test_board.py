@@ -233,7 +233,7 @@ def test_the_page_holds_what_may_be_compared_and_apart_what_may_not(folder: Path
     other = another(folder)  # the same under another protocol version: a group of its own
     with (folder / "tracks.csv").open("a", newline="") as file:
         csv.writer(file, lineterminator="\n").writerow(
-            ["minicanvas", "default", "1-0123456789ab", other["base_sha256"], "m"]
+            ["minicanvas", "default", "1-0123456789ab", other["base_sha256"], read_tracks(BOARD)[0].name]
         )
     sent(folder / "other.json", {**other, "protocol_version": "1-0123456789ab"})
     board.build(folder, tmp_path / "out")
