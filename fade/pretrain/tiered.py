@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import CLIPTokenizer
 
-from fade.checked import Count, Seed
+from fade.checked import Count, Portion, Seed
 from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Item
 from fade.data.language import PAIR
 from fade.data.prompts import find_domain
 from fade.errors import BadInput
-from fade.files import atomic, read_json, write_json
+from fade.files import atomic, file_hash, read_json, write_json
 from fade.judges import Judge, accuracy
 from fade.pretrain import Pretraining, encoded
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
@@ -36,7 +36,7 @@ from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_pipel
 from fade.pretrain.images import sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
 from fade.pretrain.oracle import sign
-from fade.pretrain.stage import Loss, Stage, pick
+from fade.pretrain.stage import Loss, Stage
 
 log = logging.getLogger(__name__)
 EMPTY, PARTIAL = "empty", "partial"
@@ -71,14 +71,29 @@ def check_lengths(tokenizer: CLIPTokenizer, texts: list[str]) -> None:
             )
 
 
+def unet_of(folder: Path) -> Path:
+    """The weights of the U-Net that pretraining has left in a folder."""
+    return folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def chances(two: Tensor, scenes: float) -> Tensor:
+    """How often each latent (N,) is drawn, where those that are `two` (N,) objects have a share of `scenes` in all."""
+    return torch.where(two, scenes / two.sum(), (1 - scenes) / (~two).sum())
+
+
 def tiered_loss(
-    pipe: StableDiffusionPipeline, latents: Tensor, owner: Tensor, captions: Captions, s: DiffusionSettings
+    pipe: StableDiffusionPipeline,
+    latents: Tensor,
+    owner: Tensor,
+    chance: Tensor,
+    captions: Captions,
+    s: DiffusionSettings,
 ) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions`
-    holds."""
+    holds; chance (N,): how often each is drawn."""
 
     def loss(device: torch.device) -> Tensor:
-        index = pick(len(latents), s.batch)
+        index = torch.multinomial(chance, s.batch, replacement=True)
         z = latents[index].to(device)
         t = (1000 * torch.rand(len(z), device=device) ** s.time_power).long().clamp(max=999)
         noise = torch.randn_like(z)
@@ -92,8 +107,10 @@ def tiered_loss(
 class TieredPretraining(Pretraining):
     """verdict: the judges that judge, and nothing else. decoder: how it goes on once its latents stand. shares: how
     often a caption of each tier is drawn, beside `empty` and `partial`. warm: a folder of an autoencoder to begin from.
-    without: a concept that U-Net and text encoder never see, in no image and in no caption; the judges and the
-    autoencoder are those of `base`, a folder that pretraining has left."""
+    scenes: the share of scenes of two objects among what U-Net and text encoder see. start: a folder that pretraining
+    has left, from whose weights U-Net, text encoder and decoder go on; its judges and its latents stand. without: a
+    concept that U-Net and text encoder never see, in no image and in no caption; the judges and the autoencoder are
+    those of `base`, such a folder too."""
 
     dataset: Canvas
 
@@ -108,22 +125,26 @@ class TieredPretraining(Pretraining):
         decoder: AutoencoderSettings,
         diffusion: DiffusionSettings,
         shares: dict[str, float],
+        scenes: Portion,
         seed: Seed = 0,
         look_every: Count = 1000,
         workers: Count = 2,
         accelerator: str = "auto",
         devices: Count = 1,
         warm: str | None = None,
+        start: str | None = None,
         without: str | None = None,
         base: str | None = None,
     ) -> None:
         super().__init__(
             dataset, out, size, judge, autoencoder, diffusion, seed, False, look_every, workers, accelerator, devices
         )
-        self.verdict, self.decoder, self.shares, self.without = verdict, decoder, shares, without
-        self.warm, self.base = warm, None if base is None else Path(base)
+        self.verdict, self.decoder, self.shares, self.scenes = verdict, decoder, shares, scenes
+        self.warm, self.without = warm, without
+        self.start, self.base = (None if folder is None else Path(folder) for folder in (start, base))
         self.check_shares()
         self.check_without()
+        self.check_start()
 
     def check_shares(self) -> None:
         for tier in self.shares:
@@ -151,30 +172,58 @@ class TieredPretraining(Pretraining):
                 f"{self.base} holds none: run task=pretrain out=FOLDER first"
             )
 
+    def check_start(self) -> None:
+        """Raises BadInput for weights to go on from that are missing, or that have seen what is to be left out."""
+        if self.start is None:
+            return
+        if self.without is not None:
+            raise BadInput("pretrain.without begins from nothing, pretrain.start from weights; leave one out")
+        if not unet_of(self.start).is_file():
+            raise BadInput(f"pretrain.start={self.start} holds no pipeline/unet; name a folder that task=pretrain left")
+
     def run(self) -> dict[str, Any]:
         self.claim()
-        judges = self.train_whole() if self.base is None or self.without is None else self.train_oracle(self.base)
+        judges = self.train()
         pipe = load_pipeline(self.out / "pipeline")
         sign(self.out, pipe.vae)
         found = {**self.measure(pipe, judges), "training_s": self.seconds()}
         write_json(self.out / "numbers.json", found)
         return found
 
+    def train(self) -> dict[str, Judge]:
+        """The stages that are asked for; the judges that judge."""
+        if self.base is not None and self.without is not None:
+            return self.train_oracle(self.base)
+        return self.train_whole() if self.start is None else self.train_on(self.start)
+
     def train_whole(self) -> dict[str, Judge]:
-        """All stages; the judges that judge."""
         teachers = {domain: self.reader("judge", domain) for domain in self.dataset.domains}
         vae = self.train_autoencoder(teachers)
         judges = {domain: self.reader("verdict", domain) for domain in self.dataset.domains}
         pipe = self.train_diffusion(vae, judges)
-        self.finished(pipe, self.sharpen(vae, teachers))
+        self.finished(pipe, self.sharpen(vae, teachers, judges))
+        return judges
+
+    def train_on(self, start: Path) -> dict[str, Judge]:
+        """U-Net, text encoder and decoder on from those of `start`; its judges, and teachers of its own."""
+        judges, vae = self.stand(start)
+        for domain, judge in judges.items():
+            judge.save(self.out / "judges" / domain)
+        pipe = self.train_diffusion(vae, judges)
+        teachers = {domain: self.reader("judge", domain) for domain in self.dataset.domains}
+        self.finished(pipe, self.sharpen(vae, teachers, judges))
         return judges
 
     def train_oracle(self, base: Path) -> dict[str, Judge]:
         """U-Net and text encoder alone, on the latents of the base's autoencoder; the base's judges."""
-        judges = {domain: Judge.load(base / "judges" / domain) for domain in self.dataset.domains}
-        vae = AutoencoderKL.from_pretrained(base / "pipeline" / "vae", torch_dtype=torch.float32).eval()
+        judges, vae = self.stand(base)
         self.train_diffusion(vae, judges)
         return judges
+
+    def stand(self, folder: Path) -> tuple[dict[str, Judge], AutoencoderKL]:
+        """The judges and the autoencoder that pretraining has left in a folder."""
+        judges = {domain: Judge.load(folder / "judges" / domain) for domain in self.dataset.domains}
+        return judges, AutoencoderKL.from_pretrained(folder / "pipeline" / "vae", torch_dtype=torch.float32).eval()
 
     def claim(self) -> None:
         """As before; the folder also remembers its language, its second judges and what it never saw."""
@@ -184,7 +233,9 @@ class TieredPretraining(Pretraining):
             "sentences": language.sentences,
             "said": language.said,
             "without": self.without,
+            "start": None if self.start is None else file_hash(unet_of(self.start)),
             "shares": self.shares,
+            "scenes": self.scenes,
             "verdict": asdict(self.verdict),
         }
         before = read_json(path) if path.is_file() else asked
@@ -258,9 +309,9 @@ class TieredPretraining(Pretraining):
         trained = self.taught(vae, "autoencoder", s, judges)
         images, _ = self.images("train")
         vae.register_to_config(scaling_factor=1 / encoded(vae, images[::24]).std().item())
-        return self.passed(vae, folder, trained)
+        return self.passed(vae, folder, trained, {domain: self.reader("verdict", domain) for domain in judges})
 
-    def sharpen(self, vae: AutoencoderKL, judges: dict[str, Judge]) -> AutoencoderKL:
+    def sharpen(self, vae: AutoencoderKL, teachers: dict[str, Judge], judges: dict[str, Judge]) -> AutoencoderKL:
         """The decoder alone goes on: the latents stay as they are, and with them U-Net and text encoder."""
         folder, s = self.state / "sharp", self.decoder
         if self.done("decoder"):
@@ -268,7 +319,7 @@ class TieredPretraining(Pretraining):
         vae.requires_grad_(False)
         for part in (vae.decoder, vae.post_quant_conv):
             part.requires_grad_(True)
-        return self.passed(vae, folder, self.taught(vae, "decoder", s, judges))
+        return self.passed(vae, folder, self.taught(vae, "decoder", s, teachers), judges)
 
     def taught(self, vae: AutoencoderKL, name: str, s: AutoencoderSettings, judges: dict[str, Judge]) -> Stage:
         """The stage of this name, trained: what is wanted of the autoencoder is what the judges see, and the pixels."""
@@ -284,11 +335,10 @@ class TieredPretraining(Pretraining):
         look()
         return stage
 
-    def passed(self, vae: AutoencoderKL, folder: Path, trained: Stage) -> AutoencoderKL:
+    def passed(self, vae: AutoencoderKL, folder: Path, trained: Stage, judges: dict[str, Judge]) -> AutoencoderKL:
         """The autoencoder, kept, where the judges that taught it nothing read in reconstructions what they read in the
         originals. Raises BadInput where they do not."""
-        verdicts = {domain: self.reader("verdict", domain) for domain in self.dataset.domains}
-        self.check_reconstructions(trained.name, vae, verdicts)
+        self.check_reconstructions(trained.name, vae, judges)
         with atomic(folder) as temporary:
             vae.save_pretrained(temporary)
         self.finish(trained.name, trained)
@@ -304,10 +354,8 @@ class TieredPretraining(Pretraining):
         shown = self.shown([item.concepts for item in items])
         place = {concepts: k for k, concepts in enumerate(shown)}
         texts, first, count, shares = self.told(shown)
-        tokenizer = make_tokenizer(sorted(set(texts)), s.max_length)
-        check_lengths(tokenizer, sorted(set(texts)))
-        captions = Captions(tokenise(tokenizer, texts), first, count, shares)
-        pipe = self.untrained(vae, tokenizer, latents)
+        pipe = self.begun(vae, sorted(set(texts)), latents)
+        captions = Captions(tokenise(pipe.tokenizer, texts), first, count, shares)
 
         def look() -> None:
             pipe.to(pipe.unet.device)
@@ -319,10 +367,24 @@ class TieredPretraining(Pretraining):
             sheet(made, self.out / "sheets" / "grid.png", 16)
 
         owner = torch.tensor([place[item.concepts] for item in items])
-        stage = self.fit_diffusion(pipe, tiered_loss(pipe, latents, owner, captions, s), look)
+        two = torch.tensor([len(item.concepts) > len(self.dataset.domains) for item in items])
+        loss = tiered_loss(pipe, latents, owner, chances(two, self.scenes), captions, s)
+        stage = self.fit_diffusion(pipe, loss, look)
         self.finished(pipe, vae)
         self.finish("diffusion", stage)
         return load_pipeline(folder)
+
+    def begun(self, vae: AutoencoderKL, texts: list[str], latents: Tensor) -> StableDiffusionPipeline:
+        """A fresh text encoder and U-Net around the autoencoder, with a vocabulary of the texts; or those of `start`,
+        with its own. Raises BadInput for a text that the tokenizer would cut."""
+        if self.start is None:
+            tokenizer = make_tokenizer(texts, self.diffusion.max_length)
+            pipe = self.untrained(vae, tokenizer, latents)
+        else:
+            pipe = load_pipeline(self.start / "pipeline")
+            pipe.vae = vae
+        check_lengths(pipe.tokenizer, texts)
+        return pipe
 
     def finished(self, pipe: StableDiffusionPipeline, vae: AutoencoderKL) -> None:
         """Write the pipeline in float16, with this autoencoder."""
