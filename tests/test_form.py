@@ -12,10 +12,7 @@ from command import ROOT
 
 CODE = [*(ROOT / "fade").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "run.py"]
 DRAWINGS = ROOT / "fade" / "data"
-LONG = (
-    DRAWINGS / "minicanvas" / "drawing.py",
-    ROOT / "fade" / "pretrain" / "tiered.py",
-)  # the second waits to be split
+LONG = (DRAWINGS / "minicanvas" / "drawing.py",)
 QUIET = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 

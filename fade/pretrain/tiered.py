@@ -9,17 +9,14 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
-from torch.nn.functional import mse_loss
-from transformers import CLIPTokenizer
 
 from fade.checked import Count, Portion, Seed
 from fade.data.canvas.dataset import Canvas
@@ -31,77 +28,21 @@ from fade.errors import BadInput
 from fade.files import atomic, file_hash, read_json, write_json
 from fade.judges import Judge, accuracy
 from fade.pretrain import Pretraining, encoded
+from fade.pretrain.asked import asked, right
 from fade.pretrain.autoencoder import AutoencoderSettings, autoencoder_loss, make_autoencoder
+from fade.pretrain.captions import Captions, Shown, chances, check_lengths, tiered_loss, told
 from fade.pretrain.diffusion import DiffusionSettings, load_pipeline, make_pipeline, make_tokenizer, tokenise
 from fade.pretrain.images import sheet
 from fade.pretrain.judge import JudgeSettings, judge_loss
 from fade.pretrain.oracle import sign
-from fade.pretrain.stage import Loss, Stage
+from fade.pretrain.stage import Stage
 
 log = logging.getLogger(__name__)
-EMPTY, PARTIAL = "empty", "partial"
-Shown = tuple[str, ...]  # a style and an object, or a style and two
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Every caption of every cell. tokens (M, L); first, count (cells, kinds): where those of each kind lie among them;
-    shares (kinds,): how often each kind is drawn."""
-
-    tokens: Tensor
-    first: Tensor
-    count: Tensor
-    shares: Tensor
-
-    def draw(self, cells: Tensor) -> Tensor:
-        """Token ids (B, L): for each cell a kind by its share, then one of its captions."""
-        kind = torch.multinomial(self.shares, len(cells), replacement=True)
-        first, count = self.first[cells, kind], self.count[cells, kind]
-        return self.tokens[first + (torch.rand(len(cells)) * count).long()]
-
-
-def check_lengths(tokenizer: CLIPTokenizer, texts: list[str]) -> None:
-    """Raises BadInput for a caption that the tokenizer would cut."""
-    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
-        if len(ids) > tokenizer.model_max_length:
-            limit = tokenizer.model_max_length
-            raise BadInput(
-                f"caption {text!r} is {len(ids)} tokens long and the tokenizer holds {limit}; shorten it, or raise "
-                "pretrain.diffusion.max_length"
-            )
 
 
 def unet_of(folder: Path) -> Path:
     """The weights of the U-Net that pretraining has left in a folder."""
     return folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
-
-
-def chances(two: Tensor, scenes: float) -> Tensor:
-    """How often each latent (N,) is drawn, where those that are `two` (N,) objects have a share of `scenes` in all."""
-    return torch.where(two, scenes / two.sum(), (1 - scenes) / (~two).sum())
-
-
-def tiered_loss(
-    pipe: StableDiffusionPipeline,
-    latents: Tensor,
-    owner: Tensor,
-    chance: Tensor,
-    captions: Captions,
-    s: DiffusionSettings,
-) -> Loss:
-    """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions`
-    holds; chance (N,): how often each is drawn."""
-
-    def loss(device: torch.device) -> Tensor:
-        index = torch.multinomial(chance, s.batch, replacement=True)
-        z = latents[index].to(device)
-        t = (1000 * torch.rand(len(z), device=device) ** s.time_power).long().clamp(max=999)
-        noise = torch.randn_like(z)
-        embedding = pipe.text_encoder(captions.draw(owner[index]).to(device))[0]
-        guess = pipe.unet(pipe.scheduler.add_noise(z, noise, t), t, embedding).sample
-        return mse_loss(guess, pipe.scheduler.get_velocity(z, noise, t))
-
-    return loss
 
 
 class TieredPretraining(Pretraining):
@@ -353,7 +294,7 @@ class TieredPretraining(Pretraining):
         latents, items = self.every_latent(vae)
         shown = self.shown([item.concepts for item in items])
         place = {concepts: k for k, concepts in enumerate(shown)}
-        texts, first, count, shares = self.told(shown)
+        texts, first, count, shares = told(self.dataset, shown, self.shares, s.partial, s.empty)
         pipe = self.begun(vae, sorted(set(texts)), latents)
         captions = Captions(tokenise(pipe.tokenizer, texts), first, count, shares)
 
@@ -406,51 +347,7 @@ class TieredPretraining(Pretraining):
         """Each cell once, in order, those of `without` left out."""
         return sorted({cell for cell in cells if self.without not in cell})
 
-    def told(self, shown: list[Shown]) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """All captions of the cells, cell by cell; where those of each kind begin, how many there are; the kinds'
-        shares.
-
-        A scene of two objects has the tier `pair` in the place of all other kinds but the empty one.
-        """
-        s, kinds = self.diffusion, [*self.shares, PARTIAL, EMPTY]
-        texts: list[str] = []
-        first, count = [], []
-        for cell in shown:
-            groups = self.kinds_of(cell)
-            begin = {}
-            for kind, group in groups.items():
-                begin[kind] = len(texts)
-                texts += group
-            said = [kind if kind in groups else PAIR for kind in kinds]
-            first.append([begin[kind] for kind in said])
-            count.append([len(groups[kind]) for kind in said])
-        shares = [*self.shares.values(), s.partial * len(self.dataset.partials), s.empty]
-        return texts, torch.tensor(first), torch.tensor(count), torch.tensor(shares)
-
-    def kinds_of(self, cell: Shown) -> dict[str, list[str]]:
-        language = self.dataset.language
-        if len(cell) > len(self.dataset.domains):
-            return {PAIR: language.captions(cell, PAIR), EMPTY: [""]}
-        partial = self.dataset.partial_captions(dict(zip(self.dataset.domains, cell, strict=True)))
-        return {**{tier: language.captions(cell, tier) for tier in self.shares}, PARTIAL: partial, EMPTY: [""]}
-
     # what came out
-
-    def asked(self, tier: str, images: int | None) -> list[Shown]:
-        """The cells that are asked for in a tier: all, or `images` of them, each row and column equally often. Of the
-        scenes of two, one of each two objects, the styles in turn."""
-        styles, objects = self.dataset.domains.values()
-        if tier == PAIR:
-            two = list(permutations(objects, 2))
-            cells: list[Shown] = [(styles[k % len(styles)], *names) for k, names in enumerate(two)]
-        else:  # diagonals of the grid, one after another
-            n, m = len(styles), len(objects)
-            cells = [(styles[row], objects[(row + turn) % m]) for turn in range(m) for row in range(n)]
-        cells = [cell for cell in cells if self.without not in cell]
-        if images is None:
-            return cells
-        step = max(1, len(cells) // images) if tier == PAIR else 1
-        return cells[::step][:images]
 
     @torch.no_grad()
     def ask(
@@ -460,26 +357,16 @@ class TieredPretraining(Pretraining):
         seed's."""
         found, made = {}, []
         for tier in self.dataset.language.tiers:
-            cells, drawn = self.asked(tier, images), []
+            cells, drawn = asked(self.dataset, self.without, tier, images), []
             for seed in seeds:
                 texts = [
                     (group := self.dataset.language.captions(c, tier))[(k + seed) % len(group)]
                     for k, c in enumerate(cells)
                 ]
                 drawn.append(self.drawn(pipe, texts, seed))
-            found[tier] = self.right(judges, torch.cat(drawn), cells * len(seeds))
+            found[tier] = right(judges, torch.cat(drawn), cells * len(seeds))
             made.append(drawn[0])
         return found, torch.cat(made)
-
-    def right(self, judges: dict[str, Judge], images: Tensor, cells: list[Shown]) -> dict[str, float]:
-        """Share of right style and of right objects."""
-        two = len(cells[0]) > len(self.dataset.domains)
-        views = {"style": images, "object": torch.cat(halves(images)) if two else images}
-        truth = {"style": [c[0] for c in cells], "object": [c[k] for k in ((1, 2) if two else (1,)) for c in cells]}
-        return {
-            domain: accuracy(judge.cpu(), views[domain], torch.tensor([judge.labels.index(x) for x in truth[domain]]))
-            for domain, judge in judges.items()
-        }
 
     def drawn(self, pipe: StableDiffusionPipeline, texts: list[str], seed: int) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], on the CPU; image k of a seed begins from the same noise in every tier."""

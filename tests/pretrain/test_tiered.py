@@ -15,8 +15,10 @@ from omegaconf import OmegaConf
 from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.errors import BadInput
+from fade.pretrain.asked import asked
+from fade.pretrain.captions import Captions, chances, check_lengths, told
 from fade.pretrain.diffusion import load_pipeline, make_tokenizer
-from fade.pretrain.tiered import Captions, TieredPretraining, check_lengths
+from fade.pretrain.tiered import TieredPretraining
 from fade.tensors import read_tensors
 
 
@@ -63,7 +65,8 @@ def test_captions_are_drawn_by_their_shares_from_the_cells_own() -> None:
 
 def test_a_scene_of_two_is_told_as_a_pair_or_not_at_all(tmp_path: Path) -> None:
     made = pretraining(tmp_path)
-    texts, first, count, shares = made.told([("photo", "city_car"), ("photo", "city_car", "palm_tree")])
+    shown = [("photo", "city_car"), ("photo", "city_car", "palm_tree")]
+    texts, first, count, shares = told(made.dataset, shown, made.shares, 0.03, 0.08)
     pair = {
         texts[k] for begin, n in zip(first[1].tolist(), count[1].tolist(), strict=True) for k in range(begin, begin + n)
     }
@@ -71,12 +74,21 @@ def test_a_scene_of_two_is_told_as_a_pair_or_not_at_all(tmp_path: Path) -> None:
     assert float(shares.sum()) == pytest.approx(1)
 
 
+def test_scenes_of_two_are_drawn_as_often_as_asked() -> None:
+    two = torch.arange(50) % 10 == 0
+    chance = chances(two, 0.35)
+    torch.manual_seed(0)
+    drawn = torch.multinomial(chance, 4000, replacement=True)
+    assert float(chance.sum()) == pytest.approx(1) and 0.32 < float(two[drawn].float().mean()) < 0.38
+    assert set(drawn.tolist()) == set(range(50))
+
+
 def refused(out: Path, **changed: Any) -> str:
     """What is said of a recipe that cannot be followed; Hydra wraps it."""
-    with pytest.raises(Exception) as told:
+    with pytest.raises(Exception) as raised:
         pretraining(out, **changed)
-    assert isinstance(told.value.__cause__, BadInput)
-    return str(told.value.__cause__)
+    assert isinstance(raised.value.__cause__, BadInput)
+    return str(raised.value.__cause__)
 
 
 def test_what_cannot_be_left_out_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -84,6 +96,13 @@ def test_what_cannot_be_left_out_is_refused_before_any_work(tmp_path: Path) -> N
     assert "the style that is none" in refused(tmp_path, without="photo")
     assert "pretrain.without needs pretrain.base=FOLDER" in refused(tmp_path, without="neon_glow")
     assert f"{tmp_path} holds none" in refused(tmp_path, without="neon_glow", base=str(tmp_path))
+
+
+def test_weights_to_go_on_from_that_are_missing_are_refused(tmp_path: Path) -> None:
+    assert f"pretrain.start={tmp_path} holds no pipeline/unet" in refused(tmp_path, start=str(tmp_path))
+    (tmp_path / "pipeline" / "vae").mkdir(parents=True)
+    both = {"without": "neon_glow", "base": str(tmp_path), "start": str(tmp_path)}
+    assert "pretrain.without begins from nothing" in refused(tmp_path, **both)
 
 
 def test_shares_of_tiers_that_are_none_or_do_not_add_up_are_refused(tmp_path: Path) -> None:
@@ -98,22 +117,26 @@ def test_what_is_never_seen_is_in_no_image_and_in_no_caption(tmp_path: Path, wit
     (tmp_path / "pipeline" / "vae").mkdir(parents=True)
     oracle = pretraining(tmp_path / "oracle", without=without, base=str(tmp_path))
     shown = oracle.shown([item.concepts for split in ("train", "train-pairs") for item in oracle.dataset.items(split)])
-    texts = "\n".join(oracle.told(shown)[0]).lower()
+    texts = "\n".join(told(oracle.dataset, shown, oracle.shares, 0.03, 0.08)[0]).lower()
     said = [
         without.replace("_", " "),
         *(text for tier in oracle.dataset.language.said[without].values() for text in tier),
     ]
     assert shown and not any(without in cell for cell in shown)
     assert not [text for text in said if text.lower() in texts]
-    assert not any(without in cell for tier in oracle.dataset.language.tiers for cell in oracle.asked(tier, 64))
+    assert not any(
+        without in cell for tier in oracle.dataset.language.tiers for cell in asked(oracle.dataset, without, tier, 64)
+    )
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few scenes of two, and few questions at the end."""
-    two, asked = Canvas.two, TieredPretraining.asked
+    two = Canvas.two
     monkeypatch.setattr(Canvas, "two", lambda dataset: two(dataset)[::97])
-    monkeypatch.setattr(TieredPretraining, "asked", lambda recipe, tier, _: asked(recipe, tier, 4))
+    monkeypatch.setattr(
+        "fade.pretrain.tiered.asked", lambda dataset, without, tier, _: asked(dataset, without, tier, 4)
+    )
 
 
 @pytest.mark.slow
@@ -135,3 +158,16 @@ def test_the_stages_leave_a_pipeline_and_an_oracle_that_shares_its_autoencoder(t
     first, sharp = (read_tensors(file)[0] for file in files)
     moved = {name.split(".")[0] for name in first if not torch.equal(first[name], sharp[name])}
     assert moved and moved <= {"decoder", "post_quant_conv"}
+    on = pretraining(tmp_path / "on", **few, start=str(tmp_path / "base"))
+    on.run()
+    after = load_pipeline(tmp_path / "on" / "pipeline")
+    assert after.tokenizer.get_vocab() == base.tokenizer.get_vocab()
+    assert all(torch.equal(a, b) for a, b in zip(*(p.vae.encoder.parameters() for p in (base, after)), strict=True))
+    apart = [(a - b).abs().max() for a, b in zip(base.unet.parameters(), after.unet.parameters(), strict=True)]
+    assert 0 < float(max(apart)) < 0.1  # of weights drawn anew the largest would be apart by more
+    for domain in on.dataset.domains:
+        judges = [
+            read_tensors(next((tmp_path / name / "judges" / domain).glob("*.safetensors")))[0]
+            for name in ("base", "on")
+        ]
+        assert all(torch.equal(judges[0][key], judges[1][key]) for key in judges[0])
