@@ -330,7 +330,8 @@ class TieredPretraining(Pretraining):
     def finished(self, pipe: StableDiffusionPipeline, vae: AutoencoderKL) -> None:
         """Write the pipeline in float16, with this autoencoder."""
         parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, pipe.text_encoder, pipe.unet)]
-        parts[0].register_to_config(_name_or_path="")  # else the folder of this machine is written into the weights
+        for part in (parts[0], parts[2]):  # else the folder of this machine is written into the weights
+            part.register_to_config(_name_or_path="")
         half = make_pipeline(parts[0], parts[1], pipe.tokenizer, parts[2], pipe.scheduler)
         with atomic(self.out / "pipeline") as temporary:
             half.save_pretrained(temporary)
