@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow test-processes mutants lint docs pins clean
+.PHONY: install run test test-slow test-processes mutants lint docs demo pins clean
 
 install: .venv/.installed
 
@@ -16,6 +16,7 @@ install: .venv/.installed
 run: install
 	$(BIN)/python run.py -m target=neon,cat output_dir=outputs/run
 	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
+	@echo "the page: file://$(CURDIR)/outputs/run/report/report.html"
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slurm and not processes"
@@ -41,9 +42,23 @@ docs: install
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/site/build.py
 
-# The pin file names no host; uv writes it: pip install uv
+# A page in the browser: make demo ARGS="--model DIR RUN ...". Its environment lies on top of the other one, for Gradio
+# wants an older Pillow than the one that figures were measured with
+demo: .venv/demo/.installed
+	.venv/demo/bin/python -m fade.demo $(ARGS)
+
+.venv/demo/.installed: .venv/.installed constraints-demo.txt
+	$(BIN)/python -m venv .venv/demo
+	$(BIN)/python -c "import sysconfig as s; print(s.get_path('purelib'))" > .venv/below.pth
+	mv .venv/below.pth "$$(.venv/demo/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")"
+	.venv/demo/bin/python -m pip install -q -c constraints-demo.txt -e '.[demo]'
+	touch $@
+
+# The pin files name no host; uv writes them: pip install uv
 pins:
 	uv pip compile --universal --no-header --no-annotate pyproject.toml --group dev --extra docs -o constraints.txt
+	cp constraints.txt constraints-demo.txt
+	uv pip compile --universal --no-header --no-annotate pyproject.toml --extra demo -o constraints-demo.txt
 
 clean:
 	rm -rf .venv outputs cache multirun

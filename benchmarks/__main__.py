@@ -16,6 +16,7 @@ COMMANDS = {
         if path.stem != "compose"  # python run.py task=compose
     },
     "fade": "fade/cli.py",
+    "python -m fade.demo": "fade/demo/__main__.py",
     "python -m fade.data.minicanvas": "fade/data/minicanvas/__init__.py",
 }
 

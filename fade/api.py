@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
@@ -188,6 +188,7 @@ def unlearn(
     lr: Rate | None = None,
     terms: dict[str, NonNegative] | None = None,
     seed: Seed = 0,
+    watch: Callable[[int, float], None] | None = None,
 ) -> Handle:
     """Train an adapter that draws `surrogate` where `concept` is asked for; the adapter is off then.
 
@@ -197,7 +198,8 @@ def unlearn(
     the pipeline for each caption. method: a file of conf/method, or a Method. p: kept fraction of the candidate
     weights. terms: weights of the loss terms, by name; the others keep the method's own. None, of anything: what the
     method published, and the model's own guidance, as in run.py (fade/published.py); training is in float32, or, of a
-    low-rank change, on a base in bfloat16. Raises BadInput for words, templates, numbers or a method that cannot be
+    low-rank change, on a base in bfloat16. watch: called after every step with its number and the loss, the adapter on;
+    what it raises ends the training. Raises BadInput for words, templates, numbers or a method that cannot be
     used, for a pipeline in another precision, for one that carries another adapter (the new one would be right only on
     top of it), and where training ends in nan or in nothing.
     """
@@ -242,7 +244,7 @@ def unlearn(
             kind,
             shape,
             optimizer_of(how, known["optimizer"]["build"], lr),
-            partial(_trainer, known["trainer"]["gradient_clip_val"]),
+            partial(_trainer, known["trainer"]["gradient_clip_val"], watch),
             (known["trainer"]["max_steps"] if steps is None else steps) if how.terms else 0,
             pairs,
             Path(folder),
@@ -363,8 +365,27 @@ def _free_name(model: Diffusion) -> str:
     return f"fade{n}"
 
 
-def _trainer(clip: float | None, **given: Any) -> L.Trainer:
+class _Watched(L.Callback):
+    """Tells `watch` the number of a step that is done, and its loss."""
+
+    def __init__(self, watch: Callable[[int, float], None]) -> None:
+        self.watch = watch
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        module.look()  # type: ignore[operator]  # an Unlearner; who watches waits for a GPU at each step
+        self.watch(trainer.global_step, module.loss)  # type: ignore[arg-type]
+
+
+def _trainer(
+    clip: float | None, watch: Callable[[int, float], None] | None, callbacks: Sequence[L.Callback], **given: Any
+) -> L.Trainer:
     """One device, no bars and no banner: a library call says nothing."""
     return L.Trainer(
-        max_epochs=-1, devices=1, gradient_clip_val=clip, enable_progress_bar=False, enable_model_summary=False, **given
+        max_epochs=-1,
+        devices=1,
+        gradient_clip_val=clip,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, *([_Watched(watch)] if watch else [])],
+        **given,
     )

@@ -1,0 +1,1 @@
+"""A page to play with adapters (`make demo`): studio.py is what it does, page.py how it looks (Gradio, an extra)."""

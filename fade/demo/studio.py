@@ -1,0 +1,251 @@
+"""What the demo's page does, without the page: pictures before and after, a strip over scales, a training, attacks.
+
+Adapters are read, never written to; a folder is not locked, and what is trained here stays in memory until it is saved.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from fade.adapters.stored import Stored
+from fade.api import RETAIN, TEMPLATES, Handle, diffusion_of, unlearn
+from fade.attacks.call import attack
+from fade.checked import Seed, check
+from fade.errors import BadInput
+from fade.judges import Judge
+from fade.models import Noise
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+LOOK = 10  # steps between two previews: one picture costs about as much as two steps
+QUICK = {"rank": 8, "lr": 4e-3, "sampling_steps": 15, "guidance": 4.0}  # of the embedded pipeline, as in the README
+SENTENCES = {  # of the embedded pipeline's captions, by what the concept is
+    "style": ("A cat image in {} style.", "A fish image in {} style."),
+    "object": ("A {} image in photo style.", "A {} image in sketch style."),
+}
+
+
+class Cancelled(Exception):
+    """The training was stopped from the page."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is asked of one training. options: of `fade.unlearn`, beside these."""
+
+    concept: str
+    surrogate: str
+    templates: Sequence[str]
+    retain: Sequence[str]
+    steps: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is. losses: one a step. preview: the concept as it is drawn now. label: once it is done."""
+
+    losses: tuple[float, ...]
+    preview: Image.Image | None = None
+    label: str | None = None
+
+
+class Studio:
+    """One pipeline and the adapters that were given for it; none is on between two calls.
+
+    steps, guidance: of every picture. judges: that report on attacks.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, judges: Sequence[Judge] = ()) -> None:
+        self.model = diffusion_of(pipe)
+        self.model.pipe.set_progress_bar_config(disable=True)
+        self.model.steps, self.model.guidance, self.judges = steps, guidance, list(judges)
+        self.handles: dict[str, Handle] = {}
+        self.cancelled = threading.Event()
+
+    # adapters
+
+    def add(self, folder: str) -> str:
+        """Read an adapter's folder, or a finished run's; its label. Raises BadInput where it is none, or was made for
+        another base."""
+        if not folder.strip():
+            raise BadInput("no folder was named; give an adapter's folder, or a finished run's")
+        path = Path(folder.strip()).expanduser()
+        inner = path / "adapter"
+        handle = Handle(self.model, Stored.read(inner if (inner / "adapter.json").is_file() else path))
+        with handle:  # whether it fits
+            return self._keep(handle)
+
+    def _keep(self, handle: Handle) -> str:
+        target = f"without {handle.card.get('target')}"
+        label, n = target, 2
+        while label in self.handles:
+            label, n = f"{target} ({n})", n + 1
+        self.handles[label] = handle
+        return label
+
+    def save(self, label: str, folder: str) -> str:
+        """Write an adapter to a new folder, and say so. Raises BadInput for one that exists."""
+        if not folder.strip():
+            raise BadInput("no folder was named to save the adapter in")
+        path = Path(folder.strip()).expanduser()
+        if path.exists():
+            raise BadInput(f"{path} exists already; name a new folder")
+        self.chosen([label])[0].save(path)
+        return f"{path}: adapter.safetensors and its card"
+
+    def chosen(self, labels: Sequence[str]) -> list[Handle]:
+        """Raises BadInput for none, and for one that is not there."""
+        if not labels:
+            raise BadInput("no adapter is chosen; add a folder, or unlearn something")
+        if unknown := [label for label in labels if label not in self.handles]:
+            raise BadInput(f"there is no adapter {unknown[0]!r}; choose one of {', '.join(self.handles) or 'none'}")
+        return [self.handles[label] for label in labels]
+
+    @contextmanager
+    def wearing(self, handles: Sequence[Handle], scale: float = 1.0, merged: bool = False) -> Iterator[None]:
+        """Inside, these are on, each at this scale; merged: written into the weights."""
+        with ExitStack() as stack:
+            for handle in handles:
+                handle.scale = scale
+                stack.enter_context(handle)
+            if merged:
+                for handle in handles:
+                    handle.merge()
+            yield
+
+    # pictures
+
+    def picture(self, prompt: str, seed: int) -> Image.Image:
+        """Raises BadInput for a prompt that is empty or too long, and for no seed."""
+        if not prompt.strip():
+            raise BadInput("the prompt is empty; say what is to be drawn")
+        check("seed", seed, Seed)
+        self.model.check_prompts([prompt])
+        made = self.model.generate([prompt], [Noise(seed)])[0]
+        return Image.fromarray((made * 255).round().byte().permute(1, 2, 0).numpy())
+
+    def before_after(
+        self, prompt: str, seed: int, labels: Sequence[str], scale: float, on: bool, merged: bool
+    ) -> tuple[Image.Image, Image.Image]:
+        """The same noise through the untouched pipeline, and with the adapters; with them off both are the same."""
+        handles = self.chosen(labels) if on else []
+        before = self.picture(prompt, seed)
+        with self.wearing(handles, scale, merged):
+            return before, self.picture(prompt, seed)
+
+    def strip(self, prompt: str, seed: int, labels: Sequence[str]) -> list[tuple[Image.Image, str]]:
+        """The same noise at every one of SCALES."""
+        handles, made = self.chosen(labels), []
+        for scale in SCALES:
+            with self.wearing(handles, scale):
+                made.append((self.picture(prompt, seed), f"scale {scale:g}"))
+        return made
+
+    # training
+
+    def train(self, asked: Training, prompt: str, seed: int) -> Iterator[Progress]:
+        """Train an adapter, a Progress a step; the last has its label. Raises Cancelled where `cancelled` is set, and
+        where the reader goes away it ends too; BadInput as `fade.unlearn` does."""
+        before = self.picture(prompt, seed)
+        news: SimpleQueue[Progress | Handle | Exception] = SimpleQueue()
+        self.cancelled.clear()
+        worker = threading.Thread(target=self._work, args=(asked, prompt, seed, news), daemon=True)
+        last = Progress((), before)
+        yield last
+        worker.start()
+        try:
+            while not isinstance(item := news.get(), Handle):
+                if isinstance(item, Exception):
+                    raise item
+                yield (last := item)
+            yield Progress(last.losses, last.preview, self._keep(item))
+        finally:
+            self.cancelled.set()
+            worker.join()
+
+    def _work(self, asked: Training, prompt: str, seed: int, news: SimpleQueue[Progress | Handle | Exception]) -> None:
+        """In a thread of its own: the training, which tells `news` every step and then the adapter or what ended it."""
+        losses: list[float] = []
+        preview: Image.Image | None = None
+
+        def watch(step: int, loss: float) -> None:
+            nonlocal preview
+            if self.cancelled.is_set():
+                raise Cancelled(f"stopped at step {step}; nothing was kept")
+            losses.append(loss)
+            if step % LOOK == 0 or step == asked.steps:
+                preview = self.picture(prompt, seed)
+            news.put(Progress(tuple(losses), preview))
+
+        how: dict[str, Any] = {"templates": asked.templates, "retain": asked.retain, "steps": asked.steps}
+        try:
+            pipe = self.model.pipe
+            news.put(unlearn(pipe, asked.concept, asked.surrogate, watch=watch, **how, **asked.options))
+        except Exception as error:  # to the reader's thread, which raises it
+            news.put(error)
+
+    # attacks
+
+    def attacks(self, label: str, attacks: Sequence[str], images: int) -> tuple[list[list[str]], list[Image.Image]]:
+        """Rows (attack, what came back from the adapter, from the base, with the optimiser off) as text, and what was
+        drawn. Raises BadInput where no judge knows the concept, and as `fade.attack` does."""
+        (handle,) = self.chosen([label] if label else [])
+        concept, surrogate = str(handle.card.get("target")), str(handle.card.get("surrogate"))
+        judge = next((judge for judge in self.judges if concept in judge.labels), None)
+        if judge is None:
+            known = ", ".join(name for judge in self.judges for name in judge.labels) or "none"
+            raise BadInput(f"no judge knows {concept!r}, so nobody can say whether it came back; they know: {known}")
+        if not attacks:
+            raise BadInput("no attack is chosen")
+        sentences = handle.card.get("settings", {}).get("templates") or SENTENCES.get(judge.domain, TEMPLATES)
+        kept = handle.card.get("settings", {}).get("retain") or RETAIN
+        with tempfile.TemporaryDirectory() as folder, self.wearing([handle]):
+            rows = attack(
+                self.model.pipe,
+                concept,
+                surrogate,
+                judge,
+                list(attacks),
+                templates=sentences,
+                retain=kept,
+                images=images,
+                sampling_steps=self.model.steps,
+                guidance=self.model.guidance,
+                folder=folder,
+            )
+            return [said(row) for row in rows], [opened(path) for path in sorted(Path(folder).glob("*.png"))]
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def said(row: dict[str, Any]) -> list[str]:
+    """One attack's result as the page's table has it."""
+    if "refused" in row:
+        return [row["attack"], row["refused"], "", ""]
+    return [row["attack"], *(percent(row[key]) for key in ("success", "base", "off"))]
+
+
+def percent(share: dict[str, Any] | None) -> str:
+    """A proportion with its interval, in percent."""
+    if share is None or not math.isfinite(share["value"]):
+        return "–"
+    return f"{100 * share['value']:.0f} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
+
+
+def lines(text: str) -> list[str]:
+    """What stands in a box, one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,143 @@
+"""What the demo does, on the tiny model, without Gradio; and that nothing of it changes the pipeline or a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adapting import state
+from PIL import Image
+from snippet import SHORT
+
+import fade
+from fade.demo import page
+from fade.demo.studio import Cancelled, Progress, Studio, Training, percent, said
+from fade.errors import BadInput
+from fade.models import Diffusion
+
+PROMPT = "A cat image in neon style."
+OPTIONS = {name: SHORT[name] for name in ("images", "sampling_steps", "guidance", "batch", "lr")}
+ASKED = Training("neon style", "photo style", SHORT["templates"], SHORT["retain"], 3, OPTIONS)
+
+
+@pytest.fixture
+def studio(model: Diffusion) -> Studio:
+    return Studio(model.pipe, 2, 3.0)
+
+
+def trained(studio: Studio) -> str:
+    *_, last = studio.train(ASKED, PROMPT, 1)
+    assert last.label
+    return last.label
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    return bool((np.asarray(one) == np.asarray(other)).all())
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_training_is_watched_and_ends_as_an_unwatched_one(studio: Studio) -> None:
+    clean = state(studio.model)
+    seen: list[Progress] = list(studio.train(ASKED, PROMPT, 1))
+    assert [len(at.losses) for at in seen] == [0, 1, 2, 3, 3] and [at.label for at in seen[:-1]] == [None] * 4
+    first, last = seen[0].preview, seen[-1].preview
+    assert first and last and not same(first, last) and state(studio.model) == clean
+    alone = fade.unlearn(studio.model.pipe, "neon style", "photo style", **SHORT)
+    assert studio.handles[str(seen[-1].label)].card["sha256"] == alone.card["sha256"]
+    with studio.wearing([alone]):
+        assert same(studio.picture(PROMPT, 1), last)  # the last preview is what it draws
+
+
+def test_a_training_that_is_stopped_leaves_nothing(studio: Studio) -> None:
+    clean, seen = state(studio.model), []
+    with pytest.raises(Cancelled, match="nothing was kept"):
+        for at in studio.train(ASKED, PROMPT, 1):
+            seen.append(at)
+            if at.losses:
+                studio.cancelled.set()
+    assert 1 < len(seen) < 5 and not studio.handles and state(studio.model) == clean
+    reader = studio.train(ASKED, PROMPT, 1)
+    assert not next(reader).losses and len(next(reader).losses) == 1
+    reader.close()  # the browser's tab is shut
+    assert studio.cancelled.is_set() and state(studio.model) == clean
+    assert trained(studio)  # and the next one is not stopped
+
+
+def test_pictures_of_adapters_at_a_scale_on_and_off_merged_and_several(studio: Studio, tmp_path: Path) -> None:
+    label = trained(studio)
+    run = tmp_path / "run"
+    studio.handles[label].save(run / "adapter")
+    kept, clean = files(run), state(studio.model)
+    again = studio.add(str(run))  # a run's folder, and below an adapter's
+    assert again == f"{label} (2)" and studio.add(str(run / "adapter")) == f"{label} (3)"
+
+    def after(labels: list[str], scale: float = 1.0, on: bool = True, merged: bool = False) -> Image.Image:
+        before, made = studio.before_after(PROMPT, 1, labels, scale, on, merged)
+        assert same(before, base)
+        return made
+
+    base = studio.picture(PROMPT, 1)
+    full, none, twice = after([label]), after([label], 0.0), after([label, again])
+    assert same(after([again]), full) and same(none, base) and same(after([label], on=False), base)
+    assert not same(full, base) and not same(twice, full)
+    merged = np.asarray(after([label], merged=True)).astype(int)
+    assert abs(merged - np.asarray(full)).max() <= 1
+    strip = studio.strip(PROMPT, 1, [label])
+    assert [words for _, words in strip] == [f"scale {s}" for s in ("0", "0.25", "0.5", "0.75", "1")]
+    assert same(strip[0][0], base) and same(strip[-1][0], full) and not same(strip[2][0], full)
+    assert state(studio.model) == clean and files(run) == kept
+
+
+def test_what_cannot_be_used_is_one_line(studio: Studio, tmp_path: Path) -> None:
+    label = trained(studio)
+    studio.save(label, str(tmp_path / "own"))
+    wrong = {
+        "prompt is empty": lambda: studio.picture("  ", 1),
+        "seed is -1": lambda: studio.picture(PROMPT, -1),
+        "no folder was named": lambda: studio.add(" "),
+        "adapter.json is missing": lambda: studio.add(str(tmp_path)),
+        "no adapter is chosen": lambda: studio.strip(PROMPT, 1, []),
+        "there is no adapter 'x'": lambda: studio.strip(PROMPT, 1, ["x"]),
+        "scale": lambda: studio.before_after(PROMPT, 1, [label], float("nan"), True, False),
+        "exists already": lambda: studio.save(label, str(tmp_path / "own")),
+        "no judge knows 'neon style'": lambda: studio.attacks(label, ["prompts"], 4),
+        "not the same": lambda: list(studio.train(Training("a", "a", ["{}"], ["b"], 1, OPTIONS), PROMPT, 1)),
+    }
+    for words, act in wrong.items():
+        with pytest.raises(BadInput, match=words) as error:
+            act()
+        assert "\n" not in str(error.value)
+        shown = page.in_one_line(act, (None,))()
+        assert shown == (None, str(error.value))
+    assert page.in_one_line(lambda: 1, (None,))() == (1, "")
+
+
+def test_an_adapter_of_another_base_is_refused(studio: Studio, tmp_path: Path) -> None:
+    studio.save(trained(studio), str(tmp_path / "own"))
+    weight = next(studio.model.network.parameters())
+    weight.data = weight.data + 1
+    with pytest.raises(BadInput, match="was made for the base"):
+        Studio(studio.model.pipe, 2, 3.0).add(str(tmp_path / "own"))
+
+
+def test_what_the_table_of_attacks_says() -> None:
+    share = {"value": 0.5, "low": 0.25, "high": 0.752, "n": 8}
+    row = {"attack": "closed", "success": share, "base": {**share, "value": 1.0}, "off": None}
+    assert said(row) == ["closed", "50 [25, 75]", "100 [25, 75]", "–"]
+    assert said({"attack": "closed", "refused": "a reason"}) == ["closed", "a reason", "", ""]
+    assert percent(None) == "–"
+
+
+def test_without_gradio_one_line_says_how_to_get_it() -> None:
+    """And --help answers without torch."""
+    hide = "import sys; sys.modules['gradio'] = None; from fade.demo.__main__ import main; "
+    done = subprocess.run([sys.executable, "-c", hide + "sys.exit(main([]))"], capture_output=True, text=True)
+    assert done.returncode == 1 and "make demo" in done.stderr and done.stderr.count("\n") == 1
+    code = "import sys; from fade.demo.__main__ import parser; parser().format_help(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
