@@ -1,6 +1,7 @@
 """Methods beside each other: the six numbers, what each costs, and paired differences against one of them.
 
 python -m benchmarks.studies.compare FOLDER... --against fade --out FOLDER    the comparison of finished runs
+python -m benchmarks.studies.compare FOLDER... --published     with Kendall's tau against UnlearnCanvas's order
 python -m benchmarks.studies.compare FOLDER... --tuning    for each method, its settings from best to worst
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,13 @@ import numpy as np
 from benchmarks.record.results import Run, read
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import Table, asked_harder, mean_value, published, table
+from benchmarks.studies.agreement import agreement
+from benchmarks.studies.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
 from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS, usual
 from fade.training.logs import base_images
 
-_NUMBERS = ("ua", "ira", "cra")
-_LEVEL = 0.05
-_EXACT = 14  # targets up to which every sign is tried
-_FLIPS = 19_999  # random ones beyond
 # By dataset, the targets that settings are chosen on (sweeps/tuning): no table reports them. And those that FADE's rate
 # was chosen on besides: a table that reports them says so. FADE's rank, masks and p were looked at on all targets, over
 # time.
@@ -50,7 +48,7 @@ def six(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> dict
     return {
         f"{domain} {number}": _mean_of([r for r in runs if r.domain == domain], number, base)
         for domain in domains
-        for number in _NUMBERS
+        for number in NUMBERS
     }
 
 
@@ -87,7 +85,7 @@ _SPENT = {"peak_memory_mb": 1, "teacher_passes": 1, "adapter_bytes": 1000}  # of
 
 def _beside(runs: Sequence[Run]) -> list[str]:
     """What a comparison shows beside the six numbers: the usual metrics, and the harder questions that were asked."""
-    return [key for key in (*usual(), *asked_harder(runs)) if key not in _NUMBERS]
+    return [key for key in (*usual(), *asked_harder(runs)) if key not in NUMBERS]
 
 
 def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> tuple[float, list[str]]:
@@ -134,49 +132,6 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     return header, found
 
 
-def _score(run: Run, numbers: Sequence[str] = _NUMBERS) -> float:
-    """The mean of those of a run's numbers that it has, in percent."""
-    return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
-
-
-def _gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = _NUMBERS) -> dict[tuple[str, str], float]:
-    """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a
-    target, since the seeds of one target are no independent draws of what else one could be asked to forget."""
-    scores = {(r.label, r.domain, r.target, r.seed): _score(r, numbers) for r in runs}
-    pairs: dict[tuple[str, str], list[float]] = {}
-    for (name, domain, target, seed), value in scores.items():
-        if name == one and (other, domain, target, seed) in scores:
-            pairs.setdefault((domain, target), []).append(value - scores[other, domain, target, seed])
-    return {place: float(np.mean(values)) for place, values in pairs.items()}
-
-
-def stratified(found: dict[tuple[str, str], float]) -> tuple[float, np.ndarray]:
-    """The mean over domains of the mean over their targets, and what each target adds to it."""
-    domains = [domain for domain, _ in found]
-    parts = np.array([gap / domains.count(domain) for (domain, _), gap in found.items()]) / len(set(domains))
-    return float(parts.sum()), parts
-
-
-def sign_flip(parts: np.ndarray) -> float:
-    """Two-sided p of a sum whose parts are as likely with the other sign if two methods are alike (Fisher's
-    randomisation test): all signs where there are few targets, else random ones. Its smallest value is 2 / 2^n."""
-    n = len(parts)
-    if n <= _EXACT:
-        signs = np.array(list(product((1, -1), repeat=n)))
-        return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9))
-    signs = np.random.default_rng(0).choice((1, -1), (_FLIPS, n))
-    return float((1 + np.sum(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9)) / (_FLIPS + 1))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p: the smallest times how many there are, the next times one fewer, never falling."""
-    adjusted, highest = [1.0] * len(p), 0.0
-    for rank, place in enumerate(np.argsort(p, kind="stable")):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = highest
-    return adjusted
-
-
 def _named(runs: Sequence[Run], name: str) -> str:
     """The label that `name` means: itself, or the one label of a method of that name. BadInput for none or several."""
     labels = list(dict.fromkeys(r.label for r in runs))
@@ -199,12 +154,12 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
     rows = []
     for stratum in ["all", *(domains if len(domains) > 1 else ())]:
         own = [r for r in runs if stratum in ("all", r.domain)]
-        tested = {name: _gaps(own, name, other) for name in names}
+        tested = {name: gaps(own, name, other) for name in names}
         adjusted = dict(zip(names, holm([sign_flip(stratified(found)[1]) for found in tested.values()]), strict=True))
         for name in sorted(names, key=lambda name: -stratified(tested[name])[0]):
-            apart = [stratified(_gaps(own, name, other, part))[0] for part in (("ua",), ("ira", "cra"))]
+            apart = [stratified(gaps(own, name, other, part))[0] for part in (("ua",), ("ira", "cra"))]
             mean, values = stratified(tested[name])[0], tested[name].values()
-            told = ("better" if mean > 0 else "worse") if adjusted[name] <= _LEVEL else ""
+            told = ("better" if mean > 0 else "worse") if adjusted[name] <= LEVEL else ""
             rows.append(
                 [
                     name,
@@ -227,17 +182,6 @@ def differences(runs: Sequence[Run], against: str) -> tuple[list[str], list[list
         "p (Holm)",
         "",
     ], rows
-
-
-def decided(runs: Sequence[Run]) -> str:
-    """One line: how many of all pairs of methods are told apart."""
-    found = [_gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
-    p = holm([sign_flip(stratified(pair)[1]) for pair in found])
-    n, told = len({r.target for r in runs}), sum(value <= _LEVEL for value in p)
-    return (
-        f"Of all {len(p)} pairs of methods {told} are decided at {100 * _LEVEL:.0f} % (sign-flip test over {n} "
-        f"targets, whose smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
-    )
 
 
 _Setting = tuple[tuple[str, str], ...]  # what the command line chose, sorted
@@ -350,8 +294,8 @@ def _usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
 
 
-def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> str:
-    """The tables as text, and as files in `out`."""
+def write(folders: list[Path], against: str, out: Path | None, tuned: bool, ranked: bool = False) -> str:
+    """The tables as text, and as files in `out`. ranked: with the agreement with UnlearnCanvas's published order."""
     found, problems = read(folders)
     runs, scored = _usable(found)
     problems += scored
@@ -362,7 +306,8 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool) -> s
         parts = {"tuning": settings}
     else:
         same_targets(runs)
-        parts = {"methods": compared(runs), "differences": differences(runs, against)}
+        parts = {"methods": compared(runs), "differences": differences(runs, against), "decided": told_apart(runs)}
+        parts |= {"agreement": agreement(runs)} if ranked else {}
         seen = {r.target for r in runs if r.target in _SEEN.get(r.dataset, ())}
         lines = [decided(runs), *([f"FADE's rate was chosen on {_said(seen)} too."] if seen else [])]
     for name, part in parts.items() if out else ():
@@ -387,9 +332,12 @@ def main() -> None:
     parser.add_argument(
         "--tuning", action="store_true", help="every setting on the development targets, and which is chosen"
     )
+    parser.add_argument(
+        "--published", action="store_true", help="how far UnlearnCanvas's methods stand in the published order"
+    )
     given = parser.parse_args()
     with one_line(given.out or "the tables"):
-        print(write(given.folders, given.against, given.out, given.tuning))
+        print(write(given.folders, given.against, given.out, given.tuning, given.published))
 
 
 if __name__ == "__main__":

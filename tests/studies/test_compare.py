@@ -12,25 +12,22 @@ import pytest
 import yaml
 from command import ROOT
 from PIL import Image
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, t, ttest_1samp
 
 from benchmarks.measure.predictions import write_rows
 from benchmarks.record.results import Run
 from benchmarks.studies.compare import (
     DEVELOPMENT,
     compared,
-    decided,
     differences,
     edge,
-    holm,
     pictures,
     same_targets,
-    sign_flip,
     six,
-    stratified,
     tuning,
     write,
 )
+from benchmarks.studies.decided import decided, holm, sign_flip, stratified, student, told_apart
 from fade.errors import BadInput
 from fade.files import write_json
 
@@ -106,6 +103,32 @@ def test_holm_and_the_sign_flip_test_by_hand() -> None:
 def test_domains_weigh_alike_in_a_difference() -> None:
     mean, parts = stratified({("style", "a"): 1.0, ("style", "b"): 3.0, ("object", "c"): -4.0})
     assert mean == -1.0 and parts.tolist() == [0.25, 0.75, -2.0]
+
+
+def test_student_by_hand_and_over_two_domains() -> None:
+    style = np.array([1.0, 2.0, 4.0, 3.0])
+    assert student({("style", str(k)): v for k, v in enumerate(style)}) == pytest.approx(ttest_1samp(style, 0).pvalue)
+    both = {("style", "a"): 1.0, ("style", "b"): 3.0, ("object", "c"): 0.0, ("object", "d"): 2.0}
+    # mean 1.5; the error is sqrt(2/2 + 2/2) / 2, with two degrees of freedom
+    assert student(both) == pytest.approx(2 * t.sf(1.5 / (np.sqrt(2) / 2), 2))
+    assert student({("style", "a"): 5.0, ("object", "c"): 5.0}) == 1  # one target a domain says nothing
+    assert (
+        student({("style", "a"): 5.0, ("style", "b"): 5.0}) == 0
+        and student({("style", "a"): 0.0, ("style", "b"): 0.0}) == 1
+    )
+
+
+def test_what_is_decided_is_counted_for_each_number_that_all_runs_have() -> None:
+    def asked(method: str, place: int, near: float) -> Run:
+        made = run(method, f"t{place}", 1.0)
+        return changed(made, metrics={**made.metrics, "ira_near": {"value": near + 0.01 * place}})
+
+    runs = [asked(method, k, near) for method, near in (("fade", 0.5), ("uce", 0.9)) for k in range(7)]
+    runs += [asked("ca", k, 0.5 + 0.02 * (-1) ** k) for k in range(7)]
+    header, (mean, near) = told_apart(runs)
+    assert mean == ["mean of UA, IRA, CRA", "3", "0", "0", "0"]
+    assert near[1:] == ["3", "2", "2", "2"] and len(header) == len(near)
+    assert len(told_apart([*runs[:-1], run("ca", "t6", 1.0)])[1]) == 1  # one run was not asked
 
 
 def test_paired_differences_by_domain() -> None:

@@ -1,0 +1,109 @@
+"""Which methods are told apart: paired differences over targets, domains weighing alike, and what tests say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, product
+
+import numpy as np
+from scipy.special import stdtr
+
+from benchmarks.record.results import Run
+from benchmarks.report.tables import asked_harder
+from fade.metrics import METRICS
+
+NUMBERS = ("ua", "ira", "cra")
+LEVEL = 0.05
+_EXACT = 14  # targets up to which every sign is tried
+_FLIPS = 19_999  # random ones beyond
+
+
+def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
+    """The mean of those of a run's numbers that it has, in percent."""
+    return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
+
+
+def gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = NUMBERS) -> dict[tuple[str, str], float]:
+    """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a
+    target, since the seeds of one target are no independent draws of what else one could be asked to forget."""
+    scores = {(r.label, r.domain, r.target, r.seed): score(r, numbers) for r in runs}
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for (name, domain, target, seed), value in scores.items():
+        if name == one and (other, domain, target, seed) in scores:
+            pairs.setdefault((domain, target), []).append(value - scores[other, domain, target, seed])
+    return {place: float(np.mean(values)) for place, values in pairs.items()}
+
+
+def stratified(found: dict[tuple[str, str], float]) -> tuple[float, np.ndarray]:
+    """The mean over domains of the mean over their targets, and what each target adds to it."""
+    domains = [domain for domain, _ in found]
+    parts = np.array([gap / domains.count(domain) for (domain, _), gap in found.items()]) / len(set(domains))
+    return float(parts.sum()), parts
+
+
+def sign_flip(parts: np.ndarray) -> float:
+    """Two-sided p of a sum whose parts are as likely with the other sign if two methods are alike (Fisher's
+    randomisation test): all signs where there are few targets, else random ones. Its smallest value is 2 / 2^n."""
+    n = len(parts)
+    if n <= _EXACT:
+        signs = np.array(list(product((1, -1), repeat=n)))
+        return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9))
+    signs = np.random.default_rng(0).choice((1, -1), (_FLIPS, n))
+    return float((1 + np.sum(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9)) / (_FLIPS + 1))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p: the smallest times how many there are, the next times one fewer, never falling."""
+    adjusted, highest = [1.0] * len(p), 0.0
+    for rank, place in enumerate(np.argsort(p, kind="stable")):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def student(found: dict[tuple[str, str], float]) -> float:
+    """Two-sided p of the mean over domains of the mean over their targets, by Student's t with Σ (n_d − 1) degrees of
+    freedom; 1 where a domain has one target, which says nothing of how targets differ. It takes the differences for
+    normal, and can decide with fewer targets than `sign_flip` can."""
+    by_domain: dict[str, list[float]] = {}
+    for (domain, _), gap in found.items():
+        by_domain.setdefault(domain, []).append(gap)
+    sizes = [len(values) for values in by_domain.values()]
+    if min(sizes) < 2:
+        return 1.0
+    error = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in by_domain.values())) / len(by_domain)
+    mean = stratified(found)[0]
+    if error < 1e-9:
+        return float(abs(mean) < 1e-9)
+    return float(2 * stdtr(sum(sizes) - len(sizes), -abs(mean) / error))
+
+
+def decided(runs: Sequence[Run]) -> str:
+    """One line: how many of all pairs of methods are told apart."""
+    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
+    p = holm([sign_flip(stratified(pair)[1]) for pair in found])
+    n, told = len({r.target for r in runs}), sum(value <= LEVEL for value in p)
+    return (
+        f"Of all {len(p)} pairs of methods {told} are decided at {100 * LEVEL:.0f} % (sign-flip test over {n} "
+        f"targets, whose smallest p is {2 ** (1 - n):.2g}; Holm over the pairs)."
+    )
+
+
+def told_apart(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """For the mean of UA, IRA and CRA and for each harder number that all runs have: of how many pairs of methods the
+    difference is decided. "95 %": Student's interval of the pair alone leaves out zero; then the same, and the
+    sign-flip test, by Holm over all pairs."""
+    everywhere = [k for k in asked_harder(runs) if METRICS[k].share and all(has(run, k) for run in runs)]
+    pairs = list(combinations(dict.fromkeys(run.label for run in runs), 2))
+    rows = []
+    for name, numbers in [("mean of UA, IRA, CRA", NUMBERS), *((METRICS[key].name, (key,)) for key in everywhere)]:
+        found = [gaps(runs, *pair, numbers) for pair in pairs]
+        alone = [student(pair) for pair in found]
+        tests = [alone, holm(alone), holm([sign_flip(stratified(pair)[1]) for pair in found])]
+        rows.append([name, str(len(pairs)), *(str(sum(p <= LEVEL for p in test)) for test in tests)])
+    return ["number", "pairs", "95 % leaves out 0", "Student, Holm", "sign-flip, Holm"], rows
+
+
+def has(run: Run, key: str) -> bool:
+    """Whether a run says the value of a number."""
+    return run.value(key) is not None
