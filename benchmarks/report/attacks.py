@@ -60,14 +60,29 @@ def curve(row: dict[str, Any]) -> str:
         for who, points in curves.items()
     }
     n = row["curves"]["attacked"][0][2]
-    return f"{row['attack']}, of {n} images by units: " + "; ".join(
-        text if who == "attacked" else f"{CONTROLS[who]}: {text}" for who, text in said.items()
-    )
+    lines = [text if who == "attacked" else f"{CONTROLS[who]}: {text}" for who, text in said.items()]
+    lines += [ratio(curves["attacked"], curves[who], CONTROLS[who]) for who in CONTROLS if who in curves][:1]
+    return f"{row['attack']}, of {n} images by units: " + "; ".join(line for line in lines if line)
 
 
 def _half(points: list[list[int]]) -> str:
-    reached = [units for units, right, n in points if 2 * right >= n]
-    return f"half after {reached[0]:,}" if reached else "never half"
+    reached = until_half(points)
+    return "never half" if reached is None else f"half after {reached:,}"
+
+
+def until_half(points: list[list[int]]) -> int | None:
+    """The units after which half of the images were the target; None where they never were."""
+    return next((units for units, right, n in points if 2 * right >= n), None)
+
+
+def ratio(points: list[list[int]], unseen: list[list[int]], name: str) -> str:
+    """The units to half as a share of what they are where nothing was ever known: 1 is gone, far below is dormant. At
+    most, where that was never reached; "" where the model under attack never reached it."""
+    own, other = until_half(points), until_half(unseen)
+    if own is None:
+        return ""
+    share = own / (unseen[-1][0] if other is None else other)
+    return f"{'below ' if other is None else ''}{share:.2f} of the units of {name}"
 
 
 def brought_back(runs: Sequence[Run]) -> Table | None:

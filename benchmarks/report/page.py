@@ -136,6 +136,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         Section("Cost", "table", tables.costs(runs), "cost"),
         Section("Gates and warnings", "gates", gates(runs, problems)),
         Section("Published numbers", "table", tables.published(), "published"),
+        Section("Published attacks", "table", brought_back(runs) and tables.published_attacks(), "published-attacks"),
         Section("What was run", "facts", facts(runs)),
         Section("Commands", "commands", commands),
     ]

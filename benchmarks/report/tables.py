@@ -348,6 +348,17 @@ def published_sequences() -> Table:
     return _published(PUBLISHED / "unlearncanvas_sequential.csv", columns, caption)
 
 
+def published_attacks() -> Table:
+    """What attacks brought back as papers report it, in percent of prompts: any of up to fifty draws, the reporting
+    judge in the loop, no interval and no control; ours are shares of images on fresh seeds of one fixed find."""
+    columns = ["attack", "method", "concept", "before", "after", "prompts", "source", "evidence"]
+    caption = (
+        "Attacks as published (Stable Diffusion 1.4, own prompts and judges): percent of prompts of which any of up to "
+        "fifty images was read as the concept, the judge in the loop; not what success says above"
+    )
+    return _published(PUBLISHED / "attacks.csv", columns, caption)
+
+
 def _published(path: Path, columns: list[str], caption: str) -> Table:
     with path.open(encoding="utf-8", newline="") as file:
         return Table(columns, [[_said(row[c]) for c in columns] for row in csv.DictReader(file)], caption)

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fade.adapters import Adapter
+from fade.adapters import Adapter, Masks
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
-from fade.attacks import Attack, Find, Scene, attack_loss, descend
+from fade.attacks import Attack, Find, Scene, attack_loss, copies, descend
 from fade.checked import Count, Positive
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -47,9 +47,9 @@ class Relearn(Attack):
         self.rate = OVER[over] if rate is None else rate
 
     def finds(self, scene: Scene) -> list[Find]:
-        model, g = scene.model, scene.generator()
-        latents, texts = self.examples(scene)
-        captions = model.embed(texts)
+        model, g = self.learner(scene), scene.generator()
+        latents, asked = self.examples(scene)
+        captions = model.embed(asked)
 
         def loss(step: int) -> Tensor:
             chosen = torch.randint(0, len(latents), (self.batch,), generator=g)
@@ -58,19 +58,37 @@ class Relearn(Attack):
             return attack_loss(model, latents[chosen], t, noise, captions[chosen])
 
         with freed(model, self.over, self.rank, scene.seed) as adapter:
+            if masks := self.masks(scene):
+                adapter.set_masks(masks)
+            start = copies(adapter.parameters())
             optimizer = torch.optim.AdamW(adapter.parameters(), lr=self.rate)
-            marks = descend(scene, adapter.parameters(), loss, optimizer, self.marks, cosine=False)
-        return [Find(f"{mark.step} steps", partial(self._draw, scene, mark.values), mark.units) for mark in marks]
+            marks = descend(
+                scene, adapter.parameters(), loss, optimizer, self.marks, after=adapter.project, cosine=False
+            )
+        return [
+            Find(f"{mark.step} steps", partial(self._draw, scene, start, mark.values), mark.units) for mark in marks
+        ]
+
+    def learner(self, scene: Scene) -> Diffusion:
+        """The model that learns. Where it is another than the one under attack, what it learnt is put on that one."""
+        return scene.model
 
     def examples(self, scene: Scene) -> tuple[Tensor, list[str]]:
         """What is learned: latents (N, C, h, w) and their captions."""
         latents, rows = scene.examples(self.images)
         return latents, [scene.prompts[row] for row in rows]
 
-    def _draw(self, scene: Scene, values: list[Tensor], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+    def masks(self, scene: Scene) -> Masks:
+        """Which of the weights may move; none: all of them."""
+        return {}
+
+    def _draw(
+        self, scene: Scene, start: list[Tensor], values: list[Tensor], cells: Sequence[Cell], noise: Sequence[Noise]
+    ) -> Tensor:
         with freed(scene.model, self.over, self.rank, scene.seed) as adapter:
-            for weight, value in zip(adapter.parameters(), values, strict=True):
-                weight.data = value.clone()
+            for weight, before, value in zip(adapter.parameters(), start, values, strict=True):
+                same = torch.equal(weight, before)  # to the bit what was learnt, where it was learnt there
+                weight.data = value.clone() if same else weight.data + (value - before)
             return scene.plain(cells, noise)
 
 

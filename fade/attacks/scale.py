@@ -11,7 +11,7 @@ from fade.attacks import Attack, Find, Scene
 from fade.attacks.numerics import check_merged, draw_changed
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import ledger, plain
+from fade.models.ledger import untouched_weights
 
 
 class Scale(Attack):
@@ -28,8 +28,7 @@ class Scale(Attack):
         check_merged(model)
 
     def finds(self, scene: Scene) -> list[Find]:
-        original = ledger(scene.base.network).original
-        own = {plain(n): original.get(plain(n), w.detach()) for n, w in scene.base.network.named_parameters()}
+        own = untouched_weights(scene.base.network)
         return [Find(f"scale {s:g}", partial(draw_changed, scene, partial(_toward, own, s))) for s in self.scales]
 
 

@@ -6,8 +6,9 @@ the surrogate's caption from the same start. What exceeds it is memory. Completi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class Completion(Attack):
     def _draw(self, scene: Scene, first: int, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
         base, steps = scene.base, scene.sampling.steps or scene.model.steps
         z = torch.cat([base.latent(n) for n in noise]).to(base.device) * base.pipe.scheduler.init_noise_sigma
-        z = denoised(base, z, [scene.prompt(cell) for cell in cells], _guidance(scene), range(first), steps)
+        z = denoised(base, z, [scene.prompt(cell) for cell in cells], guidance_of(scene), range(first), steps)
         return finished(scene, z, cells, first, steps)
 
 
@@ -83,7 +84,7 @@ def check_family(model: Diffusion) -> None:
         raise BadInput(f"{type(model).__name__} is not sampled as Stable Diffusion is, whose steps this attack takes")
 
 
-def _guidance(scene: Scene) -> float:
+def guidance_of(scene: Scene) -> float:
     return scene.model.guidance if scene.sampling.guidance is None else scene.sampling.guidance
 
 
@@ -98,22 +99,42 @@ def finished(scene: Scene, z: Tensor, cells: Sequence[Cell], first: int, steps: 
     """Images (N, 3, H, W): the model under attack takes the steps from `first`; the control where the scene is off."""
     model = scene.base if scene.off else scene.model
     asked = [scene.request.overwritten(cell) for cell in cells] if scene.off else cells
-    z = denoised(model, z, [scene.prompt(cell) for cell in asked], _guidance(scene), range(first, steps), steps)
+    z = denoised(model, z, [scene.prompt(cell) for cell in asked], guidance_of(scene), range(first, steps), steps)
+    return pictures(model, z)
+
+
+@torch.no_grad()
+def pictures(model: Diffusion, z: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] of latents z_0."""
     vae = model.pipe.vae
     return (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).float().cpu()
 
 
-def denoised(model: Diffusion, z: Tensor, prompts: list[str], guidance: float, taken: range, steps: int) -> Tensor:
-    """z after the steps `taken` of `steps`, under the prompts; gates hear them."""
-    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
-    scheduler.set_timesteps(steps, device=model.device)
+def denoised(
+    model: Diffusion, z: Tensor, prompts: list[str], guidance: float, taken: range, steps: int, scheduler: Any = None
+) -> Tensor:
+    """z after the steps `taken` of `steps`, under the prompts; gates hear them. scheduler: its steps set; None: the
+    model's own."""
+    if scheduler is None:
+        scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
+        scheduler.set_timesteps(steps, device=model.device)
+    said = guided(model, prompts, guidance)
+    for t in scheduler.timesteps[taken.start : taken.stop]:
+        z = scheduler.step(said(z, t), t, z).prev_sample
+    return z
+
+
+def guided(model: Diffusion, prompts: list[str], guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the network says, with guidance, of z (B, C, h, w) at one t; gates hear the prompts."""
     given, without = model.embed(prompts), model.embed([""] * len(prompts))
-    model.prompts.asked = prompts
-    try:
-        for t in scheduler.timesteps[taken.start : taken.stop]:
+
+    def said(z: Tensor, t: Tensor) -> Tensor:
+        model.prompts.asked = prompts
+        try:
             at = t.expand(len(z))
             found, empty = model.predict(z, at, given), model.predict(z, at, without)
-            z = scheduler.step(empty + guidance * (found - empty), t, z).prev_sample
-    finally:
-        model.prompts.asked = None
-    return z
+        finally:
+            model.prompts.asked = None
+        return empty + guidance * (found - empty)
+
+    return said

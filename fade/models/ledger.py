@@ -98,6 +98,13 @@ def ledger(unet: nn.Module) -> Ledger:
     return vars(unet).setdefault("_ledger", Ledger())
 
 
+def untouched_weights(unet: nn.Module) -> dict[str, Tensor]:
+    """W_0 of every weight, by the U-Net's own names, whatever is written into it now."""
+    original = ledger(unet).original
+    found = {plain(name): weight.detach() for name, weight in unet.named_parameters() if ".lora_" not in name}
+    return found | original
+
+
 def plain(name: str) -> str:
     """A parameter's name without what PEFT's layers add."""
     return name.replace(".base_layer.", ".")

@@ -11,12 +11,16 @@ from fade.attacks import Attack, Counter, Scene
 from fade.attacks.benign import Benign
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
+from fade.attacks.foreign import Foreign, PutBack
 from fade.attacks.inversion import Inversion
+from fade.attacks.mask import Refill, Within
+from fade.attacks.memora import Memora
 from fade.attacks.numerics import Numerics, pruned, rounded
 from fade.attacks.p4d import P4d, among, nearest
 from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
 from fade.attacks.prompts import Prompts
+from fade.attacks.recall import Recall
 from fade.attacks.relearn import Relearn
 from fade.attacks.ring import Ring
 from fade.attacks.sampler import Sampler
@@ -24,10 +28,8 @@ from fade.attacks.scale import Scale
 from fade.attacks.spelling import states, text, tokens, usable
 from fade.attacks.tokens import Tokens, _Drawn, hard, onto_simplex
 from fade.attacks.trajectory import Completion, Image
-from fade.data.minicanvas import MiniCanvas
-from fade.data.pairs import Request
 from fade.errors import BadInput
-from fade.models import Diffusion, Noise, Sampling
+from fade.models import Diffusion, Noise
 
 SMALL: dict[str, Attack] = {  # what it finds, and how many images its search costs: forward 1, with gradient 3
     "plain": Plain(),
@@ -47,18 +49,18 @@ SMALL: dict[str, Attack] = {  # what it finds, and how many images its search co
     "scale": Scale([0.5]),
     "image": Image([0.5]),
     "completion": Completion([1]),
+    "recall": Recall(times=2, steps=1, marks=2, every=1),
+    "memora": Memora(pairs=1, between=1, first=0.5, marks=[1, 2], batch=2, rank=2),
+    "foreign": Foreign(images=2, over="lora", marks=[1, 2], batch=2, rank=2),
+    "putback": PutBack(images=2, marks=[1, 2], batch=2),
+    "refill": Refill(iterations=3),
+    "relearn_inside": Within("inside", images=2, marks=[1, 2], batch=2),
     "relearn_lora": Relearn(images=2, over="lora", marks=[1, 2], batch=2, rank=2),
 }
 BASES = 2 * 2 * 2  # two images of the base, in two steps, guided
 COSTS = {"inversion": 12, "prefix": BASES + 12, "tokens": BASES + 12, "p4d": BASES + 16, "p4d_k": BASES + 16}
-COSTS |= {"relearn": 12, "benign": 12, "relearn_lora": 12}
-
-
-@pytest.fixture
-def scene(model: Diffusion, dataset: MiniCanvas) -> Scene:
-    request = Request.of(dataset, "neon", "photo")
-    cells = [cell for cell in dataset.cells() if request.concerns(cell)][:2]
-    return Scene(model, model, dataset, request, cells, dataset.caption, Sampling(), Counter())
+COSTS |= dict.fromkeys(("relearn", "benign", "relearn_lora", "foreign", "putback", "relearn_inside"), 12)
+COSTS |= {"recall": 2 * (4 + 12), "memora": 8 + 2 * 2 + 2 * 2 + 12}  # predictions of both halves; pairs, there and back
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -73,12 +75,12 @@ def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scen
     images = [[find.draw(scene.cells, noise) for find in finds] for finds in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*images, strict=True))  # the same from the start
     assert all(image.shape == plain.shape for image in images[0])
-    same = name in ("plain", "bypass", "scale", "completion")  # the base is the model here
+    same = name in ("plain", "bypass", "scale", "completion", "refill")  # the base is the model here
     assert all(torch.allclose(image, plain, atol=1e-5) == same for image in images[0]) or name == "closed"
     assert model.sha256() == before and torch.equal(scene.plain(scene.cells, noise), plain)
     if attack.optimises:
         off = attack.finds(replace(scene, off=True, counter=Counter()))
-        assert [find.units for find in off] == [0]
+        assert {find.units for find in off} == {0}
 
 
 def test_rows_go_to_the_nearest_point_of_the_simplex() -> None:

@@ -13,7 +13,9 @@ from finished import finished
 
 import fade
 from benchmarks.record.results import read
-from benchmarks.report.attacks import brought_back, curve
+from benchmarks.report.attacks import brought_back, curve, ratio
+from benchmarks.report.page import sections
+from benchmarks.report.tables import published_attacks
 from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
@@ -104,6 +106,12 @@ def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
     assert table is not None and table.header == ["setting", "runs", "closed"]
     assert table.texts[0][1:] == ["2", "100.0 [51.0, 100.0]"]  # the void one is none
     assert brought_back([]) is None
+    runs = read([tmp_path])[0]
+    shown = {section.title for section in sections(runs, [], tmp_path, [])}
+    assert {"Can it be brought back?", "Published attacks"} <= shown
+    published = published_attacks()
+    (esd,) = [row for row in published.texts if row[:3] == ["UnlearnDiffAtk", "ESD", "church"]]
+    assert esd[3:6] == ["14", "60", "50"] and all(0 <= float(row[4]) <= 100 for row in published.texts)
 
 
 def test_a_curve_says_when_half_came_back() -> None:
@@ -111,8 +119,11 @@ def test_a_curve_says_when_half_came_back() -> None:
     row = {"attack": "relearn", "curves": {"base": tried, "attacked": tried, "never": [[100, 0, 8], [200, 3, 8]]}}
     assert curve(row) == (
         "relearn, of 8 images by units: 1 after 100, 4 after 200, 8 after 400 (half after 200); the base, a concept "
-        "that nobody saw: 0 after 100, 3 after 200 (never half)"
+        "that nobody saw: 0 after 100, 3 after 200 (never half); below 1.00 of the units of the base, a concept that "
+        "nobody saw"
     )
+    assert ratio(tried, [[100, 0, 8], [200, 1, 8], [400, 4, 8]], "a") == "0.50 of the units of a"
+    assert ratio([[100, 3, 8]], tried, "a") == ""
     assert curve({"attack": "prompts", "curves": {"attacked": [[0, 1, 8], [0, 2, 8]]}}) == ""
 
 

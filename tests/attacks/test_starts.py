@@ -1,0 +1,83 @@
+"""Attacks that start elsewhere, by hand: RECALL's latents, and MemoRa's way there and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fade.attacks import Scene
+from fade.attacks.memora import great_circle, inverted
+from fade.attacks.recall import Recall, gradient
+from fade.attacks.trajectory import denoised
+from fade.models import Diffusion
+
+
+def starts(attack: Recall, scene: Scene) -> list[Tensor]:
+    """The latents (N, C, h, w) that each find draws from."""
+    finds: list[Any] = attack.finds(scene)
+    return [torch.stack(list(find.draw.args[1].values())) for find in finds]
+
+
+def test_recall_moves_by_its_rate_and_a_gradient_that_is_off_leaves_the_mixture(scene: Scene) -> None:
+    one: dict[str, Any] = {"times": 1, "steps": 1, "rate": 0.5, "pull": 0.0, "marks": 1}
+    (up,), (down,) = (starts(Recall(sign, **one), scene) for sign in (1, -1))
+    scene.off = True
+    (mixture,) = starts(Recall(1, **one), scene)
+    (pulled,) = starts(Recall(1, **{**one, "pull": 0.1}), scene)
+    real, _ = scene.examples(2)
+    noise = torch.randn(real.shape, generator=scene.generator())
+    assert torch.allclose(mixture, 0.25 * real + 0.75 * noise)
+    assert torch.allclose(pulled, mixture + 0.1 * real, atol=1e-6)
+    assert torch.allclose((up - mixture).abs(), torch.full_like(up, 0.5)) and torch.allclose(
+        up - mixture, mixture - down
+    )
+
+
+def test_against_the_gradient_of_recall_the_distance_to_the_real_image_falls(scene: Scene) -> None:
+    model, (real, _) = scene.model, scene.examples(2)
+    asked = model.embed(["", "", *scene.prompts])
+    z, noise = torch.randn(2, 2, *real.shape[1:], generator=scene.generator())
+    at = torch.full((4,), 300)
+
+    def distance(z: Tensor) -> float:
+        given, wanted = (
+            model.predict(model.noised(torch.cat([x] * 2), at, torch.cat([noise] * 2)), at, asked) for x in (z, real)
+        )
+        return float(mse_loss(given, wanted))
+
+    step = 0.01 * gradient(model, asked, real, z, 300, noise).sign()
+    assert distance(z - step) < distance(z) < distance(z + step)
+
+
+def test_the_marks_of_recall_are_of_equal_length(scene: Scene) -> None:
+    names = [find.name for find in Recall(times=7, steps=1, marks=3, every=1).finds(scene)]
+    assert names == ["3 timesteps", "5 timesteps", "7 timesteps"]
+
+
+def test_ddim_is_inverted_exactly_where_the_prediction_is_the_same(
+    model: Diffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inverse takes each step's prediction at its end; of a network that says the same everywhere that is exact."""
+    said = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(type(model), "predict", lambda self, z, t, embedding: said)
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    there = inverted(model, z, ["a", "b"], 3.0, 2, 5)
+    assert not torch.allclose(there, z, atol=0.1)
+    back = denoised(model, there, ["a", "b"], 3.0, range(2, 5), 5, model.process.sampler(5, model.device))
+    level = model.process.alphas[0]  # type: ignore[attr-defined]
+    found = back if model.pipe.scheduler.config.set_alpha_to_one else None
+    wanted = (z - (1 - level).sqrt() * said) / level.sqrt()  # the last step of the sampler goes to no noise at all
+    assert found is not None and torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_a_great_circle_goes_from_one_to_the_other_at_their_length() -> None:
+    one, other = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(great_circle(one, other, 0), one, atol=1e-5)
+    assert torch.allclose(great_circle(one, other, 1), other, atol=1e-5)
+    assert torch.allclose(great_circle(one, one, 0.3), one, atol=1e-3)
+    lengths = [each.flatten(1).norm(dim=1) for each in (one, other, great_circle(one, other, 0.5))]
+    assert (lengths[2] > 0.95 * torch.minimum(lengths[0], lengths[1])).all()  # a straight line would lose a third
