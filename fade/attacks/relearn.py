@@ -59,7 +59,7 @@ class Relearn(Attack):
 
         with freed(model, self.over, self.rank, scene.seed) as adapter:
             if masks := self.masks(scene):
-                adapter.set_masks(masks)
+                adapter.set_masks({name: masks[name] for name in adapter.weights()})
             start = copies(adapter.parameters())
             optimizer = torch.optim.AdamW(adapter.parameters(), lr=self.rate)
             marks = descend(

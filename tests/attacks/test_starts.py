@@ -23,7 +23,7 @@ def starts(attack: Recall, scene: Scene) -> list[Tensor]:
 
 
 def test_recall_moves_by_its_rate_and_a_gradient_that_is_off_leaves_the_mixture(scene: Scene) -> None:
-    one: dict[str, Any] = {"times": 1, "steps": 1, "rate": 0.5, "pull": 0.0, "marks": 1}
+    one: dict[str, Any] = {"times": 1, "steps": 1, "rate": 0.5, "pull": 0.0, "every": 1, "marks": 1}
     (up,), (down,) = (starts(Recall(sign, **one), scene) for sign in (1, -1))
     scene.off = True
     (mixture,) = starts(Recall(1, **one), scene)
