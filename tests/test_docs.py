@@ -39,6 +39,15 @@ def test_the_readme_is_a_front_door() -> None:
     assert not missing, "pages that the README does not lead to"
 
 
+def test_the_site_leads_to_every_page_and_every_room() -> None:
+    nav = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    rooms = [
+        path.parent.relative_to(ROOT) for name in ("fade", "benchmarks") for path in (ROOT / name).rglob("__init__.py")
+    ]
+    wanted = {*(str(page.relative_to(ROOT)) for page in PAGES), *(f"api/{'.'.join(room.parts)}.md" for room in rooms)}
+    assert wanted <= set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE))
+
+
 def heading_ids(text: str) -> set[str]:
     """As GitHub makes them: lower case, punctuation dropped, spaces to hyphens."""
     titles = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
