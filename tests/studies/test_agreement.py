@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.record.results import Run
-from benchmarks.studies.agreement import METHODS, agreement, check_methods, interval, published_scores
+from benchmarks.studies._agreement import METHODS, agreement, check_methods, interval, published_scores
 from fade.errors import BadInput
 
 

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.record.results import Run
 from benchmarks.report.tables import PUBLISHED
-from benchmarks.studies.decided import NUMBERS, score
+from benchmarks.studies._decided import NUMBERS, score
 from fade.errors import BadInput
 
 # The nine of arXiv 2402.11846, Table 2, by the names of conf/method.
