@@ -88,6 +88,43 @@ class Formula:
             "retain": self.distance(z_r, t_r, retain["prompt"], kept),
         }
 
+    def fade_robust(self) -> Callable[[], Losses]:
+        """A batch of two: each term of what is kept elsewhere has one image, by turns. The worst embedding is behind a
+        stop-gradient; everything is drawn as the method draws."""
+        torch.manual_seed(7)
+        ρ, steps = self.method.radius, self.method.attack_steps
+        (z, t), (z_r, t_r) = self.noised("forget"), self.noised("retain")
+        forget, retain = self.batch["forget"], self.batch["retain"]
+        worst = forget["prompt"] + self.on_sphere(forget["prompt"], ρ)
+        for _ in range(steps):
+            at = worst.clone().requires_grad_(True)
+            forget["worst"] = at
+            slope = torch.autograd.grad(self.denoising("forget", "worst"), at)[0]
+            lengths = ρ * forget["prompt"].norm(dim=2, keepdim=True)
+            stride = 1.25 if steps == 1 else 2.5 / steps
+            δ = worst - stride * lengths * slope / slope.norm(dim=2, keepdim=True) - forget["prompt"]
+            worst = forget["prompt"] + δ * torch.minimum(lengths / δ.norm(dim=2, keepdim=True), torch.ones(()))
+        c = retain["prompt"]
+        around = c[:1] + self.on_sphere(c[:1], ρ)
+        drawn = self.method.random.tokens[torch.randint(len(self.method.random), (1,))]
+        share = torch.rand(1, dtype=c.dtype)
+        terms = {
+            "forget": (z, t, forget["prompt"], forget["surrogate"]),
+            "adversarial": (z, t, worst, forget["surrogate"]),
+            "retain": (z_r, t_r, c, c),
+            "around": (z_r[:1], t_r[:1], around, around),
+            "random": (z_r[1:], t_r[1:], drawn, drawn),
+            "between": (z_r[:1], t_r[:1], *[(1 - share) * c[:1] + share * c[1:]] * 2),
+            "empty": (z_r[1:], t_r[1:], self.empty, self.empty),
+        }
+        wanted = {name: self.base(z, t, known).sample for name, (z, t, _, known) in terms.items()}
+        return lambda: {name: self.distance(z, t, own, wanted[name]) for name, (z, t, own, _) in terms.items()}
+
+    def on_sphere(self, c: Tensor, ρ: float) -> Tensor:
+        """Each row's own random direction, ρ lengths of the row long."""
+        direction = torch.randn_like(c)
+        return direction * ρ * c.norm(dim=2, keepdim=True) / direction.norm(dim=2, keepdim=True)
+
     def ca(self, teacher: nn.Module, prior: bool = True) -> Callable[[], Losses]:
         z, t = self.noised("anchor")
         anchor = self.batch["anchor"]

@@ -43,6 +43,22 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ours: no code of it is public",
     ),
+    "method/fade_robust": (
+        {
+            "method.radius": 0.3,
+            "method.attack_steps": 1,
+            "method.saliency": "forget",
+            "method.terms.forget": 0.3,
+            "method.terms.adversarial": 0.3,
+            "method.terms.retain": 1.0,
+            "method.terms.around": 0.25,
+            "method.terms.random": 0.25,
+            "method.terms.between": 0.25,
+            "method.terms.empty": 0.25,
+            "pairs.captions": ["all"],
+        },
+        "ours: FADE's two weights, the rest first guesses",
+    ),
     "method/esd": (
         PATCH
         | {

@@ -99,15 +99,21 @@ class Said:
     said: tuple[str, ...]
 
 
-def check_tiers(dataset: Dataset, tiers: Sequence[str]) -> None:
-    """Raises BadInput for tiers (pairs.captions) that say no cell of the dataset, and for none."""
+def tiers_of(dataset: Dataset, asked: Sequence[str]) -> list[str]:
+    """The tiers that are asked for (pairs.captions); of [all] every one that says a cell of the dataset. Raises
+    BadInput for another one, and for none."""
     usable = [tier for tier in dataset.tiers if tier != PAIR]
-    for tier in tiers:
-        if tier not in usable or list(tiers).count(tier) > 1:
+    if list(asked) == ["all"]:
+        return usable
+    for tier in asked:
+        if tier not in usable or list(asked).count(tier) > 1:
             known = ", ".join(usable)
-            raise BadInput(f"pairs.captions is {list(tiers)}; each must be a tier of {dataset.name}, once: {known}")
-    if not tiers:
-        raise BadInput("pairs.captions is []; name the tiers to train on, for example [name]")
+            raise BadInput(
+                f"pairs.captions is {list(asked)}; each must be a tier of {dataset.name}, once: {known}; or [all]"
+            )
+    if not asked:
+        raise BadInput("pairs.captions is []; name the tiers to train on, for example [name], or [all]")
+    return list(asked)
 
 
 def _embedded(model: Diffusion, prompts: list[str]) -> Embedding:
@@ -142,8 +148,7 @@ class Pairs:
         captions: Sequence[str] = ("name",),
     ) -> None:
         self.dataset, self.batch, self.cache, self.gone, self.guard = dataset, batch, cache, gone, guard
-        self.template, self.tiers = template, list(captions)
-        check_tiers(dataset, self.tiers)
+        self.template, self.tiers = template, tiers_of(dataset, captions)
         if template is not None:
             check_template(template, list(dataset.domains))
         at_least(
@@ -192,7 +197,7 @@ class Pairs:
         if tier == "name":
             return [Said(self.caption(cell), self.caption(self.surrogate(cell)), tuple(self._named(cell)))]
         language = self.dataset.language
-        assert language is not None  # check_tiers
+        assert language is not None  # tiers_of
         own, other = (language.told(tuple(c.values()), tier) for c in (cell, self.surrogate(cell)))
         return [Said(text, other[k % len(other)][0], said) for k, (text, said) in enumerate(own)]
 

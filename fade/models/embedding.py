@@ -60,6 +60,17 @@ class Embedding:
         """One caption's, as often as the other has captions."""
         return self.expand(len(other))
 
+    def between(self, other: Embedding, share: Tensor) -> Embedding:
+        """Each caption's numbers mixed with those of one of another's: share (B,) of the other's. What either one's
+        mask lets through is the mixture's."""
+        mixed = {
+            name: part.lerp(theirs, share.to(part).view(-1, *[1] * (part.dim() - 1)))
+            for (name, part), (_, theirs) in zip(self.parts(), other.parts(), strict=True)
+            if name != "mask"
+        }
+        both = {} if self.mask is None or other.mask is None else {"mask": self.mask | other.mask}
+        return Embedding(**mixed, **both)
+
     def split(self, n: int) -> list[Embedding]:
         """In parts of at most n captions."""
         return [self[start : start + n] for start in range(0, len(self), n)]

@@ -13,7 +13,7 @@ import torch
 
 from fade.adapters import Adapter
 from fade.data.dataset import Dataset
-from fade.data.pairs import Pairs, Request, check_tiers
+from fade.data.pairs import Pairs, Request, tiers_of
 from fade.methods import Method
 from fade.models import Diffusion
 from fade.sparsity import Sparsity
@@ -51,7 +51,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.method.check(self.adapter.kind, self.sparsity.kind, self.steps, self.timesteps.kind)
-        check_tiers(self.dataset, self.pairs.get("captions", ["name"]))
+        tiers_of(self.dataset, self.pairs.get("captions", ["name"]))
 
     def step(self, request: Request) -> Step:
         """What is trained where one request is all."""

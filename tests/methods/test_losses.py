@@ -28,6 +28,8 @@ SAMPLED = f"method.sampling_steps={STEPS}"
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
     ("fade",): (Formula.fade, 1, 2),
     ("spare",): (Formula.fade, 1, 2),
+    ("fade_robust",): (Formula.fade_robust, 1, 3),
+    ("fade_robust", "method.attack_steps=3"): (Formula.fade_robust, 1, 5),
     ("ca",): (lambda f: f.ca(f.base), 1, 3),
     ("ca", "method.prior=false"): (lambda f: f.ca(f.base, False), 1, 2),
     ("ca", "method.variant=as_released"): (lambda f: f.ca(f.unet), 0, 3),

@@ -22,6 +22,7 @@ from fade.methods.ca import ConceptAblation
 from fade.methods.ediff import EraseDiff
 from fade.methods.esd import Esd
 from fade.methods.fade import Fade
+from fade.methods.fade_robust import FadeRobust
 from fade.methods.lacu import Lacu
 from fade.methods.salun import SalUn
 from fade.methods.seot import Seot
@@ -64,6 +65,8 @@ from fade.models import Diffusion
         (partial(Uce, tokens="first"), "method.tokens"),
         (partial(ConceptAblation, variant="x"), "method.variant"),
         (partial(Fade, saliency="x"), "method.saliency"),
+        (partial(FadeRobust, attack_steps=0), "method.attack_steps"),
+        (partial(FadeRobust, radius=0), "method.radius"),
     ],
 )
 def test_impossible_options_are_refused(make: Callable[[], Method], option: str) -> None:

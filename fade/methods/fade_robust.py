@@ -1,0 +1,149 @@
+"""FADE against who searches: distilled at the caption and at the worst embedding near it, kept without a list.
+
+δ* = argmin over ‖δ_i‖ ≤ ρ‖e_i‖ of MSE(ε_{θ+Δ}(z_f, t, e_f + δ), y), y the target of plain training
+L = w_f · MSE(ε_{θ+Δ}(z_f, t, e_f), ε_θ(z_f, t, e_s)) + w_a · MSE(ε_{θ+Δ}(z_f, t, e_f + δ*), ε_θ(z_f, t, e_s))
+    + w_r · MSE(ε_{θ+Δ}(z_r, t', e_r), ε_θ(z_r, t', e_r)) + Σ_k w_k · MSE(ε_{θ+Δ}(z_r, t', e_k), ε_θ(z_r, t', e_k))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import mse_loss
+
+from fade.adapters import Adapter
+from fade.checked import Count, NonNegative, Positive
+from fade.data.pairs import Batch, Example, Pairs
+from fade.errors import at_least
+from fade.methods import denoising, noised
+from fade.methods.fade import Fade
+from fade.models import Diffusion
+from fade.models.embedding import Embedding
+
+RANDOM, SHORTEST, LONGEST = 256, 3, 8  # random captions, and their tokens
+ELSEWHERE = ("around", "random", "between", "empty")  # the terms of what is kept beside the retain captions
+Question = tuple[Tensor, Tensor, Embedding, Embedding]  # z_t, t, what the student is asked, what the teacher
+
+
+class FadeRobust(Fade):
+    """This project's own; the attack within a training is AdvUnlearn's idea (arXiv 2405.15234), there in the text
+    encoder. radius: ρ of the ball around each row of an embedding, in lengths of that row. attack_steps: of steepest
+    descent within it, from a random point of its surface, on the plain training loss at the concept's images, which
+    attacks minimise. A step is 1.25 radii long where there is one (arXiv 2001.03994), else 2.5 radii over their number
+    (arXiv 1706.06083).
+
+    What is kept beside the retain captions is asked at the same images, each term at its share of them: `around`, the
+    retain captions moved at random by a radius, without which adversarial training takes retention along; `random`,
+    captions of random tokens, none that only captions of the concept have; `between`, mixtures of two retain captions;
+    `empty`, the empty caption. A term of weight 0 is not computed. A pooled vector is not attacked.
+    """
+
+    terms: Mapping[str, float] = {
+        "forget": 0.3,
+        "adversarial": 0.3,
+        "retain": 1.0,
+        "around": 0.25,
+        "random": 0.25,
+        "between": 0.25,
+        "empty": 0.25,
+    }
+
+    def __init__(
+        self,
+        radius: Positive = 0.3,
+        attack_steps: Count = 1,
+        saliency: str = "forget",
+        terms: Mapping[str, NonNegative] | None = None,
+    ) -> None:
+        super().__init__(saliency, "", terms)
+        at_least(1, method__attack_steps=attack_steps)
+        self.radius, self.attack_steps = radius, attack_steps
+
+    def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        self.empty = model.negative()
+        self.random = model.embed(random_captions(model, pairs, torch.Generator().manual_seed(RANDOM)))
+
+    def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
+        questions = self.questions(model, batch)
+        z_t, t = (torch.cat(parts) for parts in list(zip(*questions.values(), strict=True))[:2])
+        asked, known = (Embedding.cat([question[k] for question in questions.values()]) for k in (2, 3))
+        with torch.no_grad(), adapter.off():
+            wanted = model.predict(z_t, t, known)
+        sizes = [len(question[0]) for question in questions.values()]
+        answers = zip(model.predict(z_t, t, asked).split(sizes), wanted.split(sizes), strict=True)
+        return {term: mse_loss(*answer) for term, answer in zip(questions, answers, strict=True)}
+
+    def questions(self, model: Diffusion, batch: Batch) -> dict[str, Question]:
+        """What is asked for each term that has a weight."""
+        forget, retain = batch["forget"], batch["retain"]
+        z_f, z_r = noised(model, forget), noised(model, retain)
+        found: dict[str, Question] = {}
+        if self.terms["forget"]:
+            found["forget"] = z_f, forget["t"], forget["prompt"], forget["surrogate"]
+        if self.terms["adversarial"]:
+            found["adversarial"] = z_f, forget["t"], self.worst(model, forget), forget["surrogate"]
+        if self.terms["retain"]:
+            found["retain"] = z_r, retain["t"], retain["prompt"], retain["prompt"]
+        elsewhere = [term for term in ELSEWHERE if self.terms[term]]
+        n = max(1, len(z_r) // max(1, len(elsewhere)))  # of the retain images, for each of them
+        for k, term in enumerate(elsewhere):
+            rows = (torch.arange(n, device=z_r.device) + k * n) % len(z_r)
+            at = self.elsewhere(retain["prompt"][rows], retain["prompt"][(rows + 1) % len(z_r)])[term]()
+            found[term] = z_r[rows], retain["t"][rows], at, at
+        return found
+
+    def elsewhere(self, own: Embedding, other: Embedding) -> dict[str, Callable[[], Embedding]]:
+        """The embeddings at which nothing may change, made from two retain captions' for each."""
+        return {
+            "around": lambda: moved(own, self.surface(own.tokens)),
+            "random": lambda: self.random[torch.randint(len(self.random), (len(own),), device=own.device)],
+            "between": lambda: own.between(other, torch.rand(len(own), device=own.device, dtype=own.dtype)),
+            "empty": lambda: self.empty.expand_as(own),
+        }
+
+    def surface(self, rows: Tensor) -> Tensor:
+        """A random point (B, L, D) of the surface of each row's ball."""
+        return self.radius * lengths(rows) * unit(torch.randn_like(rows))
+
+    def worst(self, model: Diffusion, example: Example) -> Embedding:
+        """The captions, moved within their balls to where the student still knows the concept best."""
+        own = example["prompt"]
+        reach, δ = self.radius * lengths(own.tokens), self.surface(own.tokens)
+        for _ in range(self.attack_steps):
+            δ.requires_grad_(True)
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(denoising(model, example, moved(own, δ)), δ)
+            δ = δ.detach() - 2.5 / max(2, self.attack_steps) * reach * unit(slope)
+            δ = δ * (reach / lengths(δ).clamp(min=1e-12)).clamp(max=1)
+        return moved(own, δ)
+
+
+def moved(embedding: Embedding, δ: Tensor) -> Embedding:
+    return replace(embedding, tokens=embedding.tokens + δ)
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """(B, L, 1) of rows (B, L, D)."""
+    return rows.norm(dim=-1, keepdim=True)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Each row with length 1; a row of zeros stays one."""
+    return rows / lengths(rows).clamp(min=1e-12)
+
+
+def random_captions(model: Diffusion, pairs: Pairs, generator: Generator) -> list[str]:
+    """RANDOM captions of random tokens of the vocabulary, without those that captions of the concept have and their
+    surrogates' have not."""
+    text = model.texts[0]
+    own, others = (
+        {i for texts in side for i in text.ids(texts)} for side in zip(*pairs.captions("forget"), strict=True)
+    )
+    odd = {*text.tokenizer.all_special_ids, *(own - others)}
+    usable = [i for i in sorted(text.tokenizer.get_vocab().values()) if i not in odd]
+    sizes = torch.randint(SHORTEST, LONGEST + 1, (RANDOM,), generator=generator).tolist()
+    chosen = (torch.randint(len(usable), (size,), generator=generator).tolist() for size in sizes)
+    return [text.tokenizer.decode([usable[i] for i in ids]).strip() for ids in chosen]
