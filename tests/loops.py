@@ -129,6 +129,8 @@ def config_of(name: str, steps: int, *overrides: str) -> DictConfig:
     config.trainer.max_steps = steps if instantiate(config.method).terms else 0
     if "sampling_steps" in config.method:
         config.method.sampling_steps = STEPS
+    if "rounds" in config.method:  # STEREO's search
+        config.method.update(rounds=2, erase_steps=2, search_steps=2)
     if "points" in config.timesteps:
         config.timesteps.points = 4
     return config

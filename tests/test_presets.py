@@ -172,6 +172,28 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "UC mu_scissorhands_shs/train-erase.py: full, alpha 0.1, Adam, unclipped, project False; SHS SD/shs_cls.py: "
         "lam 0.1",
     ),
+    "method/stereo": (
+        PATCH
+        | {
+            "adapter.targets": [r"attn2\."],
+            "method.rounds": 4,
+            "method.erase_steps": 50,
+            "method.erase_rate": 2.5e-4,
+            "method.search_steps": 100,
+            "method.search_rate": 0.025,
+            "method.batch": 4,
+            "method.scale": 2.0,
+            "method.guidance": 3.0,
+            "method.sampling_steps": 15,
+            "method.terms.forget": 1.0,
+            "pairs.batch": 4,
+            "optimizer.build.lr": 1e-3,
+            "optimizer.build.weight_decay": 1e-2,
+        }
+        | NO_CLIPPING,
+        "STEREO koushiksrivats/robust-concept-erasing 86f124f train.py: 4 rounds, both guidance scales 2, AdamW; the "
+        "budgets and rates are ours, not tuned",
+    ),
     "method/lacu": (
         PATCH
         | {

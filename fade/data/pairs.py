@@ -108,9 +108,7 @@ def tiers_of(dataset: Dataset, asked: Sequence[str]) -> list[str]:
     for tier in asked:
         if tier not in usable or list(asked).count(tier) > 1:
             known = ", ".join(usable)
-            raise BadInput(
-                f"pairs.captions is {list(asked)}; each must be a tier of {dataset.name}, once: {known}; or [all]"
-            )
+            raise BadInput(f"pairs.captions is {list(asked)}; each must be a tier of {dataset.name}, once: {known}")
     if not asked:
         raise BadInput("pairs.captions is []; name the tiers to train on, for example [name], or [all]")
     return list(asked)

@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.checked import Count, NonNegative, Positive
 from fade.data.pairs import Batch, Example, Pairs
-from fade.errors import at_least
+from fade.errors import BadInput, at_least
 from fade.methods import denoising, noised
 from fade.methods.fade import Fade
 from fade.models import Diffusion
@@ -60,6 +60,8 @@ class FadeRobust(Fade):
     ) -> None:
         super().__init__(saliency, "", terms)
         at_least(1, method__attack_steps=attack_steps)
+        if not radius > 0:
+            raise BadInput(f"method.radius is {radius}; it must be above 0, for example 0.3")
         self.radius, self.attack_steps = radius, attack_steps
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

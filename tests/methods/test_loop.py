@@ -37,7 +37,9 @@ def parameters_of(model: Diffusion, chosen: Callable[[str, nn.Module], bool]) ->
 
 
 TRAINS: dict[str, Callable[[str, nn.Module], bool]] = {
-    **dict.fromkeys(("esd", "ediff", "fmn"), lambda name, _: ".attn2." in name),  # ESD-x: all of cross-attention
+    **dict.fromkeys(
+        ("esd", "ediff", "fmn", "stereo"), lambda name, _: ".attn2." in name
+    ),  # ESD-x: all of cross-attention
     **dict.fromkeys(("ca", "uce"), lambda name, _: name.endswith(("attn2.to_k", "attn2.to_v"))),
     **dict.fromkeys(("salun", "shs"), lambda *_: True),
 }
@@ -50,7 +52,9 @@ def test_a_patch_trains_the_weights_of_its_paper(model: Diffusion, name: str) ->
     assert {n for n, p in model.unet.named_parameters() if p.requires_grad} == wanted
 
 
-@pytest.mark.parametrize(("name", "rank", "within"), [("fade", 8, "to_"), ("spare", 8, "to_"), ("spm", 1, "")])
+@pytest.mark.parametrize(
+    ("name", "rank", "within"), [*((name, 8, "to_") for name in ("fade", "spare", "fade_robust")), ("spm", 1, "")]
+)
 def test_an_adapter_trains_the_layers_of_its_paper(model: Diffusion, name: str, rank: int, within: str) -> None:
     """FADE: every attention projection. SPM: every linear layer of the transformer blocks."""
     layers = [
@@ -129,6 +133,8 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
         ("shs", ["sparsity=weight", "adapter.targets=['attn']", "method.cone=true"]),
         ("ediff", ["method.passes=1", "method.epoch=3"]),
         ("spare", []),
+        ("fade_robust", []),
+        ("stereo", []),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(

@@ -37,6 +37,7 @@ CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], in
     ("ediff",): (Formula.pseudo, 0, 3),
     ("esd", SAMPLED): (lambda f: f.esd(f.unet, True, 1.0), 2, 3),
     ("esd", SAMPLED, "method.variant=as_released"): (lambda f: f.esd(f.base, False, 2.0), None, 3),
+    ("stereo", SAMPLED): (Formula.stereo, 5, 6),
     ("spm", SAMPLED): (Formula.spm, 3, 5),
     ("spm", SAMPLED, "method.variant=as_released"): (lambda f: f.spm(True), 3, 5),
     ("lacu", "method.pool=8", "method.sampling_steps=2", "method.mapping_samples=2", "method.related_samples=2"): (
@@ -106,7 +107,8 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
         torch.testing.assert_close(losses[name], wanted[name], rtol=1e-6, atol=1e-12)
     torch.manual_seed(7)
     least = int(case[0] == "spm" and len(case) == 3)
-    stop = int(torch.randint(least, STEPS, (1,))) if SAMPLED in case else 0
+    span = (1, STEPS - 1) if case[0] == "stereo" else (least, STEPS)
+    stop = int(torch.randint(*span, (1,))) if SAMPLED in case else 0
     assert SAMPLED not in case or stop >= 1  # the sampler is at work in this test
     assert adapter.teacher_passes == (2 + stop if teacher is None else teacher)
     assert len(counted) == passes + stop

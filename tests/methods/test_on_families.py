@@ -36,6 +36,8 @@ REFUSED = {
     ("flux", "fmn"): JOINT,
     ("sd3", "seot"): "spreads a word",
     ("flux", "seot"): "spreads",
+    **{(family, "stereo"): "no single text encoder" for family in ("sdxl", "sd3", "sana")},
+    ("flux", "stereo"): "no parameter of the U-Net matches",
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers
 PREPARED: dict[str, tuple[Diffusion, Pairs]] = {}

@@ -28,6 +28,7 @@ from fade.methods.salun import SalUn
 from fade.methods.seot import Seot
 from fade.methods.shs import ScissorHands
 from fade.methods.spm import Spm
+from fade.methods.stereo import Stereo
 from fade.methods.uce import Uce
 from fade.models import Diffusion
 
@@ -41,6 +42,9 @@ from fade.models import Diffusion
         (partial(Esd, sampling_steps=0), "method.sampling_steps"),
         (partial(Esd, guidance=-3), "method.guidance"),
         (partial(Esd, variant="new"), "method.variant"),
+        (partial(Stereo, sampling_steps=2), "method.sampling_steps"),
+        (partial(Stereo, rounds=0), "method.rounds"),
+        (partial(Stereo, scale=0.5), "method.scale"),
         (partial(Spm, sampling_steps=0), "method.sampling_steps"),
         (partial(Spm, variant="new"), "method.variant"),
         (partial(Spm, variant="as_released", sampling_steps=1), "method.sampling_steps"),
