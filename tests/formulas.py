@@ -108,7 +108,7 @@ class Formula:
         # steps along unit gradients magnify what two orders of the same sums differ by: near, and then the same
         torch.manual_seed(7)
         found = self.method.worst(self.model, self.given["forget"]).tokens
-        torch.testing.assert_close(found, worst, rtol=1e-2, atol=1e-2)
+        assert (found - worst).norm() < 0.05 * (worst - forget["prompt"]).norm()
         worst = found
         c = retain["prompt"]
         around = c[:1] + self.on_sphere(c[:1], ρ)
