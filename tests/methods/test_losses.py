@@ -112,7 +112,8 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     assert SAMPLED not in case or stop >= 1  # the sampler is at work in this test
     assert adapter.teacher_passes == (2 + stop if teacher is None else teacher)
     assert len(counted) == passes + stop
-    check_gradients(adapter.parameters(), losses, formula)
+    # a slope of one image may be so small that the third derivative shows in a difference over 1e-5
+    check_gradients(adapter.parameters(), losses, formula, 1e-6 if case[0] == "fade_robust" else 1e-5)
 
 
 def adapter_moved(adapter: Adapter) -> None:
@@ -125,9 +126,7 @@ def adapter_moved(adapter: Adapter) -> None:
             weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
 
 
-def check_gradients(
-    parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float = 1e-5
-) -> None:
+def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float) -> None:
     """⟨∇L, v⟩ is (L(θ + hv) − L(θ − hv)) / 2h of the formula, v random over all parameters, for every term."""
     generator = torch.Generator().manual_seed(9)
     v = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
