@@ -140,7 +140,8 @@ def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Cal
             for p, d in zip(parameters, v, strict=True):
                 p.add_(move * d)
             ends.append(formula())
+    steepest = max(abs(float(slope)) for slope in slopes.values())  # a term may be flat along v by chance
     for name, slope in slopes.items():
         difference = (ends[0][name] - ends[1][name]) / (2 * h)
         assert abs(difference) > 1e-8
-        torch.testing.assert_close(slope, difference, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(slope, difference, rtol=1e-4, atol=max(1e-8, 1e-6 * steepest))
