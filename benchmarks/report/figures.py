@@ -189,12 +189,12 @@ def tradeoffs(runs: Sequence[Run]) -> list[Figure]:
         series, note = own[0].setting_without("sparsity.p"), f"{setting}: {len(own)} runs"
         rows.append({"series": series, "ua": ua, "kept": kept, "seconds": seconds, "note": note})
     table = pd.DataFrame(rows).dropna(subset="kept")
-    if table.empty:
+    if len(table) < 2:  # a mark alone says less than its row in the summary
         return []
     title = "UA against retention, one mark a setting"
     found = [lines("ua-retention", title, table, ("kept", KEPT), ("ua", "UA, %"))]
     timed = table.dropna(subset="seconds")
-    for key, label in (("ua", "UA"), ("kept", "retention")) if len(timed) else ():
+    for key, label in (("ua", "UA"), ("kept", "retention")) if len(timed) > 1 else ():
         title = f"{label} against seconds of training"
         found.append(
             lines(f"{key}-seconds", title, timed, ("seconds", "seconds of training"), (key, f"{label}, %"), log=True)

@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.record.results import Run, by_setting
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import figures, sequences, tables
+from benchmarks.report.answer import answer, heading
 from benchmarks.report.attacks import brought_back
 from benchmarks.report.figures import Figure
 from fade.files import write_text
@@ -122,6 +123,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         return f"{os.path.relpath(run.folder, home)}/"
 
     return [
+        Section("The answer", "facts", answer(runs)),
         Section("Summary", "table", tables.settings(runs), "main"),
         Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
         Section("Nearer than the base to a model that never saw the target?", "facts", tables.nearer(runs)),
@@ -180,6 +182,6 @@ def write_page(
 ) -> list[Figure]:
     """Write the page; return its figures."""
     parts = sections(runs, problems, path.parent, requests)
-    count = f"{len(runs)} runs, {len(by_setting(runs))} settings" if runs else "sequences of requests"
+    count = heading(runs) if runs else "sequences of requests"
     write_text(path, page(parts, count).strip() + "\n")
     return drawn(parts)

@@ -31,6 +31,7 @@ from benchmarks.report.tables import Table, mean_of, summary
 from benchmarks.studies.coverage import load
 from fade.errors import BadInput
 from fade.files import write_json
+from fade.metrics import cell_text
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -95,6 +96,17 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
     }
     assert table["value"].tolist() == pytest.approx([100 * np.mean(shares[style]) for style in STYLES])
     assert table["row"].unique() == ["neon"] and table["own"].tolist() == [False, True, False]
+
+
+def test_a_page_of_one_run_opens_with_the_answer_and_has_no_chart_of_one_point(study: Path, tmp_path: Path) -> None:
+    run = next(run for run in read([study])[0] if run.target == "neon")
+    drawn = write_page([run], [], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "<h1>Concept unlearning: neon removed by" in html and "settings</h1>" not in html
+    first = html.split("<section")[1]
+    assert "The answer" in first and f"UA {cell_text(run.metric('ua'), 'ua')}" in first
+    assert "not measured: no attack was run" in first
+    assert not [figure.name for figure in drawn if figure.name.endswith(("retention", "seconds"))]
 
 
 def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:
