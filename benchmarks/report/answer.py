@@ -8,7 +8,6 @@ from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.attacks import NONE
 from benchmarks.report.tables import mean_of
-from fade.data.prompts import words
 from fade.metrics import cell_text
 
 FEW = 4  # targets that a heading names
@@ -22,7 +21,7 @@ def many(count: int, name: str) -> str:
 def heading(runs: Sequence[Run]) -> str:
     """What was removed, by what: with names where they are few."""
     targets, kinds = sorted({run.gone for run in runs}), by_setting(runs)
-    removed = ", ".join(map(words, targets)) if len(targets) <= FEW else many(len(targets), "concept")
+    removed = ", ".join(targets) if len(targets) <= FEW else many(len(targets), "concept")
     by = next(iter(kinds)) if len(kinds) == 1 else many(len(kinds), "setting")
     return f"{removed} removed by {by}" + (f", {many(len(runs), 'run')}" if len(runs) > 1 else "")
 
@@ -32,13 +31,14 @@ def answer(runs: Sequence[Run]) -> list[tuple[str, str]]:
     interval is over images for one run, over runs (Student's) for more."""
     if len(by_setting(runs)) != 1:
         return []
-    kept = [("its own domain", "ira"), ("the other domain", "cra")]
+    kept = [("its own domain", "ira"), ("other domains", "cra")]
     moved = [
-        f"in {where} {cell_text(found, key)} read right, {cell_text(_measured(runs, key, True), key)} before"
+        f"of {where} {cell_text(found, key)} are read right, {cell_text(_measured(runs, key, True), key)} before"
         for where, key in kept
         if (found := _measured(runs, key)) and found.get("value") is not None
     ]
-    lines = [("Is it gone?", f"UA {cell_text(_measured(runs, 'ua'), 'ua')}: the judge does not see it")]
+    gone = f"the judge reads it no more in {cell_text(_measured(runs, 'ua'), 'ua')} of the images that ask for it (UA)"
+    lines = [("Is it gone?", gone)]
     lines += [("What else moved?", "; ".join(moved))] if moved else []
     return [*lines, ("Can it be brought back?", brought(runs))]
 
@@ -53,7 +53,7 @@ def brought(runs: Sequence[Run]) -> str:
         (row, run)
         for run in runs
         for row in run.attacks
-        if row["attack"] != NONE and not row.get("void") and "refused" not in row
+        if row["attack"] != NONE and not row.get("void") and row.get("success", {}).get("value") is not None
     ]
     if not rows:
         return "not measured: no attack was run"

@@ -104,7 +104,7 @@ def test_a_page_of_one_run_opens_with_the_answer_and_has_no_chart_of_one_point(s
     html = (tmp_path / "report.html").read_text()
     assert "<h1>Concept unlearning: neon removed by" in html and "settings</h1>" not in html
     first = html.split("<section")[1]
-    assert "The answer" in first and f"UA {cell_text(run.metric('ua'), 'ua')}" in first
+    assert "The answer" in first and f"no more in {cell_text(run.metric('ua'), 'ua')} of" in first
     assert "not measured: no attack was run" in first
     assert not [figure.name for figure in drawn if figure.name.endswith(("retention", "seconds"))]
 
