@@ -17,6 +17,7 @@ CSS = """
 .one-line {color: #b3261e; font-weight: 600; min-height: 1.5em}
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
+#before img, #after img, #preview img {width: 100%; height: 100%; object-fit: contain}
 """
 
 
