@@ -592,7 +592,15 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "UC evaluation/sampling_unlearned_models: --steps 100, --cfg-text 9.0",
     ),
     "model/minicanvas": ({"path": "${shipped:minicanvas/pipeline}", "steps": 15, "guidance": 4.0}, "ours"),
-    "model/canvas": ({"path": "${shipped:canvas/pipeline}", "steps": 15, "guidance": 4.0}, "ours"),
+    "model/canvas": (
+        {
+            "oracle": "${shipped:canvas/oracles}",
+            "model.path": "${shipped:canvas/pipeline}",
+            "model.steps": 15,
+            "model.guidance": 4.0,
+        },
+        "ours",
+    ),
     "protocol/unlearncanvas": (
         {
             "/": "default",

@@ -83,7 +83,9 @@ def check_asked(config: Mapping[str, Any]) -> None:
     """Raises BadInput for a question that a model has to answer about one target, where there is no model or several
     targets."""
     where = "a sequence" if config.get("sequence") else "task=score" if config["task"] == "score" else None
-    asked = {"oracle": config.get("oracle"), "protocol.tiers": config.get("protocol", {}).get("tiers")}
+    oracle = config.get("oracle")
+    one = oracle is not None and not list(Path(oracle).glob("*/tiers.json"))  # a folder of several has none for most
+    asked = {"oracle": one, "protocol.tiers": config.get("protocol", {}).get("tiers")}
     asked |= {"within": config.get("within")} if config.get("sequence") else {}
     for key in (key for key, value in asked.items() if where and value):
         raise BadInput(f"{key} asks a model about one target, which {where} does not; leave {key} away")
