@@ -13,7 +13,7 @@ from fade.errors import BadInput
 
 ATTACKS = ("light", "prompts", "sampler", "bypass", "closed", "inversion", "prefix")
 CSS = """
-.gradio-container {max-width: min(1100px, 100vw) !important; margin: auto; overflow-x: clip}
+.gradio-container {max-width: min(1100px, 100%) !important; margin: auto; overflow-x: clip}
 .one-line {color: #b3261e; font-weight: 600; min-height: 1.5em}
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
