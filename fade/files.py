@@ -147,6 +147,11 @@ def without_folders(text: str) -> str:
     return ABSOLUTE.sub(r"\1", text)
 
 
+def json_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def content_hash(value: Any) -> str:
-    """12 hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    """Its first 12 hex digits: a name for what depends on a value."""
+    return json_hash(value)[:12]

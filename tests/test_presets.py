@@ -27,6 +27,18 @@ NO_CLIPPING = {"trainer.gradient_clip_val": None}
 KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
 DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
 # file -> (every value that it sets, where the values come from)
+DRAWN = {  # of the drawn grids; the larger one's are the smaller's until they are chosen there
+    "ca": {"optimizer.build.lr": 1e-3},
+    "esd": {"pairs.batch": 4, "optimizer.build.lr": 1e-3},
+    "ediff": {"optimizer.build.lr": 3e-3},
+    "lacu": {"method.sampling_steps": 15, "optimizer.build.lr": 4e-3},
+    "shs": {"optimizer.build.lr": 1e-3},
+    "fmn": {"optimizer.build.lr": 1e-3},
+    "salun": {"optimizer.build.lr": 3e-4},
+    "seot": {"method.phrases.style": "{concept} style."},
+    "spm": {"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2},
+    "uce": {"method.tokens": "all", "method.ridge": 0.5},
+}
 TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # methods
     "method/fade": (
@@ -218,26 +230,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "decay 1e-2, max_grad_norm 1.0 is the trainer's",
     ),
     # of MiniCanvas: chosen here (docs/tuning.md), not published
-    "tuned/minicanvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/minicanvas/esd": ({"pairs.batch": 4, "optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/minicanvas/ediff": ({"optimizer.build.lr": 3e-3}, "ours"),
-    "tuned/minicanvas/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 4e-3}, "ours"),
-    "tuned/minicanvas/shs": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/minicanvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/minicanvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
-    "tuned/minicanvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
-    "tuned/minicanvas/spm": ({"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
-    "tuned/minicanvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
-    "tuned/canvas/ca": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/canvas/esd": ({"pairs.batch": 4, "optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/canvas/ediff": ({"optimizer.build.lr": 3e-3}, "ours"),
-    "tuned/canvas/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 4e-3}, "ours"),
-    "tuned/canvas/shs": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/canvas/fmn": ({"optimizer.build.lr": 1e-3}, "ours"),
-    "tuned/canvas/salun": ({"optimizer.build.lr": 3e-4}, "ours"),
-    "tuned/canvas/seot": ({"method.phrases.style": "{concept} style."}, "ours"),
-    "tuned/canvas/spm": ({"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2}, "ours"),
-    "tuned/canvas/uce": ({"method.tokens": "all", "method.ridge": 0.5}, "ours"),
+    **{f"tuned/{model}/{name}": (row, "ours") for model in ("minicanvas", "canvas") for name, row in DRAWN.items()},
     # of Stable Diffusion
     "tuned/sd15/ca": (
         {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},

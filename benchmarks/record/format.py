@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fade.files import read_json
+from fade.files import json_hash, read_json
 from fade.metrics import about
 
 Metric = dict[str, Any]  # value, low, high, n; proportions in [0, 1]
@@ -52,8 +50,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def digest(results: dict[str, Any]) -> str:
     """SHA-256 of all that results.json says but `sha256` itself, as canonical JSON: whether a number was changed by
     hand. It is no signature: whoever changes a number can form it anew."""
-    rest = {key: value for key, value in results.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_hash({key: value for key, value in results.items() if key != "sha256"})
 
 
 def check_run(results: dict[str, Any]) -> None:

@@ -8,18 +8,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run
 from benchmarks.record.submission import Board, Track
 from benchmarks.report import tables
+from benchmarks.report.page import template
 from benchmarks.report.tables import DASH, NEVER, Cell, Table, measured, number
 from fade.data.prompts import words
 from fade.files import write_text
 from fade.metrics import METRICS, about, harder, twins, usual
 
-HERE = Path(__file__).parent
 FILES = "files"  # the submitted files, below the page
 _WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher")  # overrides that change no number
 
@@ -142,15 +140,8 @@ def bar(metric: Metric | None) -> tuple[float, float] | None:
 
 def page(board: Board, development: Mapping[str, Collection[str]]) -> str:
     """The whole document."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     entries = entries_of(board)
-    return environment.get_template("board.html.j2").render(
+    return template("board.html.j2").render(
         groups=groups(entries, development),
         entries=sorted(entries, key=lambda entry: entry.title),
         columns=[(key, METRICS[key]) for key in usual()],

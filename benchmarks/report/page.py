@@ -117,7 +117,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Section]:
     commands = sorted({f"python run.py {' '.join(run.overrides)}" for run in runs if run.overrides})
-    asked, graded = tables.asked_harder(runs), tables.graded(runs)
+    asked, graded, attacked = tables.asked_harder(runs), tables.graded(runs), brought_back(runs)
 
     def link(run: Run) -> str:
         return f"{os.path.relpath(run.folder, home)}/"
@@ -130,7 +130,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
         Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
-        Section("Can it be brought back?", "table", brought_back(runs), "attacks"),
+        Section("Can it be brought back?", "table", attacked, "attacks"),
         Section("What else moved", "folded_figures", figures.moved(runs)),
         Section("UA against retention", "figures", figures.tradeoffs(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),
@@ -138,7 +138,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Se
         Section("Cost", "table", tables.costs(runs), "cost"),
         Section("Gates and warnings", "gates", gates(runs, problems)),
         Section("Published numbers", "table", tables.published(), "published"),
-        Section("Published attacks", "table", brought_back(runs) and tables.published_attacks(), "published-attacks"),
+        Section("Published attacks", "table", attacked and tables.published_attacks(), "published-attacks"),
         Section("What was run", "facts", facts(runs)),
         Section("Commands", "commands", commands),
     ]
@@ -167,14 +167,19 @@ def drawn(parts: Sequence[Section]) -> list[Figure]:
     return [figure for part in parts if "figures" in part.kind for figure in part.content]
 
 
-def page(parts: Sequence[Section], count: str) -> str:
-    """The whole document."""
+def template(name: str) -> jinja2.Template:
+    """One of this room's templates."""
     loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    return environment.get_template(name)
+
+
+def page(parts: Sequence[Section], count: str) -> str:
+    """The whole document."""
     vega = figures.vega() if drawn(parts) else ""
-    return environment.get_template("page.html.j2").render(sections=parts, count=count, vega=vega)
+    return template("page.html.j2").render(sections=parts, count=count, vega=vega)
 
 
 def write_page(

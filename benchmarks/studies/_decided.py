@@ -78,9 +78,14 @@ def student(found: dict[tuple[str, str], float]) -> float:
     return float(2 * stdtr(sum(sizes) - len(sizes), -abs(mean) / error))
 
 
+def paired(runs: Sequence[Run], numbers: Sequence[str] = NUMBERS) -> list[dict[tuple[str, str], float]]:
+    """The gaps of every two methods."""
+    return [gaps(runs, *pair, numbers) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
+
+
 def decided(runs: Sequence[Run]) -> str:
     """One line: how many of all pairs of methods are told apart."""
-    found = [gaps(runs, *pair) for pair in combinations(dict.fromkeys(r.label for r in runs), 2)]
+    found = paired(runs)
     p = holm([sign_flip(stratified(pair)[1]) for pair in found])
     n, told = len({r.target for r in runs}), sum(value <= LEVEL for value in p)
     return (
@@ -93,17 +98,11 @@ def told_apart(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """For the mean of UA, IRA and CRA and for each harder number that all runs have: of how many pairs of methods the
     difference is decided. "95 %": Student's interval of the pair alone leaves out zero; then the same, and the
     sign-flip test, by Holm over all pairs."""
-    everywhere = [k for k in asked_harder(runs) if METRICS[k].share and all(has(run, k) for run in runs)]
-    pairs = list(combinations(dict.fromkeys(run.label for run in runs), 2))
+    everywhere = [k for k in asked_harder(runs) if METRICS[k].share and all(run.value(k) is not None for run in runs)]
     rows = []
     for name, numbers in [("mean of UA, IRA, CRA", NUMBERS), *((METRICS[key].name, (key,)) for key in everywhere)]:
-        found = [gaps(runs, *pair, numbers) for pair in pairs]
+        found = paired(runs, numbers)
         alone = [student(pair) for pair in found]
         tests = [alone, holm(alone), holm([sign_flip(stratified(pair)[1]) for pair in found])]
-        rows.append([name, str(len(pairs)), *(str(sum(p <= LEVEL for p in test)) for test in tests)])
+        rows.append([name, str(len(found)), *(str(sum(p <= LEVEL for p in test)) for test in tests)])
     return ["number", "pairs", "95 % leaves out 0", "Student, Holm", "sign-flip, Holm"], rows
-
-
-def has(run: Run, key: str) -> bool:
-    """Whether a run says the value of a number."""
-    return run.value(key) is not None

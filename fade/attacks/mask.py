@@ -19,7 +19,7 @@ from fade.attacks.numerics import check_merged, draw_changed
 from fade.attacks.relearn import Relearn
 from fade.checked import Count, Portion, Positive
 from fade.models import Diffusion
-from fade.models.ledger import plain, untouched_weights
+from fade.models.ledger import present_weights, untouched_weights
 
 SETTLED = 1e-5  # relative change at which the completion stops (released)
 
@@ -27,8 +27,7 @@ SETTLED = 1e-5  # relative change at which the completion stops (released)
 def changed(scene: Scene) -> Masks:
     """Where each weight of the model under attack is another than the base's."""
     own = untouched_weights(scene.base.network)
-    now = {plain(n): w.detach() for n, w in scene.model.network.named_parameters() if ".lora_" not in n}
-    return {name: weight != own[name] for name, weight in now.items()}
+    return {name: weight != own[name] for name, weight in present_weights(scene.model.network).items()}
 
 
 class Refill(Attack):
@@ -50,7 +49,7 @@ class Refill(Attack):
 
     def finds(self, scene: Scene) -> list[Find]:
         masks = {name: m for name, m in changed(scene).items() if m.dim() == 2 and m.any() and not m.all()}
-        now = {plain(n): w.detach() for n, w in scene.model.network.named_parameters()}
+        now = present_weights(scene.model.network)
         filled = {name: completed(now[name], mask, self.iterations) for name, mask in masks.items()}
         scaled = {name: enlarged(values, masks[name], self.kept) for name, values in filled.items()}
         ways = {"completed": filled, "completed, at the row's largest": scaled}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fade.attacks import Scene
 from fade.attacks.relearn import Relearn
-from fade.attacks.trajectory import check_family, denoised, guidance_of, guided, pictures
+from fade.attacks.trajectory import check_family, denoised, guidance_of, guided, pictures, skipped, steps_of
 from fade.checked import Count, Portion, Positive
 from fade.models import Diffusion, Noise
 
@@ -52,24 +52,21 @@ class Memora(Relearn):
         asked = [scene.prompts[i % len(scene.prompts)] for i in range(self.pairs)]
         one, other = (self._inverted(scene, asked, seed) for seed in (0, 1))
         between = [great_circle(one, other, i / self.between) for i in range(self.between + 1)]
-        steps = scene.sampling.steps or scene.model.steps
-        made = [self._made(scene, z, asked, steps) for z in between]
+        made = [self._made(scene, z, asked) for z in between]
         return torch.cat(made), asked * len(made)
 
     def _inverted(self, scene: Scene, asked: list[str], seed: int) -> Tensor:
-        model, steps = scene.model, scene.sampling.steps or scene.model.steps
+        model, steps = scene.model, steps_of(scene)
         noise = [Noise(OWN + scene.seed * 1000 + 2 * i + seed) for i in range(len(asked))]
         z = model.encode(scene.base.generate(asked, noise, scene.sampling))
-        return inverted(model, z, asked, guidance_of(scene), self._first(steps), steps)
+        return inverted(model, z, asked, guidance_of(scene), skipped(self.first, steps), steps)
 
-    def _made(self, scene: Scene, z: Tensor, asked: list[str], steps: int) -> Tensor:
+    def _made(self, scene: Scene, z: Tensor, asked: list[str]) -> Tensor:
         """Latents of the images that the unlearned model makes of z."""
-        model, taken = scene.model, range(self._first(steps), steps)
+        model, steps = scene.model, steps_of(scene)
+        taken = range(skipped(self.first, steps), steps)
         sampler = model.process.sampler(steps, model.device)
         return model.encode(pictures(model, denoised(model, z, asked, guidance_of(scene), taken, steps, sampler)))
-
-    def _first(self, steps: int) -> int:
-        return min(steps - 1, round(self.first * steps))
 
 
 def inverted(model: Diffusion, z: Tensor, prompts: list[str], guidance: float, first: int, steps: int) -> Tensor:

@@ -14,7 +14,7 @@ from fade.attacks import Attack, Find, Scene
 from fade.attacks.numerics import check_merged, draw_changed
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import plain, untouched_weights
+from fade.models.ledger import present_weights, untouched_weights
 
 
 class Merge(Attack):
@@ -37,7 +37,7 @@ class Merge(Attack):
 
     def finds(self, scene: Scene) -> list[Find]:
         own = untouched_weights(scene.base.network)
-        now = {plain(n): w.detach() for n, w in scene.model.network.named_parameters() if ".lora_" not in n}
+        now = present_weights(scene.model.network)
         mine = {n: weight - own[n] for n, weight in now.items() if not torch.equal(weight, own[n])}
         changes = [*([mine] if mine else []), *(_of(scene.base, folder) for folder in self.others)]
         total = {n: torch.stack([c[n] for c in changes if n in c]).sum(0) for change in changes for n in change}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.attacks import Attack, Find, Scene
-from fade.attacks.trajectory import check_family, denoised, guidance_of, pictures, times
+from fade.attacks.trajectory import check_family, denoised, guidance_of, noised_part, pictures, steps_of
 from fade.checked import Count, Portion, Positive
 from fade.data.prompts import Cell
 from fade.models import Diffusion, Noise
@@ -80,12 +80,8 @@ class Recall(Attack):
 
     @torch.no_grad()
     def _draw(self, scene: Scene, start: dict[int, Tensor], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
-        model = scene.model
-        z = torch.stack([start[scene.cells.index(cell)] for cell in cells])
-        steps = scene.sampling.steps or model.steps
-        first = max(0, min(steps - 1, round((1 - self.strength) * steps)))
-        t = times(model, steps)[first].expand(len(cells))
-        z = model.noised(z, t, torch.cat([model.latent(n) for n in noise]).to(z))
+        model, steps = scene.model, steps_of(scene)
+        z, first = noised_part(scene, start, self.strength, cells, noise)
         prompts = [scene.prompt(cell) for cell in cells]
         return pictures(model, denoised(model, z, prompts, guidance_of(scene), range(first, steps), steps))
 

@@ -46,13 +46,8 @@ class Image(Attack):
     def _draw(
         self, scene: Scene, real: dict[int, Tensor], strength: float, cells: Sequence[Cell], noise: Sequence[Noise]
     ) -> Tensor:
-        model = scene.model
-        start = torch.stack([real[scene.cells.index(cell)] for cell in cells])
-        steps = scene.sampling.steps or model.steps
-        first = min(steps - 1, round((1 - strength) * steps))
-        t = times(model, steps)[first].expand(len(cells))
-        z = model.noised(start, t, torch.cat([model.latent(n) for n in noise]).to(start))
-        return finished(scene, z, cells, first, steps)
+        z, first = noised_part(scene, real, strength, cells, noise)
+        return finished(scene, z, cells, first, steps_of(scene))
 
 
 class Completion(Attack):
@@ -72,7 +67,7 @@ class Completion(Attack):
 
     @torch.no_grad()
     def _draw(self, scene: Scene, first: int, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
-        base, steps = scene.base, scene.sampling.steps or scene.model.steps
+        base, steps = scene.base, steps_of(scene)
         z = torch.cat([base.latent(n) for n in noise]).to(base.device) * base.pipe.scheduler.init_noise_sigma
         z = denoised(base, z, [scene.prompt(cell) for cell in cells], guidance_of(scene), range(first), steps)
         return finished(scene, z, cells, first, steps)
@@ -88,11 +83,32 @@ def guidance_of(scene: Scene) -> float:
     return scene.model.guidance if scene.sampling.guidance is None else scene.sampling.guidance
 
 
-def times(model: Diffusion, steps: int) -> Tensor:
-    """The timesteps of the model's own sampler, from the noisiest."""
+def steps_of(scene: Scene) -> int:
+    return scene.sampling.steps or scene.model.steps
+
+
+def skipped(share: float, steps: int) -> int:
+    """How many of the first steps a share of them is; one is left."""
+    return min(steps - 1, round(share * steps))
+
+
+def own_sampler(model: Diffusion, steps: int) -> Any:
+    """The model's own, its steps set."""
     scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
     scheduler.set_timesteps(steps, device=model.device)
-    return scheduler.timesteps
+    return scheduler
+
+
+def noised_part(
+    scene: Scene, start: dict[int, Tensor], strength: float, cells: Sequence[Cell], noise: Sequence[Noise]
+) -> tuple[Tensor, int]:
+    """Latents (C, h, w) of each cell's row noised so far that a share `strength` of the steps is left, and the first of
+    those."""
+    model, steps = scene.model, steps_of(scene)
+    z = torch.stack([start[scene.cells.index(cell)] for cell in cells])
+    first = skipped(1 - strength, steps)
+    t = own_sampler(model, steps).timesteps[first].expand(len(cells))
+    return model.noised(z, t, torch.cat([model.latent(n) for n in noise]).to(z)), first
 
 
 def finished(scene: Scene, z: Tensor, cells: Sequence[Cell], first: int, steps: int) -> Tensor:
@@ -115,9 +131,7 @@ def denoised(
 ) -> Tensor:
     """z after the steps `taken` of `steps`, under the prompts; gates hear them. scheduler: its steps set; None: the
     model's own."""
-    if scheduler is None:
-        scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
-        scheduler.set_timesteps(steps, device=model.device)
+    scheduler = own_sampler(model, steps) if scheduler is None else scheduler
     said = guided(model, prompts, guidance)
     for t in scheduler.timesteps[taken.start : taken.stop]:
         z = scheduler.step(said(z, t), t, z).prev_sample

@@ -98,11 +98,14 @@ def ledger(unet: nn.Module) -> Ledger:
     return vars(unet).setdefault("_ledger", Ledger())
 
 
+def present_weights(unet: nn.Module) -> dict[str, Tensor]:
+    """Every weight as it is now, with what is written into it, by the U-Net's own names."""
+    return {plain(name): weight.detach() for name, weight in unet.named_parameters() if ".lora_" not in name}
+
+
 def untouched_weights(unet: nn.Module) -> dict[str, Tensor]:
     """W_0 of every weight, by the U-Net's own names, whatever is written into it now."""
-    original = ledger(unet).original
-    found = {plain(name): weight.detach() for name, weight in unet.named_parameters() if ".lora_" not in name}
-    return found | original
+    return present_weights(unet) | ledger(unet).original
 
 
 def plain(name: str) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from browser import browsed, needs_browser
 from command import ROOT
 from finished import STYLES, finished
 
@@ -32,10 +33,6 @@ from benchmarks.studies.coverage import load
 from fade.errors import BadInput
 from fade.files import write_json
 from fade.metrics import cell_text
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 
 
 def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: Path) -> None:
@@ -155,34 +152,14 @@ window.addEventListener("load", () => {
 });</script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(study: Path, tmp_path: Path, width: int) -> None:
     write([study], tmp_path)
     page = tmp_path / "checked.html"
     page.write_text((tmp_path / "report.html").read_text().replace("<body>", "<body>" + CHECK, 1))
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            f"--window-size={width},900",
-            "--virtual-time-budget=4000",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    match = re.search(r'data-checked="([^"]*)"', done.stdout)
-    assert match, done.stderr[-500:]
-    found = json.loads(match[1].replace("&quot;", '"'))
-    assert found["pictures"] == 12 and found["errors"] == [] and "CONSOLE" not in done.stderr
+    found, said = browsed(page, tmp_path / "profile", f"{width},900")
+    assert found["pictures"] == 12 and found["errors"] == [] and "CONSOLE" not in said
     assert found["up"] == sorted(found["up"]) and found["down"] == sorted(found["up"], reverse=True)
     assert found["shown"] == 1 and found["open"] and found["wide"] <= 0
     assert found["asked"] == [] and len(found["marks"]) >= 8 and all(found["marks"])  # every chart drawn, and labelled

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import browsed, needs_browser
 from command import ROOT
 from configs import composed
 from hydra.utils import instantiate
@@ -27,9 +28,6 @@ from fade.files import write_json
 from fade.judges import Judge
 
 BOARD = ROOT / "benchmarks" / "board"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 Results = dict[str, Any]
 
 
@@ -258,29 +256,24 @@ FRAME = """<body><iframe src="checked.html" style="width: {width}px; height: 900
 <script>addEventListener("message", (told) => {{ document.body.dataset.checked = told.data; }});</script></body>"""
 
 
-def browsed(folder: Path, width: int) -> dict[str, Any]:
+def framed(folder: Path, width: int) -> dict[str, Any]:
     """What board.js finds in folder/index.html, in a frame as wide as that."""
     page = (folder / "index.html").read_text()
     (folder / "checked.html").write_text(page.replace("<body>", "<body>" + CHECK, 1))
     (folder / "frame.html").write_text(FRAME.format(width=width))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=4000"]
-    sizes = ["--window-size=1300,920", f"--user-data-dir={folder / 'profile'}"]
-    command = [str(CHROMIUM), *flags, *sizes, "--dump-dom", (folder / "frame.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    match = re.search(r'data-checked="([^"]*)"', done.stdout)
-    assert match and "CONSOLE" not in done.stderr, done.stderr[-500:]
-    found: dict[str, Any] = json.loads(match[1].replace("&quot;", '"'))
+    found, said = browsed(folder / "frame.html", folder / "profile", "1300,920")
+    assert "CONSOLE" not in said, said[-500:]
     return found
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(folder: Path, tmp_path: Path, width: int) -> None:
     worse = another(folder)
     worse["metrics"]["ira"] = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 320}
     sent(folder / "worse.json", worse)
     board.build(folder, tmp_path / "out")
-    found, runs = browsed(tmp_path / "out", width), list(read_board(folder).runs.values())
+    found, runs = framed(tmp_path / "out", width), list(read_board(folder).runs.values())
     assert found["width"] == width and found["wide"] <= 0 and found["errors"] == [] and found["asked"] == []
     assert found["first"] == len(runs) and found["count"] == f"{len(runs)} of {len(runs)} runs"
     assert found["words"] == sum(run.method_name == "esd" for run in runs) > 0
