@@ -3,7 +3,8 @@
 Sources are repositories at a commit: ESD rohitgandikota/erasing 25613d2, UCE rohitgandikota/unified-concept-editing
 28c81ed, CA nupurkmr9/concept-ablation c11fb1b, SalUn OPTML-Group/Unlearn-Saliency a6e89fd, SPM Con6924/SPM 3dd762e, FMN
 SHI-Labs/Forget-Me-Not a4a81e8, SEOT sen-mao/SuppressEOT 69942d6, SHS JingWu321/Scissorhands_ex b2d28a9, EDiff
-JingWu321/EraseDiff 14f4e98, LACU SonyResearch/LACU bde26c3, UC OPTML-Group/UnlearnCanvas 920cfd1.
+JingWu321/EraseDiff 14f4e98, LACU SonyResearch/LACU bde26c3, RECE CharlesGong12/RECE 403a67f, SPEED Ouxiang-Li/SPEED
+6d3df0c, UC OPTML-Group/UnlearnCanvas 920cfd1.
 """
 
 from __future__ import annotations
@@ -99,6 +100,38 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         }
         | KEYS_AND_VALUES,
         "UCE uce_sd_erase.py: erase_scale 1, preserve_scale 1, lamb 0.5",
+    ),
+    "method/rece": (
+        {
+            "/adapter": "matrix",
+            "/sparsity": "dense",
+            "method.tokens": "all",
+            "method.erase": 1.0,
+            "method.preserve": 0.1,
+            "method.ridge": 0.1,
+            "method.epochs": 1,
+            "method.regulariser": 1e-3,
+            "trainer.max_steps": 0,
+            "trainer.precision": "32-true",
+        }
+        | KEYS_AND_VALUES,
+        "RECE README: lambda_1 = lambda_2 = 0.1; scripts/art.sh: regular_scale 1e-3, epochs 1",
+    ),
+    "method/speed": (
+        {
+            "/adapter": "patch",
+            "/sparsity": "dense",
+            "adapter.targets": [r"attn2\.to_v\.weight"],
+            "method.tokens": "last",
+            "method.threshold": 0.1,
+            "method.ridge": 1.0,
+            "method.slack": 0.0,
+            "method.filter": True,
+            "method.augment": 10,
+            "trainer.max_steps": 0,
+            "trainer.precision": "32-true",
+        },
+        "SPEED train_erase_null.py, scripts/eval_few.sh: V 10 1e-1, retain_scale 1.0, lamb 0.0",
     ),
     "method/ca": (
         PATCH

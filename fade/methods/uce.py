@@ -51,30 +51,28 @@ class Uce(Method):
         self.variant = f"{tokens} tokens"
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        keys = [model.text_keys] if isinstance(adapter, Matrix) else [model.text_keys, model.pooled_keys]
-        odd = set(adapter.weights()).difference(*(reading(adapter, key) for key in keys))
+        odd = set(adapter.weights()).difference(*(reading(adapter, key) for key in self.edits(model, adapter)))
         if odd:
             raise BadInput(
-                "UCE edits what reads the text itself, such as the keys and values of cross-attention; "
-                f"{min(odd)} is none: narrow adapter.targets"
+                f"{type(self).__name__} edits what reads the text itself, such as the keys and values of "
+                f"cross-attention; {min(odd)} is none: narrow adapter.targets"
             )
+
+    def edits(self, model: Diffusion, adapter: Adapter) -> dict[str, Rows]:
+        """Expressions over the names of what can be edited, each with the rows that such weights read."""
+        vector: dict[str, Rows] = {} if isinstance(adapter, Matrix) else {model.pooled_keys: pooled}
+        return {model.text_keys: self.contexts, **vector}
 
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        if isinstance(adapter, Matrix):
-            return adapter.multiply(self.solved(model, pairs, self.contexts))
         weights = adapter.weights()
-        for key, rows in ((model.text_keys, self.contexts), (model.pooled_keys, pooled)):
+        for key, rows in self.edits(model, adapter).items():
             if read := reading(adapter, key):
-                n = self.solved(model, pairs, rows)
-                for name in read:
-                    weights[name].copy_(weights[name].double() + weights[name].double() @ n)
-        adapter.project()
+                chosen = [weights[name] for name in read]
+                change(adapter, chosen, self.solved(chosen, *demands(model, pairs, rows)))
 
-    def solved(self, model: Diffusion, pairs: Pairs, rows: Rows) -> Tensor:
-        """N (D, D) for weights that read these rows of the captions."""
-        forget, retain = pairs.captions("forget"), [(own, own) for own, _ in pairs.captions("retain")]
-        (c, g), (p, _) = rows(model, forget), rows(model, retain)
+    def solved(self, weights: list[Tensor], c: Tensor, g: Tensor, p: Tensor) -> Tensor:
+        """N (D, D) for these weights, which read c, shall read g, and go on reading p."""
         return solve(c, g, p, self.erase, self.preserve, self.ridge)
 
     def contexts(self, model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
@@ -100,6 +98,21 @@ class Uce(Method):
 def reading(adapter: Adapter, key: str) -> list[str]:
     """The weights under the adapter that the expression finds; "" finds none."""
     return [name for name in adapter.weights() if key and re.search(rf"(?:{key})\.weight$", name)]
+
+
+def demands(model: Diffusion, pairs: Pairs, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """c, g (N, D), the rows of the forget captions and of their surrogates', and p (M, D), of all others."""
+    (c, g), (p, _) = (rows(model, pairs.captions(side)) for side in ("forget", "retain"))
+    return c, g, p
+
+
+def change(adapter: Adapter, weights: list[Tensor], n: Tensor) -> None:
+    """Every one of these weights (out, D) times I + n, n (D, D); a matrix has no others."""
+    if isinstance(adapter, Matrix):
+        return adapter.multiply(n)
+    for weight in weights:
+        weight.copy_(weight.double() + weight.double() @ n)
+    adapter.project()
 
 
 def pooled(model: Diffusion, captions: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:

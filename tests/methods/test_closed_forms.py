@@ -1,4 +1,4 @@
-"""Methods that train nothing: UCE's closed form, SEOT's edit of the prompt."""
+"""Methods that train nothing: UCE's, RECE's and SPEED's closed forms, SEOT's edit of the prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapting import ASKED, ids_of
+from adapting import ASKED, KEYS_AND_VALUES, ids_of
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from fade.adapters.matrix import Matrix
@@ -15,7 +16,9 @@ from fade.adapters.text import TextEdit, suppressed
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
-from fade.methods.uce import Uce, aligned, solve
+from fade.methods.rece import Rece
+from fade.methods.speed import Speed, allowed, centres, invariants, most_moved
+from fade.methods.uce import Uce, aligned, demands, solve
 from fade.models import Diffusion
 
 # UCE
@@ -99,6 +102,163 @@ def test_captions_of_unequal_length_are_aligned() -> None:
     assert shorter == [0, 1, 2, 2, 3, 4, 5, 6]
     assert aligned([7, 7], [7], 5) == [0, 1, 1, 2, 3]
     assert aligned([5, 5], [5, 5], 4) == [0, 1, 2, 3]
+
+
+# RECE
+
+
+def erased(w: Tensor, found: Tensor, guides: Tensor, kept: Tensor, s: tuple[float, float, float]) -> Tensor:
+    """Eq. 3 of the paper, a weight and a row at a time, as the released code sums it."""
+    values, gram = s[2] * w, s[2] * torch.eye(w.shape[1], dtype=w.dtype)
+    for one, other in [*zip(found, guides, strict=True)]:
+        values, gram = values + s[0] * torch.outer(w @ other, one), gram + s[0] * torch.outer(one, one)
+    for one in kept:
+        values, gram = values + s[1] * torch.outer(w @ one, one), gram + s[1] * torch.outer(one, one)
+    return values @ torch.inverse(gram)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 3])
+def test_rece_is_uces_form_again_on_what_brings_the_concept_back(epochs: int) -> None:
+    w, c, g, p = random_contexts()
+    own, s = [w[:3], w[3:], 2 * w.flip(0)], (2.0, 3.0, 0.5)
+    edited = [erased(one, c, g, p, s) for one in own]
+    for _ in range(epochs):
+        found = []
+        for row in c:  # argmin_e of the sum of |W' e - W c|^2 and 0.1 |e|^2, by least squares
+            left = torch.cat([*edited, 0.1**0.5 * torch.eye(12, dtype=w.dtype)])
+            right = torch.cat([*(one @ row for one in own), torch.zeros(12, dtype=w.dtype)])
+            found.append(torch.linalg.lstsq(left, right[:, None]).solution[:, 0])
+        edited = [erased(one, torch.stack(found), g, p, s) for one in edited]
+    n = Rece("last", *s, epochs=epochs, regulariser=0.1).solved(own, c, g, p)
+    for one, wanted in zip(own, edited, strict=True):
+        torch.testing.assert_close(one + one @ n, wanted)
+
+
+def test_what_brought_the_concept_back_after_uce_says_the_surrogate_after_rece() -> None:
+    """Without ridges: e = A⁻¹ c for UCE's A, W A e is W c, and W A_1 e is W A g."""
+    w, c, g, p = random_contexts()
+    wide, sharp = torch.cat([w, w.flip(1), w.roll(1, 1)]), {"ridge": 1e-9, "regulariser": 1e-9}
+    uce, rece = (
+        torch.eye(12, dtype=w.dtype) + Rece("last", 1.0, 1.0, epochs=k, **sharp).solved([wide], c, g, p) for k in (0, 1)
+    )
+    back = torch.linalg.solve(uce, c.T)
+    assert (wide @ uce @ c.T - wide @ g.T).abs().max() < 1e-5 < (wide @ c.T - wide @ g.T).abs().max()
+    torch.testing.assert_close(wide @ uce @ back, wide @ c.T, atol=1e-6, rtol=0)
+    torch.testing.assert_close(wide @ rece @ back, wide @ uce @ g.T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(wide @ rece @ p.T, wide @ p.T, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Matrix, Patch])
+def test_rece_edits_every_key_and_value(model: Diffusion, pairs: Pairs, kind: type[Patch]) -> None:
+    method, patch = Rece(), kind.attach(model, KEYS_AND_VALUES)
+    before = {name: weight.detach().double() for name, weight in patch.weights().items()}
+    n = method.solved(list(before.values()), *demands(model, pairs, method.contexts))
+    method.edit(model, patch, pairs)
+    for name, weight in patch.weights().items():
+        assert not torch.equal(weight.double(), before[name])
+        torch.testing.assert_close(weight.double(), before[name] + before[name] @ n, atol=1e-5, rtol=1e-4)
+
+
+# SPEED
+
+
+def test_speeds_closed_form_is_the_least_squares_solution_in_the_room_that_is_left() -> None:
+    """Δ = D Bᵀ, B a basis of what is orthogonal to all that is kept: a plain ridge regression for D."""
+    w, c, g, p = random_contexts()
+    never = torch.randn(2, 12, generator=torch.Generator().manual_seed(1), dtype=w.dtype)
+    basis = torch.linalg.svd(torch.cat([p, never])).Vh[7:].T  # (12, 5)
+    left = torch.cat([c @ basis / 3**0.5, 0.7**0.5 * torch.eye(5, dtype=w.dtype)])
+    right = torch.cat([(g - c) @ w.T / 3**0.5, torch.zeros(5, 7, dtype=w.dtype)])
+    wanted = torch.linalg.lstsq(left, right).solution.T @ basis.T
+    room = Speed(threshold=1e-6).room(p)
+    found = w @ ((g - c).T @ c / 3) @ allowed(c.T @ c / 3, room, never, 0.7, 0.0)
+    torch.testing.assert_close(found, wanted)
+    assert (found @ torch.cat([p, never]).T).abs().max() < 1e-9 < 0.1 < (found @ c.T).abs().max()
+    softly = w @ ((g - c).T @ c / 3) @ allowed(c.T @ c / 3, room, never, 0.7, 10.0)
+    assert (softly @ p.T).abs().max() < 1e-9 and (softly @ never.T).abs().max() > 1e-2
+    twice = torch.cat([never, never[:1]])  # no inverse: the pseudo-inverse is the same demand
+    torch.testing.assert_close(w @ ((g - c).T @ c / 3) @ allowed(c.T @ c / 3, room, twice, 0.7, 0.0), wanted)
+
+
+def test_speed_keeps_what_an_edit_moves_most_and_copies_of_it_along_the_direction_that_is_read_least() -> None:
+    w, c, g, p = random_contexts()
+    target, shift = c.T @ c / 3, (g - c).T @ c / 3
+    edit = w @ shift @ torch.inverse(torch.eye(12, dtype=w.dtype) + target)
+    moved = [float((edit @ row).norm()) for row in p]
+    wanted = torch.stack([row for row, far in zip(p, moved, strict=True) if far > sum(moved) / 5])
+    assert 0 < len(wanted) < 5 and torch.equal(most_moved(p, edit), wanted)
+    generator = torch.Generator().manual_seed(0)
+    found = Speed(augment=40).refined(w, p, shift, target, generator)
+    assert torch.equal(found[: len(wanted)], wanted) and 0.2 < (len(found) / len(wanted) - 1) / 40 < 0.8
+    least = torch.linalg.eigh(w @ w.T).eigenvectors[:, 0] @ w  # what w reads least of all that it reads
+    least = least / least.norm()
+    nearest = torch.cdist(
+        found[:, None] - (found @ least)[:, None, None] * least, (wanted - (wanted @ least)[:, None] * least)[None]
+    )
+    assert nearest.amin(2).max() < 1e-9  # beside `least` each copy is its row
+    steps = torch.stack([(found[len(wanted) :] - row) @ least for row in wanted])
+    assert steps.abs().amin(0).std() > 0.1
+    everything = Speed(augment=40, filter=False).refined(w, p, shift, target, generator)
+    assert torch.equal(everything[:5], p)
+    assert Speed(augment=0).refined(w, p, shift, target, generator) is p
+
+
+def test_speed_never_changes_how_the_empty_caption_is_read(model: Diffusion) -> None:
+    kept, empty = invariants(model), model.embed([""]).tokens[0].double()
+    assert kept.shape == (4, 32) and torch.equal(kept[0], empty[0])
+    torch.testing.assert_close(kept[1:], centres(empty[1:]))
+    apart = torch.randn(15, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    apart += 20 * torch.eye(4, dtype=torch.float64)[torch.arange(15) // 5]
+    wanted, _ = kmeans2(apart.numpy(), 3, minit="++", rng=0)
+    torch.testing.assert_close(centres(apart).sort(0).values, torch.from_numpy(wanted).sort(0).values)
+
+
+@pytest.mark.parametrize("kind", [Matrix, Patch])
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_speed_edits_values_in_the_null_space_of_its_captions(
+    model: Diffusion, dataset: MiniCanvas, encoded: Path, tokens: str, kind: type[Patch]
+) -> None:
+    """Without refinement one matrix serves all; the rows are the last tokens, or all but the one that begins."""
+    request = Request.of(dataset, "neon", "photo")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded, template="{object} {style}")
+    patch = kind.attach(model, [r"attn2\.to_v\.weight"])
+    before = {name: weight.detach().double() for name, weight in patch.weights().items()}
+
+    def rows(captions: list[str]) -> Tensor:
+        found = model.embed(captions).tokens.double()
+        last = [found[i, min(14, len(ids_of(model, caption)))] for i, caption in enumerate(captions)]
+        return torch.stack(last) if tokens == "last" else found[:, 1:].flatten(0, 1)
+
+    c, g = (rows(list(side)) for side in zip(*pairs.captions("forget"), strict=True))
+    if tokens == "all":
+        _, g, _ = demands(model, pairs, Speed(tokens).contexts)  # aligned, as UCE's
+    p, n = rows([own for own, _ in pairs.captions("retain")]), len(pairs.captions("forget"))
+    values, vectors = torch.linalg.eigh(p.T @ p / len(p))
+    free = vectors[:, values < 0.05]
+    basis = free @ torch.linalg.svd(invariants(model) @ free).Vh[4:].T  # of the room what the invariants do not see
+    left = torch.cat([c @ basis / n**0.5, 0.5**0.5 * torch.eye(basis.shape[1], dtype=c.dtype)])
+    Speed(tokens, 0.05, ridge=0.5, augment=0).edit(model, patch, pairs)
+    for name, weight in patch.weights().items():
+        w = before[name]
+        right = torch.cat([(g - c) @ w.T / n**0.5, torch.zeros(basis.shape[1], len(w), dtype=c.dtype)])
+        wanted = torch.linalg.lstsq(left, right).solution.T @ basis.T
+        assert wanted.norm() > 1e-3
+        torch.testing.assert_close(weight.double() - w, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_speed_refines_each_value_by_itself_and_says_where_there_is_no_room(model: Diffusion, pairs: Pairs) -> None:
+    patch = Patch.attach(model, [r"attn2\.to_v\.weight"])
+    before = {name: weight.detach().double() for name, weight in patch.weights().items()}
+    Speed("all", threshold=0.02).edit(model, patch, pairs)
+    made = [torch.linalg.lstsq(w, patch.weights()[name].double() - w).solution for name, w in before.items()]
+    assert all(not torch.allclose(n, made[0], atol=1e-4) for n in made[1:])
+    empty = invariants(model)
+    for name, w in before.items():
+        torch.testing.assert_close(patch.weights()[name].double() @ empty.T, w @ empty.T, atol=1e-4, rtol=0)
+    patch.detach()
+    patch = Patch.attach(model, [r"attn2\.to_v\.weight"])
+    with pytest.raises(BadInput, match=r"no room.*method\.threshold is 1e-30"):
+        Speed("all", threshold=1e-30).edit(model, patch, pairs)
 
 
 # SEOT

@@ -40,7 +40,8 @@ TRAINS: dict[str, Callable[[str, nn.Module], bool]] = {
     **dict.fromkeys(
         ("esd", "ediff", "fmn", "stereo"), lambda name, _: ".attn2." in name
     ),  # ESD-x: all of cross-attention
-    **dict.fromkeys(("ca", "uce"), lambda name, _: name.endswith(("attn2.to_k", "attn2.to_v"))),
+    **dict.fromkeys(("ca", "uce", "rece"), lambda name, _: name.endswith(("attn2.to_k", "attn2.to_v"))),
+    "speed": lambda name, _: name.endswith("attn2.to_v"),
     **dict.fromkeys(("salun", "shs"), lambda *_: True),
 }
 

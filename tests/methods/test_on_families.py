@@ -38,6 +38,8 @@ REFUSED = {
     ("flux", "seot"): "spreads",
     **{(family, "stereo"): "no single text encoder" for family in ("sdxl", "sd3", "sana")},
     ("flux", "stereo"): "no parameter of the U-Net matches",
+    **{("flux", name): "no parameter of the U-Net matches" for name in ("rece", "speed")},
+    **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers
 PREPARED: dict[str, tuple[Diffusion, Pairs]] = {}

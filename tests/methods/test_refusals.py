@@ -24,9 +24,11 @@ from fade.methods.esd import Esd
 from fade.methods.fade import Fade
 from fade.methods.fade_robust import FadeRobust
 from fade.methods.lacu import Lacu
+from fade.methods.rece import Rece
 from fade.methods.salun import SalUn
 from fade.methods.seot import Seot
 from fade.methods.shs import ScissorHands
+from fade.methods.speed import Speed
 from fade.methods.spm import Spm
 from fade.methods.stereo import Stereo
 from fade.methods.uce import Uce
@@ -67,6 +69,12 @@ from fade.models import Diffusion
         (partial(Uce, erase=-1), "method.erase"),
         (partial(Uce, preserve=-1), "method.preserve"),
         (partial(Uce, tokens="first"), "method.tokens"),
+        (partial(Rece, epochs=-1), "method.epochs"),
+        (partial(Rece, regulariser=0), "method.regulariser"),
+        (partial(Speed, threshold=0), "method.threshold"),
+        (partial(Speed, ridge=0), "method.ridge"),
+        (partial(Speed, slack=-1), "method.slack"),
+        (partial(Speed, augment=-1), "method.augment"),
         (partial(ConceptAblation, variant="x"), "method.variant"),
         (partial(Fade, saliency="x"), "method.saliency"),
         (partial(FadeRobust, attack_steps=0), "method.attack_steps"),
@@ -118,6 +126,7 @@ def test_what_does_not_go_together_is_refused_when_it_is_put_together(
     for name, overrides, message in (
         ("uce", ["adapter.targets=['attn1\\.to_k']"], "keys and values of cross-attention"),
         ("uce", ["adapter.targets=['.']"], "keys and values of cross-attention"),
+        ("speed", ["adapter.targets=['.']"], "keys and values of cross-attention"),
         ("salun", ["sparsity=neuron"], "rows and columns of matrices"),
         ("esd", ["sparsity=random"], "rows and columns of matrices"),
         ("fade", ["optimizer.schedule.locate_batch=0"], "locate_batch"),
