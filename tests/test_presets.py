@@ -39,6 +39,7 @@ DRAWN = {  # of the drawn grids; the larger one's are the smaller's until they a
     "seot": {"method.phrases.style": "{concept} style."},
     "spm": {"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2},
     "uce": {"method.tokens": "all", "method.ridge": 0.5},
+    "speed": {"method.tokens": "all"},
 }
 TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # methods
