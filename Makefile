@@ -14,7 +14,7 @@ install: .venv/.installed
 	touch $@
 
 run: install
-	$(BIN)/python run.py -m target=neon,cat output_dir=outputs/run
+	$(BIN)/python run.py -m target=pencil_sketch,house_cat output_dir=outputs/run
 	$(BIN)/python -m benchmarks.report outputs/run --out outputs/run/report
 	@echo "the page: file://$(CURDIR)/outputs/run/report/report.html"
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from fade.errors import BadInput
 
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=8)]  # of an image that is made or learnt from, in pixels: a latent is an eighth of it
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy, and so Lightning's seed_everything, accepts
 Positive = Annotated[float, Field(gt=0)]

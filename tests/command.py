@@ -33,14 +33,16 @@ class Done:
 
 
 class Command:
-    """`python run.py OVERRIDES...` within this process, with its own folders."""
+    """`python run.py OVERRIDES...` within this process, with its own folders; on the small grid where neither model, dataset nor
+    experiment is said."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.folder, self.patch, self.capture = folder, patch, capture
 
     def __call__(self, *overrides: str, code: int = 0) -> Done:
         given = {override.partition("=")[0] for override in overrides}
-        places = {"output_dir": self.folder / "outputs", "cache_dir": self.folder / "cache"}
+        small = {} if "experiment" in given or given & {"model", "dataset"} else {"experiment": "minicanvas"}
+        places = {"output_dir": self.folder / "outputs", "cache_dir": self.folder / "cache", **small}
         where = [f"{key}={place}" for key, place in places.items() if key not in given]
         flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
         self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])

@@ -13,17 +13,16 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, one_hot
 from transformers import CLIPTokenizer
 
-from fade.checked import Count, Seed
+from fade.checked import Count, Seed, Side
 from fade.console import doing
 from fade.data.dataset import SPLITS, Dataset, Item
 from fade.errors import BadInput
@@ -64,7 +63,7 @@ class Pretraining:
         self,
         dataset: Dataset,
         out: Path,
-        size: Annotated[int, Field(ge=8)],
+        size: Side,
         judge: JudgeSettings,
         autoencoder: AutoencoderSettings,
         diffusion: DiffusionSettings,

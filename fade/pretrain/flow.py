@@ -21,7 +21,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from fade.checked import Count, Portion, Seed
+from fade.checked import Count, Portion, Seed, Side
 from fade.data.dataset import Dataset
 from fade.files import write_json
 from fade.judges import Judge
@@ -66,7 +66,7 @@ class FlowPretraining(Pretraining):
         self,
         dataset: Dataset,
         out: Path,
-        size: Count,
+        size: Side,
         vae: str,
         judges: str,
         diffusion: FlowSettings,

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
-from fade.checked import Count, Portion, Seed
+from fade.checked import Count, Portion, Seed, Side
 from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Item
@@ -59,7 +59,7 @@ class TieredPretraining(Pretraining):
         self,
         dataset: Canvas,
         out: Path,
-        size: Count,
+        size: Side,
         judge: JudgeSettings,
         verdict: JudgeSettings,
         autoencoder: AutoencoderSettings,
