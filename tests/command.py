@@ -33,7 +33,7 @@ class Done:
 
 
 class Command:
-    """`python run.py OVERRIDES...` within this process, with its own folders; on the small grid where neither model, dataset nor
+    """`python run.py OVERRIDES...` within this process, with its own folders; on the small grid unless model, dataset or
     experiment is said."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:

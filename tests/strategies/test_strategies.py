@@ -254,6 +254,7 @@ def test_what_a_step_trains(dataset: MiniCanvas) -> None:
 def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanvas, tmp_path: Path) -> None:
     """What run.py makes of a step: two steps a request are six."""
     asked = [
+        "experiment=minicanvas",
         "dataset.train=1",
         "dataset.test=1",
         "pairs.forget=8",
