@@ -33,8 +33,9 @@ class Done:
 
 
 class Command:
-    """`python run.py OVERRIDES...` within this process, with its own folders; on the small grid unless model, dataset or
-    experiment is said."""
+    """`python run.py OVERRIDES...` within this process, with its own folders.
+
+    On the small grid unless model, dataset or experiment is said."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.folder, self.patch, self.capture = folder, patch, capture

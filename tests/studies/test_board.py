@@ -132,7 +132,7 @@ WRONG: list[tuple[Callable[[Results], None], str]] = [
     (given("d" * 63, "base_sha256"), "base_sha256 is 'd"),
     (given("d" * 64, "base_sha256"), "base_sha256 dddddddddddd… is none of the bases of minicanvas/default"),
     (given("1-0123456789ab", "protocol_version"), "protocol_version is 1-0123456789ab, and the board compares"),
-    (given("mine", "protocol"), "no track of minicanvas/mine; the board has minicanvas/default"),
+    (given("mine", "protocol"), "no track of minicanvas/mine; the board has canvas/balanced, minicanvas/default"),
     (given("sequence", "kind"), "of a sequence of requests; the board takes runs of one target"),
     (given("scored", "method"), "of images that others made (task=score)"),
     (given(99, "format"), "format is 99; it must be less than or equal to"),
