@@ -219,6 +219,12 @@ class Formula:
         """The authors': loss_r − λ loss_u, both the plain loss of training."""
         return lambda: {"forget": -self.denoising("forget"), "retain": self.denoising("retain")}
 
+    def learning(self, without_caption: bool) -> Callable[[], Losses]:
+        """A task vector's: the concept's images, shown under the empty caption or under their own."""
+        forget = self.batch["forget"]
+        forget["shown"] = self.empty.expand_as(forget["prompt"]) if without_caption else forget["prompt"]
+        return lambda: {"forget": self.denoising("forget", "shown")}
+
     def fmn(self, end: bool) -> Callable[[], Losses]:
         z, t = self.noised("forget")
         forget = self.batch["forget"]

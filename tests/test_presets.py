@@ -38,6 +38,7 @@ DRAWN = {  # of the drawn grids; the larger one's are the smaller's until they a
     "salun": {"optimizer.build.lr": 3e-4},
     "seot": {"method.phrases.style": "{concept} style."},
     "spm": {"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2},
+    "task_vector": {"optimizer.build.lr": 3e-4},
     "uce": {"method.tokens": "all", "method.ridge": 0.5},
     "speed": {"method.tokens": "all"},
 }
@@ -187,6 +188,20 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"/adapter": "text", "/sparsity": "dense", "trainer.max_steps": 0, "method.phrases": {}},
         "SEOT suppress_eot_w_nulltext.py: soft-weight, alpha 1.0 (conf/adapter/text)",
     ),
+    "method/safree": (
+        {
+            "/adapter": "text",
+            "/sparsity": "dense",
+            "method.phrases": {},
+            "method.alpha": 0.01,
+            "method.share": 0.2,
+            "method.slope": 70.0,
+            "method.midpoint": 0.55,
+            "trainer.max_steps": 0,
+        },
+        "SAFREE generate_safree.py: sf_alpha 0.01, up_t 10 (of 50 steps); modified_stable_diffusion_pipeline.py: f_beta, "
+        "artists: t 5.5, k 3.5",
+    ),
     "method/ediff": (
         PATCH
         | {
@@ -239,6 +254,13 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         | NO_CLIPPING,
         "STEREO koushiksrivats/robust-concept-erasing 86f124f train.py: 4 rounds, both guidance scales 2, AdamW; the "
         "budgets and rates are ours, not tuned",
+    ),
+    "method/task_vector": (
+        PATCH
+        | DECAY
+        | {"adapter.targets": ["."], "method.alpha": 1.75, "method.captions": "empty", "method.terms.forget": 1.0},
+        "TV scripts/save_tv.sh: TV_EDIT_ALPHA 1.75; generate_training_images.py: text ''; train_text_to_image.py: AdamW, "
+        "adam_weight_decay 1e-2; scripts/finetune.sh: max_grad_norm 1, the trainer's",
     ),
     "method/lacu": (
         PATCH
@@ -316,6 +338,10 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, "
         "iterations 3000",
+    ),
+    "tuned/sd15/task_vector": (
+        {"pairs.batch": 4, "optimizer.build.lr": 1e-5, "trainer.max_steps": 200, "trainer.accumulate_grad_batches": 4},
+        "TV scripts/finetune.sh: train_batch_size 4, gradient_accumulation_steps 4, learning_rate 1e-5, 200 steps",
     ),
     "tuned/sd15/uce": ({"method.tokens": "last"}, "UCE uce_sd_erase.py: the last token alone"),
     "tuned/sd15_unlearncanvas/esd": (
@@ -767,6 +793,8 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("minicanvas", "spm"): (3e-2, 1e-2, 100, 4, None, "32-true"),
     ("minicanvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("minicanvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
+    ("minicanvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
+    ("sd15", "task_vector"): (1e-5, 1e-2, 200, 4, 1.0, "bf16-mixed"),
     ("minicanvas", "ediff"): (3e-3, 0.0, 100, 16, None, "32-true"),
     ("minicanvas", "lacu"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("minicanvas", "shs"): (1e-3, 0.0, 100, 16, None, "32-true"),

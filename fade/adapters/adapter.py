@@ -80,6 +80,10 @@ class Adapter(ABC):
         """ΔW ← ΔW `by` (in, in) of one weight (out, in) that trains, in place; for masks that keep all or nothing."""
         raise NotImplementedError(f"{self.kind} changes no weights")
 
+    def stretch(self, by: float) -> None:
+        """ΔW ← `by`·ΔW of all that trains, in place; the masks stay."""
+        raise NotImplementedError(f"{self.kind} changes no weights")
+
     def project(self) -> None:  # noqa: B027 - a low-rank change cannot leave its mask
         """Called after every step of the optimizer: what lies outside the masks is put back."""
 

@@ -138,6 +138,11 @@ class Lora(Adapter):
         a = self.layers[name].lora_A[self.name].weight
         a.copy_(a @ by.to(a))
 
+    @torch.no_grad()
+    def stretch(self, by: float) -> None:
+        for layer in self.layers.values():
+            layer.lora_B[self.name].weight.mul_(by)
+
     def delta(self, name: str) -> Tensor:
         return self.layers[name].delta(self.name)
 

@@ -59,6 +59,10 @@ class Matrix(Patch):
         products = {key: self.ledger.original[key].cpu().double() @ n for key in self.chosen}
         return {key: product.float().to(self.chosen[key].device) for key, product in products.items()}
 
+    def stretch(self, by: float) -> None:
+        super().stretch(by)
+        self.matrix = None if self.matrix is None else by * self.matrix
+
     def state(self) -> dict[str, Tensor]:
         return super().state() | ({} if self.matrix is None else {"matrix": self.matrix})
 

@@ -104,6 +104,11 @@ class Patch(Adapter):
         start = self.start[name].to(self.chosen[name])
         self.chosen[name].data = start + self.delta(name).detach() @ by.to(start)
 
+    @torch.no_grad()
+    def stretch(self, by: float) -> None:
+        for name, weight in self.chosen.items():
+            weight.data = self.start[name].to(weight) + by * self.delta(name)
+
     def delta(self, name: str) -> Tensor:
         return self.chosen[name] - self.start[name].to(self.chosen[name])
 

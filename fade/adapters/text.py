@@ -1,26 +1,31 @@
-"""A change of the text embedding at inference: no weights, only what is to be suppressed (SEOT)."""
+"""A change of the text embedding at inference: no weights, only what is to be suppressed (SEOT) or left (SAFREE)."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fade.adapters import Adapter
+from fade.adapters.projection import Projection
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
+Decoded = tuple[float, str, Projection | None]  # strength, concept, projection
+
 
 class TextEdit(Adapter):
     """Shrinks the main singular values of a concept's token embeddings in every prompt that names it (arXiv
-    2402.05375).
+    2402.05375), or, where there is a `projection`, moves tokens of any prompt out of the concept's subspace.
 
     The concept's tokens and the tokens from [EOT] on are stacked, E = U Σ Vᵀ, and σ̂ = σ · e^{−β·scale·σ}; β = 1 is the
     paper's. A pooled vector cannot be shrunk so; it becomes the one of the prompt without the words. Other prompts are
-    left alone. `strength` β: the text encoders of this suite have norms of their own.
+    left alone. `strength` β: the text encoders of this suite have norms of their own. A projection goes β·scale of the
+    way.
     """
 
     kind = "text"
@@ -29,6 +34,9 @@ class TextEdit(Adapter):
     def __init__(self, model: Diffusion, name: str, strength: float) -> None:
         super().__init__(model, name)
         self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
+        self.projection: Projection | None = None
+        self._met: tuple[list[str] | None, Tensor, list[int]] = None, torch.empty(0), []  # see _open
+        self._reading = model.network.register_forward_pre_hook(self._open, with_kwargs=True)
         model.prompts.add(self, self.edit)
 
     @classmethod
@@ -42,14 +50,20 @@ class TextEdit(Adapter):
             )
         return cls(model, name, strength)
 
+    @property
+    def idle(self) -> bool:
+        return self.muted or self.scale == 0 or not (self.concept or self.projection)
+
     def edit(self, prompts: list[str], embedding: Embedding) -> Embedding:
-        """The embedding with the concept suppressed where a prompt names it."""
-        if self.muted or not self.concept or self.scale == 0:
+        """The embedding with the concept suppressed where a prompt names it, or left where a prompt draws near it."""
+        if self.idle:
             return embedding
         found = embedding.each(torch.clone)
         for row, prompt in enumerate(prompts):
-            named = self.model.token_positions(prompt, self.concept)
-            if named:
+            if self.projection is not None:
+                away = self.projection.edited(self.model, prompt, found.tokens[row])
+                found.tokens[row] = found.tokens[row].lerp(away, self.strength * self.scale)
+            elif named := self.model.token_positions(prompt, self.concept):
                 end, last = self.model.texts[0].last(prompt) + 1, found.tokens.shape[1] - 1
                 chosen = [*named, *range(min(end, last), last + 1)]
                 found.tokens[row, chosen] = suppressed(found.tokens[row, chosen], self.strength * self.scale)
@@ -64,24 +78,50 @@ class TextEdit(Adapter):
         assert pooled is not None
         return pooled[0]
 
+    @torch.no_grad()
+    def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Before each pass of the U-Net, while prompts are being generated for: those whose projection has had its
+        steps are read as they are without it."""
+        asked = self.model.prompts.asked
+        if self.idle or self.projection is None or not asked:
+            return None
+        times = self.model.pipe.scheduler.timesteps
+        step = int((times == args[1]).nonzero()[0])
+        if step == 0 or self._met[0] is not asked:  # the prompts are the same in every pass of a batch
+            self.muted = True
+            plain = self.model.embed(asked).tokens
+            self.muted = False
+            pairs = zip(asked, plain, strict=True)
+            self._met = asked, plain, [self.projection.last_step(self.model, *pair, len(times)) for pair in pairs]
+        _, plain, last = self._met
+        over = torch.tensor([step > number for number in last], device=plain.device)
+        read: Tensor = given["encoder_hidden_states"].clone()
+        read[-len(over) :][over] = plain[over].to(read)
+        return args, given | {"encoder_hidden_states": read}
+
     def _mute(self, muted: bool) -> None:
         self.muted = muted
 
     def detach(self) -> None:
+        self._reading.remove()
         self.model.prompts.remove(self)
 
     def settings(self) -> dict[str, Any]:
-        return {"strength": self.strength, "concept": self.concept}
+        own = {"strength": self.strength, "concept": self.concept}
+        if self.projection is None:
+            return own
+        return own | {"projection": asdict(self.projection) | {"concepts": list(self.projection.concepts)}}
 
     @classmethod
-    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[float, str]:
-        return float(settings["strength"]), str(settings["concept"])
+    def decode(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Decoded:
+        known = settings.get("projection")
+        projection = known and Projection(**known | {"concepts": tuple(known["concepts"])})
+        return float(settings["strength"]), str(settings["concept"]), projection
 
     @classmethod
-    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: tuple[float, str], name: str) -> TextEdit:
-        strength, concept = decoded
-        adapter = cls.attach(model, strength, name)
-        adapter.concept = concept
+    def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> TextEdit:
+        adapter = cls.attach(model, decoded[0], name)
+        _, adapter.concept, adapter.projection = decoded
         return adapter
 
 

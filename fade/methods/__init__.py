@@ -98,6 +98,9 @@ class Method:
     def stepped(self, adapter: Adapter) -> None:
         """Called after every step of the optimizer, once what lies outside the masks is put back."""
 
+    def finish(self, adapter: Adapter) -> None:
+        """What is done to the change once all steps are taken; no checkpoint holds it."""
+
     def state(self) -> dict[str, Tensor]:
         """What `edit` left for the steps; a checkpoint holds it and `load_state` takes it back."""
         return {}

@@ -213,6 +213,11 @@ class Diffusion(nn.Module, ABC):
         """Rows of a prompt's embedding that are the concept's words, as often as it names it, of every tokenizer."""
         return sorted(row for text in self.texts for row in text.positions(prompt, concept))
 
+    def ends(self, captions: list[list[int]]) -> Tensor:
+        """(B, D): of captions given as tokens, the row in which each ends. Raises BadInput for a family in which no
+        single text encoder reads a caption alone."""
+        raise BadInput(f"{self.title} has no single text encoder that reads a caption alone; use another method")
+
     def check_prompts(self, prompts: list[str]) -> None:
         """Raises BadInput for the first one of which a tokenizer would cut something off."""
         for prompt in dict.fromkeys(prompts):

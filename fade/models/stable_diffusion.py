@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
@@ -39,6 +40,14 @@ class StableDiffusion(Diffusion):
             prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
         return Embedding(self.text_encoder(tokens.input_ids.to(self.device))[0])
+
+    @torch.no_grad()
+    def ends(self, captions: list[list[int]]) -> Tensor:
+        first, last = self.pipe.tokenizer.bos_token_id, self.pipe.tokenizer.eos_token_id
+        longest = max(map(len, captions))
+        ids = [[first, *own, *[last] * (longest + 1 - len(own))] for own in captions]
+        rows = self.text_encoder(torch.tensor(ids, device=self.device))[0]
+        return rows[torch.arange(len(rows)), [1 + len(own) for own in captions]]
 
     def predict(self, z_t: Tensor, t: Tensor, embedding: Embedding) -> Tensor:
         return self.unet(z_t, t, embedding.tokens).sample

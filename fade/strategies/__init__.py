@@ -93,6 +93,9 @@ class Around(Method):
     def stepped(self, adapter: Adapter) -> None:
         self.inner.stepped(adapter)
 
+    def finish(self, adapter: Adapter) -> None:
+        self.inner.finish(adapter)
+
     def before_step(self, step: int, adapter: Adapter, take: Take) -> None:
         self.inner.before_step(step, adapter, take)
 

@@ -371,6 +371,7 @@ def fit(
         with own_forward(unlearner.model.network):
             trainer.fit(unlearner, ckpt_path=last if whole else None)
     end_group()
+    unlearner.method.finish(unlearner.adapter)
     unlearner.adapter.settle()
     unlearner.check_learned()
     return trainer

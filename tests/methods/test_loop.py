@@ -42,7 +42,7 @@ TRAINS: dict[str, Callable[[str, nn.Module], bool]] = {
     ),  # ESD-x: all of cross-attention
     **dict.fromkeys(("ca", "uce", "rece"), lambda name, _: name.endswith(("attn2.to_k", "attn2.to_v"))),
     "speed": lambda name, _: name.endswith("attn2.to_v"),
-    **dict.fromkeys(("salun", "shs"), lambda *_: True),
+    **dict.fromkeys(("salun", "shs", "task_vector"), lambda *_: True),
 }
 
 
@@ -134,6 +134,7 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
         ("shs", ["sparsity=weight", "adapter.targets=['attn']", "method.cone=true"]),
         ("ediff", ["method.passes=1", "method.epoch=3"]),
         ("spare", []),
+        ("task_vector", ["adapter.targets=['attn']"]),
         ("fade_robust", []),
         ("stereo", []),
     ],

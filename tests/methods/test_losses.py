@@ -48,6 +48,8 @@ CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], in
     ("shs",): (Formula.pseudo, 0, 3),
     ("shs", "method.variant=as_released"): (Formula.shs, 0, 2),
     ("fmn",): (lambda f: f.fmn(True), 0, 1),
+    ("task_vector",): (lambda f: f.learning(True), 0, 1),
+    ("task_vector", "method.captions=own"): (lambda f: f.learning(False), 0, 1),
     ("fmn", "method.end=false"): (lambda f: f.fmn(False), 0, 1),
 }
 TRAINED = {key[0] for key in CASES}
@@ -55,7 +57,7 @@ TRAINED = {key[0] for key in CASES}
 
 def test_every_trained_method_has_a_formula() -> None:
     untrained = {name for name in METHODS if not instantiate(composed(f"method={name}").method).terms}
-    assert set(METHODS) - untrained == TRAINED and untrained == {"uce", "rece", "speed", "seot"}
+    assert set(METHODS) - untrained == TRAINED and untrained == {"uce", "rece", "speed", "seot", "safree"}
 
 
 def exact(batch: Batch) -> Batch:

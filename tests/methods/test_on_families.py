@@ -36,6 +36,10 @@ REFUSED = {
     ("flux", "fmn"): JOINT,
     ("sd3", "seot"): "spreads a word",
     ("flux", "seot"): "spreads",
+    ("sd3", "safree"): "spreads",
+    ("flux", "safree"): "spreads",
+    ("sdxl", "safree"): "no single text encoder",
+    ("sana", "safree"): "no single text encoder",
     **{(family, "stereo"): "no single text encoder" for family in ("sdxl", "sd3", "sana")},
     ("flux", "stereo"): "no parameter of the U-Net matches",
     **{("flux", name): "no parameter of the U-Net matches" for name in ("rece", "speed")},
@@ -108,6 +112,7 @@ def test_a_method_takes_two_steps_or_says_why_not(family: str, prepared: tuple[D
         optimizer.step()  # type: ignore[union-attr]
         adapter.project()
         method.stepped(adapter)
+    method.finish(adapter)
     adapter.settle()
     assert not torch.equal(model.generate(CAPTIONS[:1], [Noise(0)]), plain)
     adapter.detach()

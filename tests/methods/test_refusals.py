@@ -25,12 +25,14 @@ from fade.methods.fade import Fade
 from fade.methods.fade_robust import FadeRobust
 from fade.methods.lacu import Lacu
 from fade.methods.rece import Rece
+from fade.methods.safree import Safree
 from fade.methods.salun import SalUn
 from fade.methods.seot import Seot
 from fade.methods.shs import ScissorHands
 from fade.methods.speed import Speed
 from fade.methods.spm import Spm
 from fade.methods.stereo import Stereo
+from fade.methods.task_vector import TaskVector
 from fade.methods.uce import Uce
 from fade.models import Diffusion
 
@@ -79,6 +81,12 @@ from fade.models import Diffusion
         (partial(Fade, saliency="x"), "method.saliency"),
         (partial(FadeRobust, attack_steps=0), "method.attack_steps"),
         (partial(FadeRobust, radius=0), "method.radius"),
+        (partial(Safree, alpha=-1), "method.alpha"),
+        (partial(Safree, share=0), "method.share"),
+        (partial(Safree, share=1.5), "method.share"),
+        (partial(Safree, slope=0), "method.slope"),
+        (partial(TaskVector, alpha=0), "method.alpha"),
+        (partial(TaskVector, captions="none"), "method.captions"),
     ],
 )
 def test_impossible_options_are_refused(make: Callable[[], Method], option: str) -> None:

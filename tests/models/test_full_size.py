@@ -84,7 +84,7 @@ def test_the_presets_names_are_the_published_models(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", SIZES)
 def test_what_a_method_trains_is_found_there(preset: str) -> None:
-    """Every method's names find weights; SEOT changes none, and STEREO is not for FLUX."""
+    """Every method's names find weights; SEOT and SAFREE change none, and STEREO is not for FLUX."""
     with init_empty_weights():
         weights = [name for name, _ in SIZES[preset][0]().named_parameters()]
     for method in names():
@@ -92,4 +92,4 @@ def test_what_a_method_trains_is_found_there(preset: str) -> None:
         low_rank = "lora" in adapter["_target_"]
         targets = [f"{re.escape(t)}\\.weight$" if low_rank else t for t in adapter.get("targets", [])]
         missed = not any(re.search(target, weight) for target in targets for weight in weights)
-        assert missed == (method == "seot" or (method == "stereo" and preset.startswith("flux"))), method
+        assert missed == (method in ("seot", "safree") or (method == "stereo" and preset.startswith("flux"))), method
