@@ -199,8 +199,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "method.midpoint": 0.55,
             "trainer.max_steps": 0,
         },
-        "SAFREE generate_safree.py: sf_alpha 0.01, up_t 10 (of 50 steps); modified_stable_diffusion_pipeline.py: f_beta, "
-        "artists: t 5.5, k 3.5",
+        "SAFREE generate_safree.py: sf_alpha 0.01, up_t 10 (of 50 steps); modified_stable_diffusion_pipeline.py: f_beta"
+        " of artists: t 5.5, k 3.5",
     ),
     "method/ediff": (
         PATCH
@@ -259,8 +259,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         PATCH
         | DECAY
         | {"adapter.targets": ["."], "method.alpha": 1.75, "method.captions": "empty", "method.terms.forget": 1.0},
-        "TV scripts/save_tv.sh: TV_EDIT_ALPHA 1.75; generate_training_images.py: text ''; train_text_to_image.py: AdamW, "
-        "adam_weight_decay 1e-2; scripts/finetune.sh: max_grad_norm 1, the trainer's",
+        "TV scripts/save_tv.sh: TV_EDIT_ALPHA 1.75; generate_training_images.py: text ''; train_text_to_image.py: AdamW"
+        " with adam_weight_decay 1e-2; scripts/finetune.sh: max_grad_norm 1, the trainer's",
     ),
     "method/lacu": (
         PATCH
