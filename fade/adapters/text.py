@@ -15,6 +15,7 @@ from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
+READ = "encoder_hidden_states"  # what the network is handed as its prompts, by name or in the third place
 Decoded = tuple[float, str, Projection | None]  # strength, concept, projection
 
 
@@ -35,7 +36,7 @@ class TextEdit(Adapter):
         super().__init__(model, name)
         self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
         self.projection: Projection | None = None
-        self._met: tuple[list[str] | None, Tensor, list[int]] = None, torch.empty(0), []  # see _open
+        self._met: tuple[list[str] | None, Tensor, Tensor] = None, torch.empty(0), torch.empty(0)  # see _open
         self._reading = model.network.register_forward_pre_hook(self._open, with_kwargs=True)
         model.prompts.add(self, self.edit)
 
@@ -79,25 +80,32 @@ class TextEdit(Adapter):
         return pooled[0]
 
     @torch.no_grad()
-    def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """Before each pass of the U-Net, while prompts are being generated for: those whose projection has had its
-        steps are read as they are without it."""
+    def _open(self, _: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Before each pass of the U-Net, while prompts are asked: those whose projection has had its steps are read as
+        they are without it."""
         asked = self.model.prompts.asked
         if self.idle or self.projection is None or not asked:
             return None
         times = self.model.pipe.scheduler.timesteps
-        step = int((times == args[1]).nonzero()[0])
-        if step == 0 or self._met[0] is not asked:  # the prompts are the same in every pass of a batch
-            self.muted = True
-            plain = self.model.embed(asked).tokens
-            self.muted = False
-            pairs = zip(asked, plain, strict=True)
-            self._met = asked, plain, [self.projection.last_step(self.model, *pair, len(times)) for pair in pairs]
-        _, plain, last = self._met
-        over = torch.tensor([step > number for number in last], device=plain.device)
-        read: Tensor = given["encoder_hidden_states"].clone()
-        read[-len(over) :][over] = plain[over].to(read)
-        return args, given | {"encoder_hidden_states": read}
+        if self._met[0] is not asked:  # the prompts are the same in every pass of a batch
+            self._met = asked, *self._ends(self.projection, asked, len(times))
+        _, back, last = self._met
+        t = args[1].reshape(-1, 1)[-len(last) :]
+        over = (times.to(t) > t).sum(1) > last.to(t.device)  # as many steps lie before t
+        read = (given[READ] if READ in given else args[2]).clone()
+        read[-len(last) :] += (over[:, None, None] * back).to(read)
+        return (args, given | {READ: read}) if READ in given else ((*args[:2], read, *args[3:]), given)
+
+    def _ends(self, projection: Projection, asked: list[str], steps: int) -> tuple[Tensor, Tensor]:
+        """(B, L, D): the way back from what is read to what it is without this edit; (B,): the last edited step."""
+        read = self.model.embed(asked).tokens
+        self.muted = True
+        plain = self.model.embed(asked).tokens
+        self.muted = False
+        last = [
+            projection.last_step(self.model, prompt, rows, steps) for prompt, rows in zip(asked, plain, strict=True)
+        ]
+        return plain - read, torch.tensor(last)
 
     def _mute(self, muted: bool) -> None:
         self.muted = muted

@@ -140,15 +140,13 @@ def denoised(
 
 def guided(model: Diffusion, prompts: list[str], guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
     """What the network says, with guidance, of z (B, C, h, w) at one t; gates hear the prompts."""
-    given, without = model.embed(prompts), model.embed([""] * len(prompts))
+    given, without, asked = model.embed(prompts), model.embed([""]), list(prompts)
 
     def said(z: Tensor, t: Tensor) -> Tensor:
-        model.prompts.asked = prompts
+        model.prompts.asked = asked
         try:
-            at = t.expand(len(z))
-            found, empty = model.predict(z, at, given), model.predict(z, at, without)
+            return model.guided(z, t, given, guidance, without)
         finally:
             model.prompts.asked = None
-        return empty + guidance * (found - empty)
 
     return said

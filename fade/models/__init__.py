@@ -316,7 +316,7 @@ class Diffusion(nn.Module, ABC):
         sides = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
         own = self.pipe.scheduler
         self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else own
-        self.prompts.asked = prompts
+        self.prompts.asked = list(prompts)  # a new one each time: what gates and edits remember is of this call
         try:
             with torch.autocast(
                 self.device.type, getattr(torch, s.precision or "float32"), enabled=s.precision is not None

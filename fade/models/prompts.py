@@ -60,7 +60,8 @@ class PromptHook:
     """Two ways lead to the prompt: `Diffusion.generate` says it here, and `pipe("...")` is heard while anybody listens.
 
     own, other: where in what `encode_prompt` returns the parts of the prompt's embedding stand, and of the negative
-    one's, in the order of PARTS. asked: the prompts of the batch that is being generated, None while there is none.
+    one's, in the order of PARTS. asked: the prompts of the batch that is being generated, None while there is none; the
+    last as many rows that the network reads are theirs.
     """
 
     def __init__(self, pipe: DiffusionPipeline, own: Places = (0,), other: Places = (1,)) -> None:

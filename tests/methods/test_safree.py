@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fade.adapters.projection import Projection
 from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit
+from fade.attacks.trajectory import guided
 from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.safree import Safree
@@ -114,23 +115,31 @@ def test_a_prompt_is_read_as_edited_in_its_steps_alone(model: Diffusion, tmp_pat
     edit = attached(model, share=0.8, midpoint=middle, slope=30.0)
     edited = model.embed(PROMPTS).tokens
     assert edit.projection is not None
-    last = [edit.projection.last_step(model, p, plain[row], 8) for row, p in enumerate(PROMPTS)]
-    assert len(set(last)) > 2 and max(last) < 7
-    read: list[Tensor] = []
 
-    def look(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        read.append(given["encoder_hidden_states"].clone())
+    def wanted(step: int, steps: int) -> Tensor:
+        last = [projection.last_step(model, p, plain[row], steps) for row, p in enumerate(PROMPTS)]
+        assert len(set(last)) > 2 and max(last) < steps - 1
+        return torch.stack([edited[row] if step <= end else plain[row] for row, end in enumerate(last)])
+
+    projection, read = edit.projection, list[Tensor]()
+
+    def look(_: nn.Module, args: Any, given: dict[str, Any]) -> None:
+        read.append(
+            (given["encoder_hidden_states"] if given.get("encoder_hidden_states") is not None else args[2]).clone()
+        )
 
     handle = model.unet.register_forward_pre_hook(look, with_kwargs=True)
-    found = model.generate(PROMPTS, noise, sampling)
-    again = model.generate(PROMPTS, noise, Sampling(steps=4))
+    model.generate(PROMPTS, noise, Sampling(steps=16))
+    found = model.generate(PROMPTS, noise, sampling)  # of the same list of prompts
+    said = guided(model, PROMPTS, 3.0)  # what attacks sample by, times by times of their own
+    t = model.pipe.scheduler.timesteps
+    for k in range(7):
+        said(torch.zeros(len(PROMPTS), 4, 8, 8), (t[k] + t[k + 1]) // 2)
     handle.remove()
-    assert len(read) == 12 and not torch.equal(found, images)
-    for step, seen in enumerate(read[:8]):
-        wanted = torch.stack([edited[row] if step <= end else plain[row] for row, end in enumerate(last)])
-        torch.testing.assert_close(seen, torch.cat([empty, wanted]))
-    steps = [edit.projection.last_step(model, p, plain[row], 4) for row, p in enumerate(PROMPTS)]
-    assert torch.equal(read[-1][len(PROMPTS) :], plain) == (max(steps) < 3) and not torch.equal(again, found)
+    assert len(read) == 16 + 8 + 7 and not torch.equal(found, images)
+    places = [(k, 16) for k in range(16)] + [(k, 8) for k in range(8)] + [(k + 1, 8) for k in range(7)]
+    for seen, place in zip(read, places, strict=True):
+        torch.testing.assert_close(seen, torch.cat([empty, wanted(*place)]), atol=1e-5, rtol=1e-4)
     own = model.pipe(
         PROMPTS,
         latents=torch.cat([model.latent(n) for n in noise]),
