@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure.metrics import landed, scores
-from benchmarks.measure.predictions import write_rows
+from benchmarks.measure.predictions import read_rows, write_rows
 from fade.data.pairs import Request
-from fade.files import write_json
+from fade.files import read_json, write_json
 
 STYLES, OBJECTS = ["glass", "neon", "photo"], ["cat", "dog", "fish"]
 
@@ -75,3 +75,20 @@ def finished(
     write_json(folder / "run.json", {"identity": "x", "overrides": results["overrides"]})
     Image.fromarray(generator.integers(0, 255, (120, 300, 3), dtype=np.uint8)).save(folder / "comparison.png")
     return results
+
+
+def illustrated(folder: Path, cache: Path) -> None:
+    """Give a finished run its images, and the base model's, which is right everywhere: grey as deep as a row's place in
+    the table, the run's own red, the base's green."""
+    rows = read_rows(folder / "predictions.csv")
+    for place, row in enumerate(rows):
+        for images, channel in ((folder / "images", 0), (cache / "base" / "images", 1)):
+            images.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((32, 32, 3), 5 * place, dtype=np.uint8)
+            pixels[..., channel] = 255
+            Image.fromarray(pixels).save(images / row["file"])
+    right = [row | {f"{d}_predicted": row[d] for d in ("style", "object")} for row in rows]
+    write_rows(cache / "base" / "predictions.csv", right)
+    results = read_json(folder / "results.json")
+    write_json(folder / "results.json", {**results, "base_answers": "base"})
+    write_json(folder / "run.json", {**read_json(folder / "run.json"), "cache": str(cache)})

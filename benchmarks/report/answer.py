@@ -1,16 +1,48 @@
-"""What a report opens with: what its runs are, in words, and of one setting the answer in four numbers."""
+"""What a report opens with: what was removed, is it gone, what else moved, can it be brought back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.attacks import NONE
-from benchmarks.report.tables import mean_of
-from fade.metrics import cell_text
+from benchmarks.report.images import Pair, pair
+from benchmarks.report.tables import DASH, KEPT, Cell, Table, mean_of, measured, number
+from fade.data.prompts import words
+from fade.metrics import interval_text, number_text
 
-FEW = 4  # targets that a heading names
+Shows = Callable[[Run, str], "tuple[str, str] | None"]
+FEW = 4  # targets that a heading names, and runs that are shown one by one
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the numbers of a run: what it says, the value in percent, its interval, the value before, and whose
+    images it opens."""
+
+    says: str
+    value: str
+    interval: str
+    before: str = ""
+    shows: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one run. folder: where it lies, from the page; lines: question and answer."""
+
+    title: str
+    folder: str
+    lines: list[tuple[str, str]]
+    numbers: list[Number]
+    command: str
+    pair: Pair | None
 
 
 def many(count: int, name: str) -> str:
@@ -18,44 +50,211 @@ def many(count: int, name: str) -> str:
     return f"{count} {name}" if count == 1 else f"{count:,} {name}s"
 
 
+def short(names: Sequence[str]) -> list[str]:
+    """Names without the words that all of them have; whole where nothing would be left of one."""
+    common = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    found = [" ".join(word for word in name.split() if word not in common) for name in names]
+    return found if all(found) else list(names)
+
+
 def heading(runs: Sequence[Run]) -> str:
     """What was removed, by what: with names where they are few."""
     targets, kinds = sorted({run.gone for run in runs}), by_setting(runs)
     removed = ", ".join(targets) if len(targets) <= FEW else many(len(targets), "concept")
-    by = next(iter(kinds)) if len(kinds) == 1 else many(len(kinds), "setting")
+    by = runs[0].method if len(kinds) == 1 else many(len(kinds), "setting")
     return f"{removed} removed by {by}" + (f", {many(len(runs), 'run')}" if len(runs) > 1 else "")
 
 
-def answer(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Question and answer of the one setting; nothing for several, which the summary sets beside each other. The
-    interval is over images for one run, over runs (Student's) for more."""
-    if len(by_setting(runs)) != 1:
-        return []
-    kept = [("its own domain", "ira"), ("other domains", "cra")]
-    moved = [
-        f"of {where} {cell_text(found, key)} are read right, {cell_text(_measured(runs, key, True), key)} before"
-        for where, key in kept
-        if (found := _measured(runs, key)) and found.get("value") is not None
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def forgotten(ua: Metric) -> int:
+    """The images that are no longer read as the target."""
+    return round(ua["value"] * ua["n"])
+
+
+def share_kept(metrics: dict[str, Metric], base: dict[str, Metric]) -> float | None:
+    """Mean of IRA and CRA, each over the base's; None where there is no base, or a base that is good at nothing."""
+    ratios = [
+        metrics[key]["value"] / base[key]["value"]
+        for key in KEPT
+        if metrics.get(key, {}).get("value") is not None and base.get(key, {}).get("value")
     ]
-    gone = f"the judge reads it no more in {cell_text(_measured(runs, 'ua'), 'ua')} of the images that ask for it (UA)"
-    lines = [("Is it gone?", gone)]
-    lines += [("What else moved?", "; ".join(moved))] if moved else []
-    return [*lines, ("Can it be brought back?", brought(runs))]
+    return sum(ratios) / len(ratios) if ratios else None
 
 
-def _measured(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
-    return runs[0].metric(key, base) if len(runs) == 1 else mean_of(runs, key, base)
+def counted(runs: Sequence[Run]) -> str:
+    """45 of 45, over all images of some runs; a dash where one does not say of how many."""
+    found = [run.metrics["ua"] for run in runs]
+    if any("n" not in ua for ua in found):
+        return DASH
+    return f"{sum(map(forgotten, found)):,} of {sum(ua['n'] for ua in found):,}"
 
 
-def brought(runs: Sequence[Run]) -> str:
-    """The strongest attack on any of the runs: its success, on which target."""
+def kept(runs: Sequence[Run]) -> float | None:
+    """The mean over runs of what is kept, as a share of the base's."""
+    shares = [share for run in runs if (share := share_kept(run.metrics, run.base)) is not None]
+    return float(np.mean(shares)) if shares else None
+
+
+def percent(share: float | None) -> str:
+    return DASH if share is None else f"{100 * share:.1f} %"
+
+
+def of_percent(metric: Metric, key: str = "ua") -> str:
+    """97.5 % [86.8, 99.9]"""
+    return f"{number_text(metric, key)} % {interval_text(metric, key)}".rstrip()
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def answers(runs: Sequence[Run], link: Callable[[Run], str], shows: Shows) -> list[Answer]:
+    """One for each of a few runs; none where there are more, which `lines` and `verdicts` put together. link: to a
+    run's folder; shows: what a metric of it opens."""
+    if len(runs) > FEW:
+        return []
+    ordered = sorted(runs, key=lambda run: (run.domain, run.gone, run.setting, run.seed or 0))
+    names = [f"{run.gone} → {words(run.surrogate)}" for run in ordered]
+    by = dict(zip(kinds := list(by_setting(runs)), short(kinds), strict=True))
+    if len(kinds) > 1:
+        names = [f"{name}, by {by[run.setting]}" for name, run in zip(names, ordered, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{name}, training seed {run.seed}" for name, run in zip(names, ordered, strict=True)]
+    return [_answer(run, name, link(run), shows) for run, name in zip(ordered, names, strict=True)]
+
+
+def _answer(run: Run, title: str, folder: str, shows: Shows) -> Answer:
+    lines = [("Is it gone?", _gone(run))]
+    if (share := share_kept(run.metrics, run.base)) is not None:
+        lines.append(("What else moved?", f"{percent(share)} is kept of what the model got right before."))
+    back = brought([run])
+    lines.append(("Can it be brought back?", back or "Nobody tried yet. This does:"))
+    return Answer(title, folder, lines, _numbers(run, shows), "" if back else command(run), pair(run))
+
+
+def _gone(run: Run) -> str:
+    ua, base = run.metrics["ua"], run.base.get("ua")
+    if "n" not in ua:
+        return f"The judge reads something else in {of_percent(ua)} of the images that ask for it."
+    before = f"; {forgotten(base)} of {base['n']} before" if base and "n" in base else ""
+    if forgotten(ua) <= (forgotten(base) if before and base else 0):
+        return f"No: {ua['n'] - forgotten(ua)} of {ua['n']} images that ask for it are still read as {run.gone}."
+    landed = [f"{words(label)} {n}" for label, n in run.landed.items() if label != run.target][:3]
+    read = f" They are read as: {', '.join(landed)}." if landed else ""
+    return f"Forgotten in {counted([run])} images that ask for it{before}.{read}"
+
+
+def _numbers(run: Run, shows: Shows) -> list[Number]:
+    """UA, IRA, CRA and the rest of the forgotten images, in words; and what an attack reached, where one was run."""
+    others = ", ".join(f"{name}s" for name in run.judge_accuracy if name != run.domain)
+    says = {
+        "ua": f"{run.gone} is gone (UA)",
+        "ira": f"other {run.domain}s are kept (IRA)",
+        "cra": f"{others} are kept (CRA)",
+        "cra_target": f"{others} are right where {run.gone} was asked for",
+    }
+    measured = [(key, run.metric(key), run.metric(key, base=True)) for key in says]
+    found = [
+        Number(says[key], f"{number_text(m, key)} %", interval_text(m, key), _before(base, key), shows(run, key))
+        for key, m, base in measured
+        if m and m.get("value") is not None
+    ]
+    best = strongest([run])
+    if best:
+        found.append(Number(f"brought back, by {best[0]}", f"{number_text(best[1])} %", interval_text(best[1])))
+    return found
+
+
+def _before(base: Metric | None, key: str) -> str:
+    return f"{number_text(base, key)} %" if base and base.get("value") is not None else ""
+
+
+# --- attacks ----------------------------------------------------------------------------------------------------------
+
+
+def strongest(runs: Sequence[Run]) -> tuple[str, Metric, Run] | None:
+    """The attack of the highest success on any of the runs; None where none was run."""
     rows = [
-        (row, run)
+        (row["attack"], row["success"], run)
         for run in runs
         for row in run.attacks
         if row["attack"] != NONE and not row.get("void") and row.get("success", {}).get("value") is not None
     ]
-    if not rows:
-        return "not measured: no attack was run"
-    row, run = max(rows, key=lambda found: float(found[0]["success"]["value"]))
-    return f"{run.gone} in {cell_text(row['success'])} of the images, by {row['attack']}, the strongest that was run"
+    return max(rows, key=lambda found: float(found[1]["value"])) if rows else None
+
+
+def brought(runs: Sequence[Run]) -> str:
+    """The strongest attack: its success, on which target; "" where none was run."""
+    best = strongest(runs)
+    if best is None:
+        return ""
+    name, success, run = best
+    tried = sum(strongest([run]) is not None for run in runs)
+    which = f" ({many(tried, 'run')} of {len(runs)} attacked)" if len(runs) > 1 else ""
+    return f"{run.gone} in {of_percent(success)} of the images, by {name}, the strongest that was run{which}."
+
+
+def command(run: Run) -> str:
+    """What tries to bring a run's concept back."""
+    return f"python run.py task=attack run={shlex.quote(os.path.relpath(run.folder))} attack=light"
+
+
+# --- many runs --------------------------------------------------------------------------------------------------------
+
+
+def lines(runs: Sequence[Run]) -> Table | None:
+    """Of one setting with many runs, one line a target; of a few runs nothing, which `answers` shows one by one."""
+    if len(runs) <= FEW or len(by_setting(runs)) > 1:
+        return None
+    targets: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.domain, run.gone)):
+        targets.setdefault((run.domain, run.gone), []).append(run)
+    rows = [_line(gone, domain, own) for (domain, gone), own in targets.items()]
+    caption = (
+        "Percent. [ ]: 95 %, over the images of the one adapter where a line is one run, over runs (Student) where it "
+        "is several"
+    )
+    header = ["forgotten", "domain", "runs", "images", "kept, % of base", "UA ↑", "IRA ↑", "CRA ↑", "brought back"]
+    return Table(header, rows, caption)
+
+
+def _line(gone: str, domain: str, runs: Sequence[Run]) -> list[Cell]:
+    share, best = kept(runs), strongest(runs)
+    return [
+        Cell(gone),
+        Cell(domain),
+        number(len(runs)),
+        Cell(counted(runs)),
+        number(None if share is None else 100 * share, "{:.1f}".format),
+        *(measured(mean_of(runs, key), key) for key in ("ua", *KEPT)),
+        Cell(f"{number_text(best[1])} {interval_text(best[1])}, {best[0]}") if best else Cell("nobody tried"),
+    ]
+
+
+def verdicts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Of many runs, one answer a question over all of them."""
+    if len(runs) <= FEW:
+        return []
+    kinds = by_setting(runs)
+    names = dict(zip(kinds, short(list(kinds)), strict=True))
+    gone = {names[kind]: float(np.mean([run.metrics["ua"]["value"] for run in own])) for kind, own in kinds.items()}
+    left = {names[kind]: share for kind, own in kinds.items() if (share := kept(own)) is not None}
+    counts = f"{counted(runs)} images that ask for it, in {many(len(runs), 'run')}"
+    found = [("Is it gone?", f"Forgotten in {counts}.{_ends(gone)}")]
+    if left:
+        mean = percent(float(np.mean(list(left.values()))))
+        found.append(("What else moved?", f"{mean} is kept of what the model got right before.{_ends(left)}"))
+    back = brought(runs) or f"Nobody tried yet. For one run: {command(runs[0])}"
+    return [*found, ("Can it be brought back?", back)]
+
+
+def _ends(shares: dict[str, float]) -> str:
+    """Which settings have most, and which least; nothing of one."""
+    if len(shares) < 2:
+        return ""
+    best, least = max(shares.values()), min(shares.values())
+    top = [name for name, share in shares.items() if share == best]
+    first = top[0] if len(top) == 1 else f"{len(top)} of {len(shares)} settings"
+    last = next(name for name, share in shares.items() if share == least)
+    return f" Most by {first} ({percent(best)})" + (f", least by {last} ({percent(least)})." if least < best else ".")

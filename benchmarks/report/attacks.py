@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.tables import DASH, Cell, Table, mean_of, measured, number, table
 from fade.metrics import cell_text
@@ -95,15 +94,9 @@ def brought_back(runs: Sequence[Run]) -> Table | None:
     rows = []
     for setting, own in by_setting(attacked).items():
         found = [_as_run(run, "success") for run in own]
-        rows.append([Cell(setting), number(len(own)), *(measured(_mean(found, name), name) for name in names)])
+        rows.append([Cell(setting), number(len(own)), *(measured(mean_of(found, name), name) for name in names)])
     caption = "Read as the target: means over runs with 95 % t-intervals, Wilson's over images where there is one run"
     return Table(["setting", "runs", *names], rows, caption)
-
-
-def _mean(runs: Sequence[Run], name: str) -> Metric | None:
-    """Over the runs that have it, with their interval; of one run its own."""
-    found = [metric for run in runs if (metric := run.metric(name))]
-    return found[0] if len(found) == 1 else mean_of(runs, name)
 
 
 def _as_run(run: Run, key: str) -> Run:

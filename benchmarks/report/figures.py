@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.measure.predictions import Row
 from benchmarks.record.results import Run, by_setting, metric_values
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from fade.files import atomic
@@ -25,14 +26,42 @@ HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: b
 KEPT = "retention: mean of IRA and CRA, %"
 
 
+class HeatCell(NamedTuple):
+    """An accuracy in percent over so many images. own: what was forgotten; names: of the runs' images."""
+
+    value: float
+    images: int
+    own: bool
+    names: tuple[str, ...] = ()
+
+    @property
+    def colour(self) -> str:
+        """HEAT, between its three."""
+        place = min(int(self.value // 50), 1)
+        ends = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in HEAT[place : place + 2]]
+        share = (self.value - 50 * place) / 50
+        return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(*ends, strict=True))
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A grid of accuracies, for the page: a row for each forgotten concept, a column for each that was asked for."""
+
+    domain: str
+    columns: list[str]
+    rows: list[tuple[str, list[HeatCell | None]]]
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One chart. name: of its files; title: what it shows; series: what its colours and shapes stand for."""
+    """One chart. name: of its files; title: what it shows; series: what its colours and shapes stand for; cells: what
+    the page shows in its place, a table whose cells open images."""
 
     name: str
     title: str
     chart: alt.Chart | alt.LayerChart
     series: tuple[str, ...] = ()
+    cells: Heat | None = None
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -145,7 +174,7 @@ def lines(
     return Figure(name, title, chart, tuple(series))
 
 
-def grid(name: str, title: str, table: pd.DataFrame) -> Figure:
+def grid(name: str, title: str, table: pd.DataFrame, cells: Heat | None = None) -> Figure:
     """A grid of accuracies in percent: rows and columns of the table, each cell with its number."""
     import altair as alt
 
@@ -166,7 +195,7 @@ def grid(name: str, title: str, table: pd.DataFrame) -> Figure:
     said = base.mark_text().encode(alt.Text("value", type="quantitative", format=".0f"), color=alt.value("#111"))
     ring = base.transform_filter(alt.datum.own).mark_rect(filled=False, stroke="#111", strokeWidth=2)
     chart = (filled + ring + said).properties(width=alt.Step(34), height=alt.Step(24), description=title)
-    return Figure(name, title, chart)
+    return Figure(name, title, chart, cells=cells)
 
 
 # --- what they show ---------------------------------------------------------------------------------------------------
@@ -228,10 +257,13 @@ def swept(runs: Sequence[Run]) -> list[Figure]:
 
 
 def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
-    """row: the forgotten concept; column: the evaluated one; value: the judge's accuracy in percent; own: both one."""
+    """row: the forgotten concept; column: the evaluated one; value: the judge's accuracy in percent, over all runs that
+    forgot it; own: both one."""
     import pandas as pd
 
-    tables = {run.target: run.predictions for run in runs}
+    tables: dict[str, list[Row]] = {}
+    for run in runs:
+        tables.setdefault(run.target, []).extend(run.predictions)
     columns = sorted({row[domain] for rows in tables.values() for row in rows})
     found = []
     for target, rows in sorted(tables.items()):
@@ -244,15 +276,28 @@ def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def moved(runs: Sequence[Run]) -> list[Figure]:
-    """What else moved: for each setting and domain, the accuracy on each concept after forgetting one."""
+def heat(table: pd.DataFrame, domain: str, runs: Sequence[Run], names: Mapping[Path, str]) -> Heat:
+    """The same as a table of the page."""
+    columns = list(dict.fromkeys(table["column"]))
+    rows = []
+    for target, part in table.groupby("row", sort=False):
+        own = tuple(names[run.folder] for run in runs if run.target == target and run.folder in names)
+        cells = {r["column"]: HeatCell(r["value"], r["images"], r["own"], own) for r in part.to_dict("records")}
+        rows.append((str(target), [cells.get(column) for column in columns]))
+    return Heat(domain, columns, rows)
+
+
+def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
+    """What else moved: for each setting and domain, the accuracy on each concept after forgetting one. names: of the
+    runs' images, by their folders."""
     found = []
     for number, (setting, own) in enumerate(by_setting(runs).items(), 1):
         for domain in sorted({run.domain for run in own}):
             read = [run for run in own if run.domain == domain and run.predictions]
             if read:
-                title = f"{setting}, {domain}s"
-                found.append(grid(f"accuracy-{number}-{domain}", title, accuracies(read, domain)))
+                table = accuracies(read, domain)
+                cells = heat(table, domain, read, names)
+                found.append(grid(f"accuracy-{number}-{domain}", f"{setting}, {domain}s", table, cells))
     return found
 
 

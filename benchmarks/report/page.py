@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from PIL import Image
 from benchmarks.record.results import Run, by_setting
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import figures, sequences, tables
-from benchmarks.report.answer import answer, heading
+from benchmarks.report.answer import answers, heading, lines, many, verdicts
 from benchmarks.report.attacks import brought_back
 from benchmarks.report.figures import Figure
+from benchmarks.report.images import opens, write_images
 from fade.files import write_text
 
 HERE = Path(__file__).parent
@@ -102,9 +103,10 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
     libraries = sorted({name for run in runs for name in run.versions})
     versions = [f"{name} {', '.join(sorted({r.versions.get(name, '?') for r in runs}))}" for name in libraries]
-    targets = len({run.target for run in runs})
+    kinds, targets = by_setting(runs), {run.gone for run in runs}
     return [
-        ("Runs", f"{len(runs)}, of {len(by_setting(runs))} settings and {targets} targets"),
+        ("Runs", f"{len(runs)}, of {many(len(kinds), 'setting')} and {many(len(targets), 'target')}"),
+        *([("Setting", next(iter(kinds)))] if len(kinds) == 1 else []),
         ("Dataset", all_of(lambda r: r.dataset)),
         ("Protocol", all_of(lambda r: r.protocol)),
         ("Method", all_of(lambda r: r.method_name)),
@@ -115,30 +117,37 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path) -> list[Section]:
+def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Mapping[Path, str]) -> list[Section]:
     commands = sorted({f"python run.py {' '.join(run.overrides)}" for run in runs if run.overrides})
     asked, graded, attacked = tables.asked_harder(runs), tables.graded(runs), brought_back(runs)
+    several = runs if len(runs) > 1 else []  # the summary's row of one run is all of it
 
     def link(run: Run) -> str:
         return f"{os.path.relpath(run.folder, home)}/"
 
+    def shows(run: Run, key: str) -> tuple[str, str] | None:
+        return opens(run, key, names)
+
+    asked_each = tables.per_target(runs, link, asked) if several and asked else None
     return [
-        Section("The answer", "facts", answer(runs)),
+        Section("The answer", "answers", answers(runs, link, shows)),
+        Section("The answer", "facts", verdicts(runs)),
+        Section("Target by target", "table", lines(runs), "lines"),
         Section("Summary", "table", tables.settings(runs), "main"),
         Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
         Section("Nearer than the base to a model that never saw the target?", "facts", tables.nearer(runs)),
-        Section("Every target", "filtered", tables.per_target(runs, link), "targets"),
-        Section("Every target, asked harder", "filtered", asked and tables.per_target(runs, link, asked), "asked"),
+        Section("Every target", "filtered", several and tables.per_target(runs, link, shows=shows), "targets"),
+        Section("Every target, asked harder", "filtered", asked_each, "asked"),
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
         Section("Can it be brought back?", "table", attacked, "attacks"),
-        Section("What else moved", "folded_figures", figures.moved(runs)),
+        Section("What else moved", "folded_figures", figures.moved(runs, names)),
         Section("UA against retention", "figures", figures.tradeoffs(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),
         Section("Before and after", "shots", shots(runs), "pictures"),
         Section("Cost", "table", tables.costs(runs), "cost"),
         Section("Gates and warnings", "gates", gates(runs, problems)),
-        Section("Published numbers", "table", tables.published(), "published"),
-        Section("Published attacks", "table", attacked and tables.published_attacks(), "published-attacks"),
+        Section("Published numbers", "folded", tables.published(), "published"),
+        Section("Published attacks", "folded", attacked and tables.published_attacks(), "published-attacks"),
         Section("What was run", "facts", facts(runs)),
         Section("Commands", "commands", commands),
     ]
@@ -155,10 +164,15 @@ def of_sequences(runs: Sequence[SequenceRun]) -> list[Section]:
 
 
 def sections(
-    runs: Sequence[Run], problems: Sequence[str], home: Path, requests: Sequence[SequenceRun]
+    runs: Sequence[Run],
+    problems: Sequence[str],
+    home: Path,
+    requests: Sequence[SequenceRun],
+    names: Mapping[Path, str] = {},
 ) -> list[Section]:
-    """What the page holds. home: the folder it will lie in, from which links to runs start."""
-    found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home) if runs else ())]
+    """What the page holds. home: the folder it will lie in, from which links to runs start; names: of the images of
+    runs, by their folders."""
+    found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home, names) if runs else ())]
     return [section for section in found if section.content]
 
 
@@ -178,15 +192,16 @@ def template(name: str) -> jinja2.Template:
 
 def page(parts: Sequence[Section], count: str) -> str:
     """The whole document."""
-    vega = figures.vega() if drawn(parts) else ""
+    vega = figures.vega() if any(figure.cells is None for figure in drawn(parts)) else ""
     return template("page.html.j2").render(sections=parts, count=count, vega=vega)
 
 
 def write_page(
     runs: Sequence[Run], problems: Sequence[str], path: Path, requests: Sequence[SequenceRun] = ()
 ) -> list[Figure]:
-    """Write the page; return its figures."""
-    parts = sections(runs, problems, path.parent, requests)
+    """Write the page, and the images of runs beside it; return its figures."""
+    names, broken = write_images(runs, path.parent / "images")
+    parts = sections(runs, [*problems, *broken], path.parent, requests, names)
     count = heading(runs) if runs else "sequences of requests"
     write_text(path, page(parts, count).strip() + "\n")
     return drawn(parts)

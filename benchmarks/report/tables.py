@@ -28,12 +28,14 @@ NEVER = "never saw it"  # the model that was pretrained without the target
 
 
 class Cell(NamedTuple):
-    """What a table shows: a text, its interval beside it, the number that it is sorted by, and where it links to."""
+    """What a table shows: a text, its interval beside it, the number that it is sorted by, where it links to, and whose
+    images it opens (a name of benchmarks/report/images.py, and the metric)."""
 
     text: str
     interval: str = ""
     value: float | None = None
     link: str = ""
+    shows: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.text} {self.interval}".rstrip()
@@ -192,10 +194,13 @@ KEPT = ("ira", "cra")  # beside these stands the base model's, and how far they 
 
 
 def per_target(
-    runs: Sequence[Run], link: Callable[[Run], str] = lambda run: "", keys: Sequence[str] | None = None
+    runs: Sequence[Run],
+    link: Callable[[Run], str] = lambda run: "",
+    keys: Sequence[str] | None = None,
+    shows: Callable[[Run, str], tuple[str, str] | None] = lambda run, key: None,
 ) -> Table:
-    """One row a run, by setting, target and training seed. link: where a run's name leads to. keys: of the metrics;
-    None: the usual ones, with the base's where something is to be kept."""
+    """One row a run, by setting, target and training seed. link: where a run's name leads to; shows: what a metric of
+    it opens. keys: of the metrics; None: the usual ones, with the base's where something is to be kept."""
     keys, kept = (usual(), KEPT) if keys is None else (keys, ())
     runs = sorted(runs, key=lambda r: (r.setting, r.domain, r.target, r.surrogate, str(r.seed)))
     bases = [f"base {METRICS[key].name}" for key in kept]
@@ -207,7 +212,7 @@ def per_target(
             Cell(run.target, link=link(run)),
             Cell(run.surrogate),
             number(run.seed),
-            *(measured(run.metric(key), key) for key in keys),
+            *(measured(run.metric(key), key)._replace(shows=shows(run, key)) for key in keys),
             *(measured(run.metric(key, base=True), key) for key in kept),
             number(run.train_s if run.trained else None),
         ]
@@ -270,16 +275,26 @@ def summary(runs: Sequence[Run]) -> Table:
 
 def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
     """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
-    reason.
-    """
+    reason. One run has its own interval, over images; so have runs that are all equal, the mean of theirs, for that no
+    spread is seen between a few runs does not make them certain."""
     values = metric_values(runs, key, base)
     if not values:
         return next((found for r in runs if (found := r.metric(key, base))), None)
     mean = float(np.mean(values))
-    if len(values) < 2 or not about(key).share:
+    if not about(key).share:
         return {"value": mean}
+    if max(values) - min(values) < 1e-12:
+        return {"value": mean, **_own_interval(runs, key, base)}
     half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+
+
+def _own_interval(runs: Sequence[Run], key: str, base: bool) -> dict[str, float]:
+    """The mean ends of the runs' own intervals; nothing where one has none."""
+    found = [metric for run in runs if (metric := run.metric(key, base)) and metric.get("value") is not None]
+    if not all("low" in metric for metric in found):
+        return {}
+    return {end: float(np.mean([metric[end] for metric in found])) for end in ("low", "high")}
 
 
 def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
@@ -296,7 +311,10 @@ def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
             rows[row] = [Cell(row), number(len(never)), *(measured(mean_of(never, key), key) for key in keys)]
         means = [measured(mean_of(own, key), key) for key in keys]
         rows[name] = [Cell(name), number(len(own)), *means]
-    caption = "Means over runs with 95 % t-intervals over runs; ↑ higher is better, ↓ lower"
+    caption = (
+        "Percent: means over runs with 95 % t-intervals over runs, over images where there is one run, or all are "
+        "equal; ↑ higher is better, ↓ lower"
+    )
     return Table(["setting", "runs", *headings(keys)], list(rows.values()), caption)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from benchmarks.record.results import Run
 from benchmarks.record.sequences import SequenceRun
+from benchmarks.report.answer import forgotten, share_kept
 from benchmarks.report.sequences import sequence_table
-from benchmarks.report.tables import run_table
+from benchmarks.report.tables import KEPT, run_table
 from fade.errors import BadInput
 
-KEPT = ("ira", "cra")
 LIMITS = ("ua", *KEPT)
 
 
@@ -70,22 +70,8 @@ def of_sequence(run: SequenceRun) -> list[str]:
     return [said, f"kept {100 * kept:.1f} % of base", f"adapters {kilo(run.summary['bytes'])}"]
 
 
-def forgotten(ua: dict[str, Any]) -> int:
-    return round(ua["value"] * ua["n"])
-
-
 def kilo(size: float) -> str:
     return f"{size / 1000:.0f} kB"
-
-
-def share_kept(metrics: dict[str, Any], base: dict[str, Any]) -> float | None:
-    """Mean of IRA and CRA, each over the base's; None where there is no base, or a base that is good at nothing."""
-    ratios = [
-        metrics[key]["value"] / base[key]["value"]
-        for key in KEPT
-        if metrics.get(key, {}).get("value") is not None and base.get(key, {}).get("value")
-    ]
-    return sum(ratios) / len(ratios) if ratios else None
 
 
 def check_limits(limits: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from benchmarks.studies._decided import LEVEL, NUMBERS, decided, gaps, holm, sig
 from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS, usual
-from fade.training.logs import base_images
+from fade.training.beside import base_images
 
 # By dataset, the targets that settings are chosen on (sweeps/tuning): no table reports them. And those that FADE's rate
 # was chosen on besides: a table that reports them says so. FADE's rank, masks and p were looked at on all targets, over

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -15,10 +14,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 from torch import Tensor
 
-from fade.files import read_json, write_json, write_text
+from fade.files import write_json, write_text
+from fade.training.beside import before_after
 from fade.training.ranks import leads
 
 log = logging.getLogger(__name__)
@@ -40,39 +39,6 @@ def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[s
     return [
         {"layer": name, **scored.get(name, none), "density": float(mask.float().mean())} for name, mask in masks.items()
     ]
-
-
-def base_images(named: str | None, folder: Path) -> Path | None:
-    """The folder of the base model's images of a run, where they are still there: `named` (base_answers) is its name in
-    the cache, whose place run.json holds; results of older versions hold a path."""
-    if not named:
-        return None
-    cache = Path("cache")
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        cache = Path(read_json(folder / "run.json")["cache"])
-    found = [
-        place for place in (cache / named / "images", Path("cache") / named / "images", Path(named)) if place.is_dir()
-    ]
-    return found[0] if found else None
-
-
-def before_after(results: dict[str, Any], folder: Path, most: int = 12) -> list[tuple[str, Image.Image]]:
-    """Caption, and before and after side by side from the same noise: the target's images first, then others."""
-    base = base_images(results.get("base_answers"), folder)
-    if base is None or not (folder / "predictions.csv").is_file():
-        return []
-    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    concerned = [row for row in rows if row[results["domain"]] == results["target"]][:most]
-    others = [row for row in rows if row[results["domain"]] != results["target"]]
-    found = []
-    for row in concerned + others[:: max(1, len(others) // most)][:most]:
-        with Image.open(base / row["file"]) as before, Image.open(folder / "images" / row["file"]) as after:
-            sheet = Image.new("RGB", (before.width + after.width, before.height))
-            sheet.paste(before, (0, 0))
-            sheet.paste(after, (before.width, 0))
-        found.append((f"{row['prompt'] or row['file']}, seed {row['seed']}", sheet))
-    return found
 
 
 def step_of(line: str) -> int | None:

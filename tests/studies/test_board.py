@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browsed, needs_browser
+from browser import checked, needs_browser
 from command import ROOT
 from configs import composed
 from hydra.utils import instantiate
@@ -257,18 +257,14 @@ def test_the_page_holds_what_may_be_compared_and_apart_what_may_not(folder: Path
 
 
 CHECK = f"<script>{(Path(__file__).parent / 'board.js').read_text()}</script>"
-# A window of Chromium's is 500 px wide at least: narrower is a frame, which tells the page around what it found
-FRAME = """<body><iframe src="checked.html" style="width: {width}px; height: 900px; border: 0"></iframe>
-<script>addEventListener("message", (told) => {{ document.body.dataset.checked = told.data; }});</script></body>"""
 
 
-def framed(folder: Path, width: int) -> dict[str, Any]:
-    """What board.js finds in folder/index.html, in a frame as wide as that."""
+def looked(folder: Path, width: int) -> dict[str, Any]:
+    """What board.js finds in folder/index.html, in a window as wide as that."""
     page = (folder / "index.html").read_text()
     (folder / "checked.html").write_text(page.replace("<body>", "<body>" + CHECK, 1))
-    (folder / "frame.html").write_text(FRAME.format(width=width))
-    found, said = browsed(folder / "frame.html", folder / "profile", "1300,920")
-    assert "CONSOLE" not in said, said[-500:]
+    window, found = checked(folder / "checked.html", folder / "profile", width)
+    assert window.errors == [] and len(window.asked) == 1
     return found
 
 
@@ -279,7 +275,7 @@ def test_the_page_in_a_browser(folder: Path, tmp_path: Path, width: int) -> None
     worse["metrics"]["ira"] = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 320}
     sent(folder / "worse.json", worse)
     board.build(folder, tmp_path / "out")
-    found, runs = framed(tmp_path / "out", width), list(read_board(folder).runs.values())
+    found, runs = looked(tmp_path / "out", width), list(read_board(folder).runs.values())
     assert found["width"] == width and found["wide"] <= 0 and found["errors"] == [] and found["asked"] == []
     assert found["first"] == len(runs) and found["count"] == f"{len(runs)} of {len(runs)} runs"
     assert found["words"] == sum(run.method_name == "esd" for run in runs) > 0

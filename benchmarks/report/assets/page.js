@@ -24,7 +24,7 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
     document.getElementById(`${input.dataset.filters}-count`).textContent = `${shown} of ${items.length}`;
   });
 }
-const dialog = document.querySelector("dialog");
+const dialog = document.getElementById("enlarged");
 for (const shot of document.querySelectorAll(".shot")) {
   shot.addEventListener("click", () => {
     dialog.querySelector("img").src = shot.querySelector("img").src;
