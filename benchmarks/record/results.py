@@ -347,6 +347,13 @@ def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return dict(sorted(groups.items()))
 
 
+def short(names: Sequence[str]) -> list[str]:
+    """Names without the words that all of them have; whole where nothing would be left of one."""
+    common = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    found = [" ".join(word for word in name.split() if word not in common) for name in names]
+    return found if all(found) else list(names)
+
+
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
     """One row a run: what it is, every metric with its interval and the base's value, its cost, the numbers chosen."""
     import pandas as pd  # here, so that who only reads runs does not wait for it

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.record.format import Metric
-from benchmarks.record.results import Run, by_setting
+from benchmarks.record.results import Run, by_setting, short
 from benchmarks.report.attacks import NONE
 from benchmarks.report.images import Pair, pair
 from benchmarks.report.tables import DASH, KEPT, Cell, Table, mean_of, measured, number
@@ -48,13 +48,6 @@ class Answer:
 def many(count: int, name: str) -> str:
     """1 run, 2 runs."""
     return f"{count} {name}" if count == 1 else f"{count:,} {name}s"
-
-
-def short(names: Sequence[str]) -> list[str]:
-    """Names without the words that all of them have; whole where nothing would be left of one."""
-    common = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
-    found = [" ".join(word for word in name.split() if word not in common) for name in names]
-    return found if all(found) else list(names)
 
 
 def heading(runs: Sequence[Run]) -> str:
@@ -212,8 +205,8 @@ def lines(runs: Sequence[Run]) -> Table | None:
         targets.setdefault((run.domain, run.gone), []).append(run)
     rows = [_line(gone, domain, own) for (domain, gone), own in targets.items()]
     caption = (
-        "Percent. [ ]: 95 %, over the images of the one adapter where a line is one run, over runs (Student) where it "
-        "is several"
+        "Percent. [ ]: 95 %, over the images of the one adapter where a line is one run; over runs (Student), and no "
+        "narrower than their images allow, where it is several"
     )
     header = ["forgotten", "domain", "runs", "images", "kept, % of base", "UA ↑", "IRA ↑", "CRA ↑", "brought back"]
     return Table(header, rows, caption)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.measure.predictions import Row
-from benchmarks.record.results import Run, by_setting, metric_values
+from benchmarks.record.results import Run, by_setting, metric_values, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from fade.files import atomic
 
@@ -114,6 +114,21 @@ def _look(place: int) -> tuple[str, str]:
     return list(SHAPES.values())[place % len(SHAPES)], COLOURS[place % len(COLOURS)]
 
 
+def looks(series: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape of each series, with a legend, which the page takes away and writes itself."""
+    import altair as alt
+
+    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=500)
+    found = [_look(i) for i in range(len(series))]
+    marks = {glyph: shape for shape, glyph in SHAPES.items()}
+    colour = alt.Color("series", type="nominal", sort=None, legend=legend)
+    shape = alt.Shape("series", type="nominal", sort=None, legend=legend)
+    return (
+        colour.scale(domain=list(series), range=[c for _, c in found]),
+        shape.scale(domain=list(series), range=[marks[glyph] for glyph, _ in found]),
+    )
+
+
 def span(values: Collection[float]) -> list[float]:
     """A range of percents with room around it, within 0 and 100."""
     low, high = min(values), max(values)
@@ -154,19 +169,11 @@ def lines(
     else:
         below = below.scale(zero=False, nice=False, padding=12)
     left = alt.Y(y[0], type="quantitative", title=y[1]).scale(domain=span(table[y[0]]), nice=False)
-    looks = [_look(i) for i in range(len(series))]
-    marks = {glyph: shape for shape, glyph in SHAPES.items()}
-    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=500)
-    colour = alt.Color("series", type="nominal", sort=None, legend=legend)
-    shape = alt.Shape("series", type="nominal", sort=None, legend=legend)
+    colour, shape = looks(series)
     tip = [alt.Tooltip("series", type="nominal", title=" ")]
     tip += [alt.Tooltip(key, title=said, format=".4~g", type="quantitative") for key, said in (x, y)]
     if "note" in table:
         tip.append(alt.Tooltip("note", type="nominal", title=" "))
-    colour, shape = (
-        colour.scale(domain=series, range=[c for _, c in looks]),
-        shape.scale(domain=series, range=[marks[glyph] for glyph, _ in looks]),
-    )
     along = alt.Order(x[0], type="quantitative")
     base = alt.Chart(alt.Data(values=table.to_dict("records"))).encode(below, left, colour, order=along)
     points = base.mark_point(filled=True, size=90, opacity=1).encode(shape, tooltip=tip)
@@ -205,30 +212,6 @@ def both(runs: Sequence[Run]) -> tuple[float, float]:
     """UA, and retention: the mean of IRA and CRA; in percent."""
     kept = metric_values(runs, "ira") + metric_values(runs, "cra")
     return 100 * float(np.mean(metric_values(runs, "ua"))), 100 * float(np.mean(kept)) if kept else math.nan
-
-
-def tradeoffs(runs: Sequence[Run]) -> list[Figure]:
-    """UA against retention, and either against the seconds of training: one mark a setting, one line over p."""
-    import pandas as pd
-
-    rows = []
-    for setting, own in by_setting(runs).items():
-        ua, kept = both(own)
-        seconds = max(0.1, float(np.mean([r.train_s for r in own]))) if all(r.trained for r in own) else math.nan
-        series, note = own[0].setting_without("sparsity.p"), f"{setting}: {len(own)} runs"
-        rows.append({"series": series, "ua": ua, "kept": kept, "seconds": seconds, "note": note})
-    table = pd.DataFrame(rows).dropna(subset="kept")
-    if len(table) < 2:  # a mark alone says less than its row in the summary
-        return []
-    title = "UA against retention, one mark a setting"
-    found = [lines("ua-retention", title, table, ("kept", KEPT), ("ua", "UA, %"))]
-    timed = table.dropna(subset="seconds")
-    for key, label in (("ua", "UA"), ("kept", "retention")) if len(timed) > 1 else ():
-        title = f"{label} against seconds of training"
-        found.append(
-            lines(f"{key}-seconds", title, timed, ("seconds", "seconds of training"), (key, f"{label}, %"), log=True)
-        )
-    return found
 
 
 def swept(runs: Sequence[Run]) -> list[Figure]:
@@ -291,13 +274,14 @@ def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
     """What else moved: for each setting and domain, the accuracy on each concept after forgetting one. names: of the
     runs' images, by their folders."""
     found = []
-    for number, (setting, own) in enumerate(by_setting(runs).items(), 1):
+    kinds = by_setting(runs)
+    for number, (name, own) in enumerate(zip(short(list(kinds)), kinds.values(), strict=True), 1):
         for domain in sorted({run.domain for run in own}):
             read = [run for run in own if run.domain == domain and run.predictions]
             if read:
                 table = accuracies(read, domain)
                 cells = heat(table, domain, read, names)
-                found.append(grid(f"accuracy-{number}-{domain}", f"{setting}, {domain}s", table, cells))
+                found.append(grid(f"accuracy-{number}-{domain}", f"{name}: {domain}s forgotten", table, cells))
     return found
 
 

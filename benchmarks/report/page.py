@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.record.results import Run, by_setting
 from benchmarks.record.sequences import SequenceRun
-from benchmarks.report import figures, sequences, tables
+from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
 from benchmarks.report.attacks import brought_back
 from benchmarks.report.figures import Figure
@@ -141,7 +141,8 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Map
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
         Section("Can it be brought back?", "table", attacked, "attacks"),
         Section("What else moved", "folded_figures", figures.moved(runs, names)),
-        Section("UA against retention", "figures", figures.tradeoffs(runs)),
+        Section("What is wrong", "figures", [*errors.forest(runs), *errors.tradeoffs(runs)]),
+        Section("Which differences are decided", "figures", errors.differences(runs)),
         Section("Over what was swept", "figures", figures.swept(runs)),
         Section("Before and after", "shots", shots(runs), "pictures"),
         Section("Cost", "table", tables.costs(runs), "cost"),

@@ -275,26 +275,32 @@ def summary(runs: Sequence[Run]) -> Table:
 
 def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
     """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
-    reason. One run has its own interval, over images; so have runs that are all equal, the mean of theirs, for that no
-    spread is seen between a few runs does not make them certain."""
+    reason. It is no narrower than the runs' own intervals, over images, would make it if runs were independent: that
+    two runs are alike does not make them certain. Of one run it is that run's own."""
     values = metric_values(runs, key, base)
     if not values:
         return next((found for r in runs if (found := r.metric(key, base))), None)
-    mean = float(np.mean(values))
-    if not about(key).share:
+    mean, own = float(np.mean(values)), _own_interval(runs, key, base)
+    if not about(key).share or (len(values) < 2 and not own):
         return {"value": mean}
-    if max(values) - min(values) < 1e-12:
-        return {"value": mean, **_own_interval(runs, key, base)}
-    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+    half = (
+        float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))) if values[1:] else 0.0
+    )
+    down, up = (mean - own[0], own[1] - mean) if own else (0.0, 0.0)
+    root = math.sqrt(len(values))
+    return {
+        "value": mean,
+        "low": max(0.0, mean - max(half, down / root)),
+        "high": min(1.0, mean + max(half, up / root)),
+    }
 
 
-def _own_interval(runs: Sequence[Run], key: str, base: bool) -> dict[str, float]:
-    """The mean ends of the runs' own intervals; nothing where one has none."""
+def _own_interval(runs: Sequence[Run], key: str, base: bool) -> tuple[float, float] | None:
+    """The mean ends of the runs' own intervals; None where one has none."""
     found = [metric for run in runs if (metric := run.metric(key, base)) and metric.get("value") is not None]
     if not all("low" in metric for metric in found):
-        return {}
-    return {end: float(np.mean([metric[end] for metric in found])) for end in ("low", "high")}
+        return None
+    return float(np.mean([metric["low"] for metric in found])), float(np.mean([metric["high"] for metric in found]))
 
 
 def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
@@ -312,8 +318,8 @@ def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
         means = [measured(mean_of(own, key), key) for key in keys]
         rows[name] = [Cell(name), number(len(own)), *means]
     caption = (
-        "Percent: means over runs with 95 % t-intervals over runs, over images where there is one run, or all are "
-        "equal; ↑ higher is better, ↓ lower"
+        "Percent: means over runs with 95 % t-intervals over runs, no narrower than their images allow; of one run "
+        "over its images; ↑ higher is better, ↓ lower"
     )
     return Table(["setting", "runs", *headings(keys)], list(rows.values()), caption)
 

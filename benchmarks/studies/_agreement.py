@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.record.results import Run
+from benchmarks.report.decided import NUMBERS, score
 from benchmarks.report.tables import PUBLISHED
-from benchmarks.studies._decided import NUMBERS, score
 from fade.errors import BadInput
 
 # The nine of arXiv 2402.11846, Table 2, by the names of conf/method.

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record.results import Run, read
+from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import Table, asked_harder, mean_value, published, table
 from benchmarks.studies._agreement import agreement
-from benchmarks.studies._decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
 from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS, usual

@@ -16,7 +16,7 @@ from scipy.stats import permutation_test, t, ttest_1samp
 
 from benchmarks.measure.predictions import write_rows
 from benchmarks.record.results import Run
-from benchmarks.studies._decided import decided, holm, sign_flip, stratified, student, told_apart
+from benchmarks.report.decided import decided, holm, sign_flip, stratified, student, told_apart
 from benchmarks.studies.compare import (
     DEVELOPMENT,
     compared,

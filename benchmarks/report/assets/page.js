@@ -38,7 +38,7 @@ const ink = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function draw(figure) {
   const text = { labelColor: ink("--ink"), titleColor: ink("--ink"), gridColor: ink("--line"), domainColor: ink("--soft"), tickColor: ink("--soft"), labelFontSize: 12, titleFontSize: 13, titleFontWeight: "normal" };
-  const config = { background: null, font: "system-ui, sans-serif", axis: text, legend: { disable: true }, view: { stroke: null } };
+  const config = { background: null, font: "system-ui, sans-serif", axis: text, text: { color: ink("--ink") }, legend: { disable: true }, view: { stroke: null } };
   const spec = JSON.parse(figure.querySelector("script").textContent);
   if (typeof spec.width === "number") Object.assign(spec, { width: "container", autosize: { type: "fit-x", contains: "padding" } });
   spec.config = config;

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
 from benchmarks.record.results import Run
 from benchmarks.report.tables import asked_harder
@@ -23,10 +23,17 @@ def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
     return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
 
 
-def gaps(runs: Sequence[Run], one: str, other: str, numbers: Sequence[str] = NUMBERS) -> dict[tuple[str, str], float]:
+def gaps(
+    runs: Sequence[Run],
+    one: str,
+    other: str,
+    numbers: Sequence[str] = NUMBERS,
+    named: Callable[[Run], str] = lambda run: run.label,
+) -> dict[tuple[str, str], float]:
     """(domain, target) -> one method's score minus another's, in points: paired over training seeds, then one mean a
-    target, since the seeds of one target are no independent draws of what else one could be asked to forget."""
-    scores = {(r.label, r.domain, r.target, r.seed): score(r, numbers) for r in runs}
+    target, since the seeds of one target are no independent draws of what else one could be asked to forget. named:
+    what a run is called in `one` and `other`."""
+    scores = {(named(r), r.domain, r.target, r.seed): score(r, numbers) for r in runs}
     pairs: dict[tuple[str, str], list[float]] = {}
     for (name, domain, target, seed), value in scores.items():
         if name == one and (other, domain, target, seed) in scores:
@@ -61,21 +68,37 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def student(found: dict[tuple[str, str], float]) -> float:
-    """Two-sided p of the mean over domains of the mean over their targets, by Student's t with Σ (n_d − 1) degrees of
-    freedom; 1 where a domain has one target, which says nothing of how targets differ. It takes the differences for
-    normal, and can decide with fewer targets than `sign_flip` can."""
+def error(found: dict[tuple[str, str], float]) -> tuple[float, int] | None:
+    """The standard error of the mean over domains of the mean over their targets, and its Σ (n_d − 1) degrees of
+    freedom; None where a domain has one target, which says nothing of how targets differ."""
     by_domain: dict[str, list[float]] = {}
     for (domain, _), gap in found.items():
         by_domain.setdefault(domain, []).append(gap)
     sizes = [len(values) for values in by_domain.values()]
-    if min(sizes) < 2:
+    if min(sizes, default=0) < 2:
+        return None
+    variance = sum(np.var(values, ddof=1) / len(values) for values in by_domain.values())
+    return float(np.sqrt(variance) / len(by_domain)), sum(sizes) - len(sizes)
+
+
+def student(found: dict[tuple[str, str], float]) -> float:
+    """Two-sided p of the mean over domains of the mean over their targets, by Student's t; 1 where `error` has none. It
+    takes the differences for normal, and can decide with fewer targets than `sign_flip` can."""
+    spread, mean = error(found), stratified(found)[0]
+    if spread is None:
         return 1.0
-    error = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in by_domain.values())) / len(by_domain)
-    mean = stratified(found)[0]
-    if error < 1e-9:
+    if spread[0] < 1e-9:
         return float(abs(mean) < 1e-9)
-    return float(2 * stdtr(sum(sizes) - len(sizes), -abs(mean) / error))
+    return float(2 * stdtr(spread[1], -abs(mean) / spread[0]))
+
+
+def student_interval(found: dict[tuple[str, str], float]) -> tuple[float, float] | None:
+    """The 95 % interval that belongs to `student`; None where there is none, or where no two targets differ."""
+    spread, mean = error(found), stratified(found)[0]
+    if spread is None or spread[0] < 1e-9:
+        return None
+    half = float(stdtrit(spread[1], 0.975)) * spread[0]
+    return mean - half, mean + half
 
 
 def paired(runs: Sequence[Run], numbers: Sequence[str] = NUMBERS) -> list[dict[tuple[str, str], float]]:
