@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.measure.predictions import Row
 from benchmarks.record.results import Run, by_setting, metric_values, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
+from benchmarks.report.alike import by_likeness
 from fade.files import atomic
 
 if TYPE_CHECKING:
@@ -259,6 +260,12 @@ def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def _beside(table: pd.DataFrame, runs: Sequence[Run], domain: str) -> pd.DataFrame:
+    """The same, its rows and columns so that what looks alike is near."""
+    order = by_likeness(runs, domain, list(dict.fromkeys(table["column"])))
+    return table.sort_values(["row", "column"], key=lambda names: names.map(order.index), kind="stable")
+
+
 def heat(table: pd.DataFrame, domain: str, runs: Sequence[Run], names: Mapping[Path, str]) -> Heat:
     """The same as a table of the page."""
     columns = list(dict.fromkeys(table["column"]))
@@ -279,7 +286,7 @@ def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
         for domain in sorted({run.domain for run in own}):
             read = [run for run in own if run.domain == domain and run.predictions]
             if read:
-                table = accuracies(read, domain)
+                table = _beside(accuracies(read, domain), read, domain)
                 cells = heat(table, domain, read, names)
                 found.append(grid(f"accuracy-{number}-{domain}", f"{name}: {domain}s forgotten", table, cells))
     return found

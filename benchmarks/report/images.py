@@ -61,9 +61,10 @@ class Album:
     def chosen(self) -> list[Row]:
         """The rows that its sheet shows: all, or all of the target, all that are read wrong, and some of the others."""
         first = [row for row in self.rows if self.aimed(row) or _wrong(row, self.run)]
-        rest = [row for row in self.rows if not self.aimed(row) and not _wrong(row, self.run)]
-        step = max(1, math.ceil(len(rest) / max(1, MOST - len(first))))
-        return [*first, *rest[::step]]
+        names = {row["file"] for row in first}
+        rest = [row["file"] for row in self.rows if row["file"] not in names]
+        names |= set(rest[:: max(1, math.ceil(len(rest) / max(1, MOST - len(first))))])
+        return [row for row in self.rows if row["file"] in names]
 
 
 def _wrong(row: Row, run: Run) -> bool:
