@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.record.results import Run, read
 from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
+from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import Table, asked_harder, mean_value, published, table
 from benchmarks.studies._agreement import agreement
@@ -315,6 +316,8 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
         Table.of(*part).write(out, name)
     if out and not tuned:
         problems += pictures(runs, out)
+        for figure in apart(runs):
+            figure.save(out)
     shown = [table(*part) for part in parts.values()]
     others = (
         [] if tuned else [f"As published, on another model, other images and other judges:\n\n{published().markdown()}"]

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from command import ROOT
-from finished import STYLES, finished
+from finished import STYLES, finished, illustrated
 
 from benchmarks.record.folder import Record
 from benchmarks.record.results import Run, read
@@ -129,13 +129,15 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_five_hundred_runs_make_a_page_under_ten_megabytes(tmp_path: Path) -> None:
+def test_five_hundred_runs_make_a_page_under_twelve_megabytes(tmp_path: Path) -> None:
     for k in range(500):
         finished(tmp_path / "runs" / f"{k:03}", ("neon", "cat")[k % 2], p=0.01 * (1 + k % 9), seed=k)
+        illustrated(tmp_path / "runs" / f"{k:03}", tmp_path / "cache")
         shutil.copy(ROOT / "docs" / "comparison.png", tmp_path / "runs" / f"{k:03}" / "comparison.png")
     found, problems = read([tmp_path / "runs"])
     write_page(found, problems, tmp_path / "report.html")
-    assert len(found) == 500 and (tmp_path / "report.html").stat().st_size < 10_000_000
+    assert len(found) == 500 and (tmp_path / "report.html").stat().st_size < 12_000_000
+    assert len(list((tmp_path / "images").glob("*.js"))) == 500
 
 
 def test_the_ledger(study: Path) -> None:
