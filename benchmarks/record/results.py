@@ -347,9 +347,15 @@ def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return dict(sorted(groups.items()))
 
 
+def shared(names: Sequence[str]) -> list[str]:
+    """The words that all of several names have."""
+    everywhere = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    return [word for word in names[0].split() if word in everywhere] if everywhere else []
+
+
 def short(names: Sequence[str]) -> list[str]:
     """Names without the words that all of them have; whole where nothing would be left of one."""
-    common = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    common = set(shared(names))
     found = [" ".join(word for word in name.split() if word not in common) for name in names]
     return found if all(found) else list(names)
 

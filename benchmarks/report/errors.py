@@ -46,7 +46,7 @@ def error_axis(title: str, top: float, channel: Callable[..., Any], key: str) ->
     import altair as alt
 
     ticks = [tick for tick in TICKS if tick <= top]
-    axis = alt.Axis(values=ticks, format="~g")
+    axis = alt.Axis(values=ticks, format=".4~g")
     scale = alt.Scale(type="symlog", constant=LINEAR, domain=[-LINEAR / 4, top], nice=False)
     return channel(key, type="quantitative", title=title, axis=axis, scale=scale)
 
@@ -140,7 +140,9 @@ def _names(names: list[dict[str, Any]], height: float) -> alt.Chart:
     """The name of a row, above its marks, so that a narrow page has room for both."""
     import altair as alt
 
-    drawn = alt.Chart(alt.Data(values=names)).mark_text(align="left", fontSize=12, fontWeight="bold", limit=500)
+    drawn = alt.Chart(alt.Data(values=names)).mark_text(
+        align="left", fontSize=12, fontWeight="bold", limit=alt.ExprRef("width")
+    )
     return drawn.encode(_line(height), x=alt.value(0), text=alt.Text("name:N"))
 
 
@@ -223,7 +225,8 @@ def _against(name: str, title: str, table: pd.DataFrame, below: Any, key: str) -
     whiskers: dict[str, tuple[Any, Any]] = {key: (alt.Y(f"{key}_low:Q"), alt.Y2(f"{key}_high:Q"))}
     whiskers |= {"kept": (alt.X("kept_low:Q"), alt.X2("kept_high:Q"))} if x == "kept" else {}
     spreads = [
-        base.transform_filter(f"isValid(datum.{k}_low)").mark_rule().encode(*ends) for k, ends in whiskers.items()
+        base.transform_filter(f"isValid(datum.{k}_low)").mark_rule(opacity=0.4).encode(*ends)
+        for k, ends in whiskers.items()
     ]
     joined = base.mark_line().encode(order=alt.Order(x, type="quantitative"))
     front = (
@@ -297,7 +300,7 @@ def _apart(marks: list[dict[str, Any]], height: float, title: str) -> alt.LayerC
     ticks = sorted({sign * tick for tick in TICKS for sign in (-1, 1) if tick <= most})
     scale = alt.Scale(type="symlog", constant=LINEAR, domain=[-most, most], nice=False)
     said = "points; better is to the right"
-    x = alt.X("value:Q", title=said, scale=scale, axis=alt.Axis(values=ticks, format="~g"))
+    x = alt.X("value:Q", title=said, scale=scale, axis=alt.Axis(values=ticks, format=".4~g"))
     base = alt.Chart(alt.Data(values=marks)).encode(_line(height), x)
     colours = {"better": COLOURS[2], "worse": COLOURS[1], "not decided": "#888888"}
     colour = alt.Color("told:N", legend=None).scale(domain=list(colours), range=list(colours.values()))

@@ -119,7 +119,7 @@ def looks(series: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of each series, with a legend, which the page takes away and writes itself."""
     import altair as alt
 
-    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=500)
+    legend = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=500, symbolOpacity=1)
     found = [_look(i) for i in range(len(series))]
     marks = {glyph: shape for shape, glyph in SHAPES.items()}
     colour = alt.Color("series", type="nominal", sort=None, legend=legend)

@@ -8,14 +8,14 @@ import base64
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from benchmarks.record.results import Run, by_setting
+from benchmarks.record.results import Run, by_setting, shared, short
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
@@ -107,6 +107,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [
         ("Runs", f"{len(runs)}, of {many(len(kinds), 'setting')} and {many(len(targets), 'target')}"),
         *([("Setting", next(iter(kinds)))] if len(kinds) == 1 else []),
+        *([("In every setting", " ".join(common))] if (common := shared(list(kinds))) else []),
         ("Dataset", all_of(lambda r: r.dataset)),
         ("Protocol", all_of(lambda r: r.protocol)),
         ("Method", all_of(lambda r: r.method_name)),
@@ -115,6 +116,14 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Machine", all_of(lambda r: r.machine)),
         ("Versions", "; ".join(versions)),
     ]
+
+
+def shortened(table: tables.Table | None, names: Mapping[str, str]) -> tables.Table | None:
+    """A table whose settings are called by what tells them apart."""
+    if table is None or table.header[0] != "setting":
+        return table
+    rows = [[row[0]._replace(text=names.get(row[0].text, row[0].text)), *row[1:]] for row in table.rows]
+    return replace(table, rows=rows)
 
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Mapping[Path, str]) -> list[Section]:
@@ -174,6 +183,12 @@ def sections(
     """What the page holds. home: the folder it will lie in, from which links to runs start; names: of the images of
     runs, by their folders."""
     found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home, names) if runs else ())]
+    kinds = list(by_setting(runs))
+    called = dict(zip(kinds, short(kinds), strict=True))
+    found = [
+        replace(part, content=shortened(part.content, called)) if isinstance(part.content, tables.Table) else part
+        for part in found
+    ]
     return [section for section in found if section.content]
 
 

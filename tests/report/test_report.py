@@ -50,7 +50,7 @@ def test_the_report_is_one_page_and_three_kinds_of_table(study: Path, tmp_path: 
     assert html.count('class="shot"') == 12 and "fade random p=0.1" in printed
     for section in (
         "What else moved",
-        "UA against retention",
+        "What is wrong",
         "Over what was swept",
         "Published numbers",
         "Gates",
@@ -96,6 +96,7 @@ def test_what_a_report_says_of_two_runs_by_hand(tmp_path: Path) -> None:
 
 def test_a_page_of_one_run_opens_with_the_answer_and_has_no_chart_of_one_point(study: Path, tmp_path: Path) -> None:
     run = next(run for run in read([study])[0] if run.target == "neon")
+    run = Run(run.folder, {**run.results, "base": {}})  # as written, the base forgets as much
     drawn = write_page([run], [], tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
     assert "<h1>Concept unlearning: neon removed by" in html and "settings</h1>" not in html
