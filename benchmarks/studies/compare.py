@@ -231,6 +231,12 @@ def edge(method: str, best: _Setting, tried: Sequence[_Setting]) -> str:
     return f"{method}: the best lies at the EDGE in {_said(further)}; go on with: {command}"
 
 
+def _common(runs: Sequence[Run]) -> set[tuple[str, str]]:
+    """What all runs of several methods were given: part of the question, no setting that was tried."""
+    given = [set(run.chosen.items()) for run in runs]
+    return set.intersection(*given) if len({run.method_name for run in runs}) > 1 else set()
+
+
 def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list[str]]:
     """For each method every setting that was tried on all of its development targets, best first, the chosen one
     marked; and a line a method on whether that lies inside what was tried. Runs of other targets are not read."""
@@ -242,11 +248,11 @@ def tuning(runs: Sequence[Run]) -> tuple[tuple[list[str], list[list[str]]], list
             f"no run of a development target ({_said(t for of in DEVELOPMENT.values() for t in of)}); run "
             f"sweeps/tuning first"
         )
-    domains = _domains_of(own)
+    domains, common = _domains_of(own), _common(own)
     for name in dict.fromkeys(r.method_name for r in own):
         tried: dict[_Setting, list[Run]] = {}
         for run in (r for r in own if r.method_name == name):
-            tried.setdefault(tuple(run.chosen.items()), []).append(run)
+            tried.setdefault(tuple(item for item in run.chosen.items() if item not in common), []).append(run)
         most = max(len({r.target for r in group}) for group in tried.values())
         full = {
             setting: six(group, domains) for setting, group in tried.items() if len({r.target for r in group}) == most

@@ -234,9 +234,22 @@ def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> Non
         tuning(tried("ca", "lr", {"1": 1.0}, ("sketch",)))
 
 
+def test_what_every_run_of_several_methods_was_given_is_no_setting() -> None:
+    given = [
+        run(method, t, ua, overrides=("pairs.seen=0.5", f"lr={lr}"))
+        for method in ("ca", "esd")
+        for lr, ua in (("1", 0.9), ("2", 0.1))
+        for t in ("neon", "cat")
+    ]
+    (_, rows), lines = tuning(given)
+    assert {row[1] for row in rows} == {"lr=1", "lr=2"} and all("seen" not in line for line in lines)
+    (_, rows), _ = tuning(given[:4])
+    assert {row[1] for row in rows} == {"lr=1 pairs.seen=0.5", "lr=2 pairs.seen=0.5"}  # of one method: it may be one
+
+
 def test_the_development_targets_are_those_of_the_sweep() -> None:
     sweep = yaml.safe_load((ROOT / "sweeps" / "tuning.yaml").read_text())
-    assert tuple(sweep["hydra"]["sweeper"]["params"]["target"].split(",")) == DEVELOPMENT["minicanvas"]
+    assert tuple(sweep["hydra"]["sweeper"]["params"]["target"].split(",")) == DEVELOPMENT["canvas"]
 
 
 def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
