@@ -1,4 +1,4 @@
-"""MiniCanvas, the embedded default: a grid of nine styles and eight objects that the project draws itself.
+"""MiniCanvas, the small grid of nine styles and eight objects that the project draws itself.
 
 python -m fade.data.minicanvas FOLDER --per-cell 20      writes it in UnlearnCanvas's layout {style}/{object}/{n}.jpg
 """
