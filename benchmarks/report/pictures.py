@@ -1,8 +1,8 @@
-"""The picture of a run: the target and two neighbours, before and after."""
+"""The picture of a run: the target and two look-alikes, before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,26 +17,33 @@ if TYPE_CHECKING:  # their modules import torch, which the report does without
     from fade.data.pairs import Request
 
 
-def comparison(
-    base: Path, run: Path, wanted: list[Answer], dataset: Dataset, request: Request, path: Path, side: int = 96
-) -> None:
-    """A picture: the target and two neighbours, before and after, side by side across the other domain (or the seeds).
+COLUMNS = 10  # of a picture at most
 
-    base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white.
+
+def comparison(
+    base: Path,
+    run: Path,
+    wanted: list[Answer],
+    dataset: Dataset,
+    request: Request,
+    path: Path,
+    kept: Sequence[str] = (),
+    side: int = 96,
+) -> None:
+    """A picture: the target and what is to be kept, before and after, across the other domain (or the seeds).
+
+    base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white. kept:
+    concepts of the target's domain; where none is named, the surrogate and another.
     """
-    labels = dataset.domains[request.domain]
-    shown = [
-        request.target,
-        request.surrogate,
-        *[c for c in labels if c not in (request.target, request.surrogate)][-1:],
-    ]
+    apart = [c for c in dataset.domains[request.domain] if c not in (request.target, request.surrogate)]
+    shown = [request.target, *(kept or [request.surrogate, *apart[-1:]])]
     other = next((d for d in dataset.domains if d != request.domain), None)
     seeds = list(dict.fromkeys(str(answer.seed) for answer in wanted))
-    columns = dataset.domains[other][:10] if other else seeds[:10]
     first: dict[tuple[str, str], str] = {}
     for answer in wanted:
         key = (answer.cell[request.domain], answer.cell[other] if other else str(answer.seed))
         first.setdefault(key, answer.file)
+    columns = fullest(dataset.domains[other] if other else seeds, shown, first)
     lines = [(concept, name, folder) for concept in shown for name, folder in (("before", base), ("after", run))]
     left, top = 150, 22
     sheet = Image.new("RGB", (left + len(columns) * (side + 4), top + len(lines) * (side + 4) + 16), "white")
@@ -56,6 +63,12 @@ def comparison(
                     sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
     with atomic(path) as temporary:
         sheet.save(temporary, format="png")
+
+
+def fullest(names: Sequence[str], shown: Sequence[str], there: Container[tuple[str, str]]) -> list[str]:
+    """COLUMNS of the names at most, in their order: those in which most of what is shown has an image."""
+    best = sorted(names, key=lambda name: -sum((concept, name) in there for concept in shown))[:COLUMNS]
+    return [name for name in names if name in best]
 
 
 def progress(base: Path, steps: list[Path], wanted: list[Answer], requests: list[Request], path: Path) -> None:

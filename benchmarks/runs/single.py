@@ -87,15 +87,6 @@ def study(
     with adapter.applied():
         answers = meter.answers(model, record.folder)
     base, never_saw = base or base_below(adapter, meter, identity), meter.never_saw()
-    doing("drawing comparison.png")
-    comparison(
-        base.grid.folder / "images",
-        record.folder / "images",
-        benchmark.wanted,
-        benchmark.dataset,
-        request,
-        record.folder / "comparison.png",
-    )
     results = {
         **meter.results(answers, base, never_saw),
         **portable(about),
@@ -112,6 +103,16 @@ def study(
         "base_answers": base.grid.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),
     }
+    doing("drawing comparison.png")
+    comparison(
+        base.grid.folder / "images",
+        record.folder / "images",
+        benchmark.wanted,
+        benchmark.dataset,
+        request,
+        record.folder / "comparison.png",
+        results["metrics"].get("ira_near", {}).get("of", ()),
+    )
     complete(folder, results, record.folder / "comparison.png")
     return record.finish(results)
 
