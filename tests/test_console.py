@@ -164,7 +164,7 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
     ]
 
     def start(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "run.py", *overrides, *SHORT[:1], *SHORT[2:], *where]
+        command = [sys.executable, "run.py", "experiment=minicanvas", *overrides, *SHORT[:1], *SHORT[2:], *where]
         return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     code, lines = ended(start("target=neon"), "distil: ", signal.SIGINT)

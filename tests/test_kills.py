@@ -20,6 +20,7 @@ import pytest
 from command import ROOT
 
 TINY = [
+    "experiment=minicanvas",
     "target=neon",
     "protocol.seeds=[188]",
     "protocol.share=0.25",

@@ -26,6 +26,7 @@ from fade.models.stable_diffusion import StableDiffusion
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SMALL = [
+    "experiment=minicanvas",
     "protocol.seeds=[188]",
     "pairs.forget=16",
     "pairs.retain=64",

@@ -66,7 +66,7 @@ def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) 
     dataset = instantiate(composed().dataset, _convert_="all")
     assert all(label in said for labels in dataset.domains.values() for label in labels)
     assert (
-        "python run.py target=neon" in said
+        "python run.py target=pencil_sketch" in said
         and "unlearning accuracy" in said
         and "neuron" in said
         and "--cfg job" in said

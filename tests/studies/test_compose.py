@@ -171,7 +171,7 @@ DATASETS = [
 
 def recorded(overrides: list[str], folder: Path) -> DictConfig:
     """config.yaml as run.py writes it, and the configuration that it is of."""
-    config = composed_config("target=cat", *overrides)
+    config = composed_config("target=house_cat", *overrides)
     folder.mkdir(parents=True)
     kept = OmegaConf.masked_copy(config, [key for key in config if key not in run.WHERE])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))

@@ -23,7 +23,16 @@ CPU = ["trainer.accelerator=cpu", "device=cpu"]
 def ran(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, float]], str]:
     """results.json, the lines of metrics.jsonl, and what was printed, of a run in processes of its own."""
     where = [f"output_dir={folder}/outputs", f"cache_dir={folder}/cache"]
-    command = [sys.executable, "run.py", "target=neon", *SHORT, "trainer.log_every_n_steps=1", *where, *overrides]
+    command = [
+        sys.executable,
+        "run.py",
+        "experiment=minicanvas",
+        "target=neon",
+        *SHORT,
+        "trainer.log_every_n_steps=1",
+        *where,
+        *overrides,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
