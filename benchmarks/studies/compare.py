@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record.results import Run, read
+from benchmarks.record.results import Run, read, short
 from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
@@ -301,6 +301,16 @@ def _usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
 
 
+def briefly(
+    labels: Sequence[str], header: Sequence[str], rows: Sequence[list[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """A table whose first column and header say labels without what all of them have in common."""
+    brief = dict(zip(labels, short(labels), strict=True))
+    against = header[0].removeprefix("against ")
+    first = f"against {brief[against]}" if against in brief else header[0]
+    return [first, *header[1:]], [[brief.get(row[0], row[0]), *row[1:]] for row in rows]
+
+
 def write(folders: list[Path], against: str, out: Path | None, tuned: bool, ranked: bool = False) -> str:
     """The tables as text, and as files in `out`. ranked: with the agreement with UnlearnCanvas's published order."""
     found, problems = read(folders)
@@ -314,6 +324,8 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
     else:
         same_targets(runs)
         parts = {"methods": compared(runs), "differences": differences(runs, against), "decided": told_apart(runs)}
+        labels = list(dict.fromkeys(run.label for run in runs))
+        parts |= {name: briefly(labels, *parts[name]) for name in ("methods", "differences")}
         parts |= {"agreement": agreement(runs)} if ranked else {}
         seen = {r.target for r in runs if r.target in _SEEN.get(r.dataset, ())}
         lines = [decided(runs), *([f"FADE's rate was chosen on {_said(seen)} too."] if seen else [])]

@@ -19,6 +19,7 @@ from benchmarks.record.results import Run
 from benchmarks.report.decided import decided, holm, sign_flip, stratified, student, told_apart
 from benchmarks.studies.compare import (
     DEVELOPMENT,
+    briefly,
     compared,
     differences,
     edge,
@@ -57,7 +58,7 @@ def run(
         "dataset": "minicanvas",
         "protocol": "default",
         "seeds": {"train": seed, "images": [1, 2]},
-        "sparsity": {"kind": "dense"},
+        "sparsity": {"kind": "dense", "p": 1.0},
         "overrides": said,
     }
     return Run(Path(), results)
@@ -245,6 +246,15 @@ def test_what_every_run_of_several_methods_was_given_is_no_setting() -> None:
     assert {row[1] for row in rows} == {"lr=1", "lr=2"} and all("seen" not in line for line in lines)
     (_, rows), _ = tuning(given[:4])
     assert {row[1] for row in rows} == {"lr=1 pairs.seen=0.5", "lr=2 pairs.seen=0.5"}  # of one method: it may be one
+
+
+def test_a_table_says_what_tells_methods_apart() -> None:
+    labels = ["fade pairs.seen=0.5", "uce method.ridge=5 pairs.seen=0.5"]
+    header, rows = briefly(
+        labels, ["against fade pairs.seen=0.5", "n"], [[labels[1], "8"], ["base (nothing done)", "8"]]
+    )
+    assert header == ["against fade", "n"] and rows == [["uce method.ridge=5", "8"], ["base (nothing done)", "8"]]
+    assert briefly(labels, ["method"], [[labels[0]]]) == (["method"], [["fade"]])
 
 
 def test_the_development_targets_are_those_of_the_sweep() -> None:
