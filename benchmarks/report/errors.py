@@ -183,8 +183,8 @@ def _mark(runs: Sequence[Run]) -> dict[str, Any]:
     for key, metric in errors.items():
         one = wrong(metric) if metric and metric.get("value") is not None else {"value": math.nan}
         row |= {key: one["value"], f"{key}_low": one.get("low", math.nan), f"{key}_high": one.get("high", math.nan)}
-    seconds = float(np.mean([run.train_s for run in runs])) if all(run.trained for run in runs) else math.nan
-    return row | {"seconds": max(0.1, seconds)}
+    trained = all(run.trained for run in runs)
+    return row | {"seconds": max(0.1, float(np.mean([run.train_s for run in runs]))) if trained else math.nan}
 
 
 def retained(run: Run) -> Run:

@@ -94,6 +94,9 @@ def test_what_nothing_beats() -> None:
     runs = [run(m, "neon", ua, kept) for m, ua, kept in (("fade", 1.0, 0.9), ("uce", 0.9, 1.0), ("esd", 0.8, 0.8))]
     figure = tradeoffs(runs)[0]
     found = {row["series"]: (row["ua"], row["kept"], row["first"]) for row in drawn(figure, "first")}
+    assert [figure.name for figure in tradeoffs(runs)] == ["ua-retention", "ua-seconds", "kept-seconds"]
+    others = [Run(r.folder, {**r.results, "cost": {"judge_s": 1.0}}) for r in runs]  # nobody knows how long they took
+    assert [figure.name for figure in tradeoffs(others)] == ["ua-retention"]
     assert found["fade"] == pytest.approx((0.0, 10.0, True)) and found["esd"] == pytest.approx((20.0, 20.0, False))
 
 
