@@ -256,7 +256,10 @@ def test_speed_refines_each_value_by_itself_and_says_where_there_is_no_room(mode
     for name, w in before.items():
         torch.testing.assert_close(patch.weights()[name].double() @ empty.T, w @ empty.T, atol=1e-4, rtol=0)
     patch.detach()
-    patch = Patch.attach(model, [r"attn2\.to_v\.weight"])
+    patch = Matrix.attach(model, [r"attn2\.to_v\.weight"])  # one for all: refined as one
+    Speed("all", threshold=0.02).edit(model, patch, pairs)
+    assert patch.matrix is not None and patch.matrix.norm() > 1e-3
+    assert (patch.matrix.double() @ empty.T).abs().max() < 1e-5
     with pytest.raises(BadInput, match=r"no room.*method\.threshold is 1e-30"):
         Speed("all", threshold=1e-30).edit(model, patch, pairs)
 
