@@ -23,7 +23,7 @@ from fade.methods.fade import Fade
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
-RANDOM, SHORTEST, LONGEST = 256, 3, 8  # random captions, and their tokens
+RANDOM, SHORTEST, LONGEST = 256, 3, 8  # random captions, unless told otherwise, and their tokens
 ELSEWHERE = ("around", "random", "between", "empty")  # the terms of what is kept beside the retain captions
 Question = tuple[Tensor, Tensor, Embedding, Embedding]  # z_t, t, what the student is asked, what the teacher
 
@@ -37,8 +37,8 @@ class FadeRobust(Fade):
 
     What is kept beside the retain captions is asked at the same images, each term at its share of them: `around`, the
     retain captions moved at random by a radius, without which adversarial training takes retention along; `random`,
-    captions of random tokens, none that only captions of the concept have; `between`, mixtures of two retain captions;
-    `empty`, the empty caption. A term of weight 0 is not computed. A pooled vector is not attacked.
+    one of `captions` of random tokens, none that only captions of the concept have; `between`, mixtures of two retain
+    captions; `empty`, the empty caption. A term of weight 0 is not computed. A pooled vector is not attacked.
     """
 
     terms: Mapping[str, float] = {
@@ -57,16 +57,17 @@ class FadeRobust(Fade):
         attack_steps: Count = 1,
         saliency: str = "forget",
         terms: Mapping[str, NonNegative] | None = None,
+        captions: Count = RANDOM,
     ) -> None:
         super().__init__(saliency, "", terms)
-        at_least(1, method__attack_steps=attack_steps)
+        at_least(1, method__attack_steps=attack_steps, method__captions=captions)
         if not radius > 0:
             raise BadInput(f"method.radius is {radius}; it must be above 0, for example 0.3")
-        self.radius, self.attack_steps = radius, attack_steps
+        self.radius, self.attack_steps, self.captions = radius, attack_steps, captions
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.negative()
-        self.random = model.embed(random_captions(model, pairs, torch.Generator().manual_seed(RANDOM)))
+        self.random = model.embed(random_captions(model, pairs, torch.Generator().manual_seed(RANDOM))[: self.captions])
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         questions = self.questions(model, batch)

@@ -134,7 +134,7 @@ class Diffusion(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        return next(self.network.parameters()).device  # the network's own property walks through all of its modules
 
     @property
     def process(self) -> Process:

@@ -29,6 +29,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "spm": {"sampling_steps": 2, "anchors": 2},
     "lacu": {"pool": 4, "sampling_steps": 1, "mapping_samples": 1, "related_samples": 1, "related": 2},
     "salun": {"guidance": 1.0},
+    "fade_robust": {"captions": 4},  # of 256: Sana puts hundreds of tokens before each
 }
 JOINT = "no cross-attention whose maps"
 REFUSED = {

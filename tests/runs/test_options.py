@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from command import ROOT
-from hydra import compose, initialize_config_dir
+from configs import composed, settled
 
 from benchmarks.runs.options import check_options
 from fade.errors import BadInput
@@ -117,19 +117,11 @@ WRONG = [
 ]
 
 
-@pytest.fixture(scope="module")
-def composing():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: given(compose("config", [*overrides]))
-
-
 @pytest.mark.parametrize(("overrides", "said"), WRONG, ids=[overrides for overrides, _ in WRONG])
-def test_a_wrong_value_is_one_line_with_its_name(
-    composing, monkeypatch: pytest.MonkeyPatch, overrides: str, said: str
-) -> None:
+def test_a_wrong_value_is_one_line_with_its_name(monkeypatch: pytest.MonkeyPatch, overrides: str, said: str) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(BadInput) as told:
-        check_options(composing(*overrides.split()))
+        check_options(given(settled(*overrides.split())))
     assert said in str(told.value) and "\n" not in str(told.value)
 
 
@@ -149,5 +141,11 @@ def test_a_wrong_value_is_one_line_with_its_name(
         "dataset.test=0",
     ],
 )
-def test_a_value_that_can_be_used_passes(composing, overrides: str) -> None:
-    check_options(composing(overrides))
+def test_a_value_that_can_be_used_passes(overrides: str) -> None:
+    check_options(given(settled(overrides)))
+
+
+def test_values_that_are_put_in_are_where_hydra_composes_them() -> None:
+    """What configs.py saves: of a dictionary, a list, a value that others point at, beside a choice of options."""
+    asked = ["method=spm", "trainer.max_steps=7", "protocol.seeds=[1,2]", "method.terms={forget: 2.0}", "target='5'"]
+    assert settled(*asked) == composed(*asked) != composed(asked[0])

@@ -199,16 +199,20 @@ def test_what_is_not_there_is_one_line(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_ends_with_a_code_that_a_script_can_read(folder: Path, tmp_path: Path) -> None:
-    def ended(path: Path) -> subprocess.CompletedProcess[str]:
-        words = ["-m", "benchmarks.studies.board", "--board", str(folder), "--check", str(path)]
-        return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-
-    good, results = ended(sent(tmp_path / "good.json", another(folder))), another(folder)
+def test_the_command_ends_with_a_code_that_a_script_can_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, results = sent(tmp_path / "good.json", another(folder)), another(folder)
     del results["seeds"]
-    bad, none = ended(sent(tmp_path / "bad.json", results)), ended(tmp_path / "none.json")
-    assert (good.returncode, bad.returncode, none.returncode) == (0, 1, 1)
-    assert bad.stdout.count("\n") == 1 and none.stderr.startswith("error: cannot read") and none.stderr.count("\n") == 1
+    words = ["benchmarks.studies.board", "--board", str(folder), "--check"]
+    bad = [sys.executable, "-m", *words, str(sent(tmp_path / "bad.json", results))]
+    done = subprocess.run(bad, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", [*words, str(good)])
+    assert board.main() == 0 and capsys.readouterr().out.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "none.json")])
+    with pytest.raises(SystemExit, match=r"^error: cannot read .*$"):
+        board.main()
 
 
 def body_of(page: str, kind: str) -> list[str]:

@@ -1,0 +1,86 @@
+"""Real tiny models, random weights: what every test runs on. No network, one thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from command import ROOT, Command
+from diffusers import AutoencoderKL, DDIMScheduler
+from finished import finished
+from tiny import tiny_settings
+
+from fade.adapters import Adapter
+from fade.adapters.lora import Lora
+from fade.data.minicanvas import MiniCanvas
+from fade.data.pairs import Pairs, Request
+from fade.models import Diffusion
+from fade.models.stable_diffusion import StableDiffusion
+from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer, make_unet
+
+torch.set_num_threads(1)
+TEMPLATE = "A {object} image in {style} style."
+
+
+@pytest.fixture
+def dataset() -> MiniCanvas:
+    return MiniCanvas(template=TEMPLATE, partials={}, train=3, judge=3, test=3)
+
+
+@pytest.fixture
+def model() -> Diffusion:
+    """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
+    torch.manual_seed(0)
+    settings = tiny_settings()
+    tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    unet = make_unet(settings, 4, 8)
+    return StableDiffusion(
+        make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0
+    )
+
+
+@pytest.fixture
+def adapter(model: Diffusion) -> Adapter:
+    return Lora.attach(model, rank=2, alpha=2)
+
+
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents are encoded once for all tests: every `model` is the same, and a file's name says whose it is."""
+    return tmp_path_factory.mktemp("encoded")
+
+
+@pytest.fixture
+def pairs(dataset: MiniCanvas, model: Diffusion, encoded: Path) -> Pairs:
+    request = Request.of(dataset, "neon", "photo")
+    pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded)
+    pairs.prepare(model)
+    return pairs
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for k, target in enumerate(("neon", "glass", "cat", "dog")):
+        for kind, p in (("neuron", 0.1), ("neuron", 0.5), ("random", 0.1)):
+            finished(tmp_path / "runs" / f"{target}-{kind}-{p}", target, kind, p, seed=k)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.chdir(ROOT)
+    return Command(tmp_path, monkeypatch, capsys)
