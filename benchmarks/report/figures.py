@@ -28,12 +28,10 @@ KEPT = "retention: mean of IRA and CRA, %"
 
 
 class HeatCell(NamedTuple):
-    """An accuracy in percent over so many images. own: what was forgotten; names: of the runs' images."""
+    """An accuracy in percent. own: of what was forgotten."""
 
     value: float
-    images: int
     own: bool
-    names: tuple[str, ...] = ()
 
     @property
     def colour(self) -> str:
@@ -46,11 +44,12 @@ class HeatCell(NamedTuple):
 
 @dataclass(frozen=True)
 class Heat:
-    """A grid of accuracies, for the page: a row for each forgotten concept, a column for each that was asked for."""
+    """A grid of accuracies, for the page: a row for each forgotten concept, with the names of its runs' images, and a
+    column for each concept that was asked for."""
 
     domain: str
     columns: list[str]
-    rows: list[tuple[str, list[HeatCell | None]]]
+    rows: list[tuple[str, list[str], list[HeatCell | None]]]
 
 
 @dataclass(frozen=True)
@@ -271,9 +270,9 @@ def heat(table: pd.DataFrame, domain: str, runs: Sequence[Run], names: Mapping[P
     columns = list(dict.fromkeys(table["column"]))
     rows = []
     for target, part in table.groupby("row", sort=False):
-        own = tuple(names[run.folder] for run in runs if run.target == target and run.folder in names)
-        cells = {r["column"]: HeatCell(r["value"], r["images"], r["own"], own) for r in part.to_dict("records")}
-        rows.append((str(target), [cells.get(column) for column in columns]))
+        own = [names[run.folder] for run in runs if run.target == target and run.folder in names]
+        cells = {row["column"]: HeatCell(row["value"], row["own"]) for row in part.to_dict("records")}
+        rows.append((str(target), own, [cells.get(column) for column in columns]))
     return Heat(domain, columns, rows)
 
 

@@ -25,7 +25,7 @@ from benchmarks.report.images import opens, write_images
 from fade.files import write_text
 
 HERE = Path(__file__).parent
-PICTURES = 6_000_000  # bytes for all pictures together, before base64
+PICTURES = 3_000_000  # bytes for all pictures together, before base64
 
 
 @dataclass(frozen=True)

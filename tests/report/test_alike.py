@@ -36,4 +36,4 @@ def test_the_heat_map_is_ordered_by_what_the_base_draws_of_each(tmp_path: Path) 
     assert found is not None and found[:, 0] == pytest.approx([0.0, 9.0, 1.0])
     cells = next(figure.cells for figure in moved([run], {}) if figure.name.endswith("object"))
     assert cells and cells.columns == ["cat", "fish", "dog"]
-    assert [cell.own for cell in cells.rows[0][1] if cell] == [False, False, True]
+    assert [cell.own for cell in cells.rows[0][2] if cell] == [False, False, True]

@@ -71,9 +71,11 @@ function show(list, what, asked) {
   next();
 }
 document.addEventListener("click", async (event) => {
-  const button = event.target.closest(".shows");
+  const button = event.target.closest(".shows, .heat button");
   if (!button) return;
-  const { images, what, concept: asked } = button.dataset;
+  const cell = button.closest("td"), table = button.closest(".heat"); // a cell's row has the runs, its column the concept
+  const { images } = table ? cell.parentElement.dataset : button.dataset, { what } = (table ?? button).dataset;
+  const asked = table ? table.tHead.rows[0].cells[cell.cellIndex].textContent : undefined;
   try { show(await Promise.all(images.split(" ").map(fetched)), what, asked); }
   catch (error) {
     document.getElementById("album-title").textContent = "No images";
