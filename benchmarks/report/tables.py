@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from benchmarks.record.format import COSTS, Metric
-from benchmarks.record.results import Run, by_setting, frame, metric_values
+from benchmarks.record.results import Run, by_setting, frame, metric_values, short
 from fade.data.prompts import words
 from fade.files import write_text
 from fade.metrics import METRICS, about, cell_text, harder, interval_text, number_text, twins, usual
@@ -327,8 +327,8 @@ def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
 def nearer(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """For each setting, where it ended nearer to the model that never saw the target than the base was, by an interval
     that leaves 1 out; nothing where no run had such a model beside it."""
-    lines = []
-    for name, own in by_setting(runs).items():
+    lines, settings = [], by_setting(runs)
+    for name, own in zip(short(list(settings)), settings.values(), strict=True):
         found = {r.target: m for r in own if (m := r.metric("oracle_eps")) and m.get("value") is not None}
         told = {
             "nearer": [target for target, m in found.items() if m["high"] < 1],
