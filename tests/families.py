@@ -44,12 +44,12 @@ CAPTIONS = ["A cat image in neon style.", "A dog image in photo style.", "A fish
 LENGTH = 16  # tokens, of every encoder
 
 
-def _vae(shift: float | None = None) -> AutoencoderKL:
+def _vae(shift: float | None = None, channels: int = 4) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 16),
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
         sample_size=32,
         scaling_factor=0.7,
@@ -74,15 +74,15 @@ def _clip(kind: type[CLIPTextModel], tokenizer: CLIPTokenizer, width: int, act: 
     return kind(config)
 
 
-def _t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+def _t5(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
     return T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.1)
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.1)
     )
 
 
-def sdxl() -> StableDiffusionXLPipeline:
+def sdxl(network: UNet2DConditionModel | None = None, clips: tuple[int, int] = (16, 32)) -> StableDiffusionXLPipeline:
     tokenizer = make_tokenizer(CAPTIONS, LENGTH)
-    unet = UNet2DConditionModel(
+    unet = network or UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -102,8 +102,8 @@ def sdxl() -> StableDiffusionXLPipeline:
     schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     return StableDiffusionXLPipeline(
         _vae(),
-        _clip(CLIPTextModel, tokenizer, 16),
-        _clip(CLIPTextModelWithProjection, tokenizer, 32, "gelu"),
+        _clip(CLIPTextModel, tokenizer, clips[0]),
+        _clip(CLIPTextModelWithProjection, tokenizer, clips[1], "gelu"),
         tokenizer,
         tokenizer,
         unet,
@@ -112,9 +112,11 @@ def sdxl() -> StableDiffusionXLPipeline:
     )
 
 
-def sd3() -> StableDiffusion3Pipeline:
+def sd3(
+    network: SD3Transformer2DModel | None = None, clips: tuple[int, int] = (16, 16), text: int = 32, channels: int = 4
+) -> StableDiffusion3Pipeline:
     clip, t5 = make_tokenizer(CAPTIONS, LENGTH), make_t5_tokenizer(CAPTIONS, LENGTH)
-    transformer = SD3Transformer2DModel(
+    transformer = network or SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
@@ -132,12 +134,12 @@ def sd3() -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         transformer,
         FlowMatchEulerDiscreteScheduler(shift=3.0),
-        _vae(0.1),
-        _clip(CLIPTextModelWithProjection, clip, 16),
+        _vae(0.1, channels),
+        _clip(CLIPTextModelWithProjection, clip, clips[0]),
         clip,
-        _clip(CLIPTextModelWithProjection, clip, 16, "gelu"),
+        _clip(CLIPTextModelWithProjection, clip, clips[1], "gelu"),
         clip,
-        _t5(t5),
+        _t5(t5, text),
         t5,
     )
 
@@ -156,18 +158,18 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=LENGTH, **names)
 
 
-def sana() -> SanaPipeline:
+def sana(network: SanaTransformer2DModel | None = None, text: int = 32, channels: int = 4) -> SanaPipeline:
     tokenizer = gemma_tokenizer()
     gemma = Gemma2Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=text,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
     )
-    transformer = SanaTransformer2DModel(
+    transformer = network or SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
         num_attention_heads=4,
@@ -182,14 +184,16 @@ def sana() -> SanaPipeline:
     each = {"block_types": ("ResBlock",) * 3, "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
     each["qkv_multiscales"] = ((), (), ())
     both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in each.items()}
-    vae = AutoencoderDC(latent_channels=4, attention_head_dim=8, scaling_factor=0.4, **both)
+    vae = AutoencoderDC(latent_channels=channels, attention_head_dim=8, scaling_factor=0.4, **both)
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
     return SanaPipeline(tokenizer, Gemma2Model(gemma), vae, transformer, DPMSolverMultistepScheduler(**flow))
 
 
-def flux() -> FluxPipeline:
+def flux(
+    network: FluxTransformer2DModel | None = None, pooled: int = 32, text: int = 32, channels: int = 4
+) -> FluxPipeline:
     clip, t5 = make_tokenizer(CAPTIONS, LENGTH), make_t5_tokenizer(CAPTIONS, LENGTH)
-    transformer = FluxTransformer2DModel(
+    transformer = network or FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,
         num_single_layers=2,
@@ -202,10 +206,10 @@ def flux() -> FluxPipeline:
     )
     pipe = FluxPipeline(
         FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        _vae(0.1),
-        _clip(CLIPTextModel, clip, 32),
+        _vae(0.1, channels),
+        _clip(CLIPTextModel, clip, pooled),
         clip,
-        _t5(t5),
+        _t5(t5, text),
         t5,
         transformer,
     )

@@ -1,4 +1,4 @@
-"""What a run will cost, said before the work: images, seconds at the speed measured here and now, bytes on disk."""
+"""What a run will cost, said before the work: images, seconds at the speed measured here and now, bytes, memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from benchmarks.measure.answers import generate, read
 from benchmarks.measure.judging import look
 from benchmarks.measure.tiers import Questions
+from benchmarks.runs.architectures import ARCHITECTURES, without_weights
+from benchmarks.runs.size import said, sized
 from benchmarks.runs.task import Task
 from fade.errors import BadInput
 from fade.models import Diffusion
@@ -38,8 +42,14 @@ def clock(seconds: float) -> str:
     return f"{hours:,} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
+def here(path: str) -> bool:
+    """Whether a pipeline of the hub lies in its cache, or is a folder: nothing is downloaded for a plan."""
+    return Path(path).exists() or isinstance(try_to_load_from_cache(path, "model_index.json"), str)
+
+
 def planned(task: Task) -> None:
-    """task=plan: what the run of this command line, or each of its sweep's, will cost."""
+    """task=plan: what the run of this command line, or each of its sweep's, will cost. Of a published model whose
+    weights are not on this machine: what it takes, without seconds."""
     dataset, config = task.dataset(), task.config
     if config.get("sequence"):
         raise BadInput("task=plan says what a run of one target costs; leave sequence away")
@@ -47,7 +57,15 @@ def planned(task: Task) -> None:
     recipe, benchmark = task.recipe(dataset), task.benchmark(dataset, request)
     benchmark.check_captions(request)
     questions = Questions(benchmark, request)
-    model, step = task.model(), recipe.step(request)
+    step, path = recipe.step(request), str(task.config["model"]["path"])
+    if path in ARCHITECTURES:
+        model = without_weights(task.values("model"))
+        recipe.check(model, [step])
+        print(f"{model.title} without its weights:", said(sized(model, recipe), model.network.dtype), sep="\n")
+        if not here(path):
+            print(f"no seconds: the weights of {path} are not on this machine")
+            return
+    model = task.model()
     benchmark.suits(model)
     questions.check(model)
     recipe.check(model, [step])

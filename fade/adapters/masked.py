@@ -47,7 +47,7 @@ class Kept:
     @classmethod
     def whole(cls, weight: Tensor) -> Kept:
         rows, cols = (torch.ones(n, dtype=torch.bool, device=weight.device) for n in weight.shape)
-        return cls.crossed(rows, cols)
+        return cls(rows, cols, None, torch.arange(len(cols), device=weight.device), True, True, False)
 
     @property
     def rectangle(self) -> bool:
