@@ -74,8 +74,12 @@ class Handle:
         """Put it on; nothing happens where it is on. Raises BadInput, the pipeline untouched, where it does not fit."""
         if self.adapter is None:
             with torch.inference_mode(False), same_flags(self.model):
+                if not self.model.handles:
+                    self.model.reads(self.card.get("text_length"))
                 self.adapter = self.stored.attach(self.model, _free_name(self.model), self.force)
                 self.model.handles.append(self)
+                if self.model.text_length:
+                    self.model.prompts.add(self.adapter)  # a call that reads another number of rows is refused
                 self._apply_scale()
         return self
 
@@ -84,6 +88,7 @@ class Handle:
         if self.adapter is not None:
             with torch.inference_mode(False), same_flags(self.model):
                 self.adapter.detach()
+            self.model.prompts.remove(self.adapter)
             self.adapter = None
             self.model.handles.remove(self)
 
@@ -341,6 +346,8 @@ def diffusion_of(pipe: DiffusionPipeline) -> Diffusion:
         pipe.set_progress_bar_config(**bar)
     found: Diffusion = vars(pipe)["_diffusion"]
     found.check_parts()
+    if not found.handles:
+        found.reads(None)
     return found
 
 

@@ -82,6 +82,15 @@ class Stored:
                 "have other names"
             )
 
+    def check_length(self, model: Diffusion) -> None:
+        """Raises BadInput, whatever is forced, where the text has another number of rows than in its training."""
+        wanted = self.about.get("text_length")
+        if wanted is not None and model.text_length != wanted:
+            raise BadInput(
+                f"{self.folder} was trained with {wanted} rows of text, and this model reads {model.text_length}; give "
+                f"model.text_length={wanted}"
+            )
+
     def decode(self) -> tuple[type[Adapter], Any]:
         """The adapter's class, and the tensors as it reads them. Raises BadInput where they do not fit the card."""
         kind = resolve_name(KINDS[self.about["kind"]])
@@ -105,6 +114,7 @@ class Stored:
         """Put the change on a pipeline. Raises BadInput, before anything is attached, where it does not fit."""
         kind, decoded = self.decode()
         self.check_family(model)
+        self.check_length(model)
         kind.check(model, self.about)
         if not force:
             self.check_base(model)
@@ -113,8 +123,10 @@ class Stored:
 
 
 def identity(model: Diffusion) -> dict[str, Any]:
-    """The base an adapter is made for: its family, its hash, its type, and the hashes it has in others."""
+    """The base an adapter is made for: its family, how many rows of text it reads where that is a setting, its hash,
+    its type, and the hashes it has in others."""
     own = str(model.network.dtype).removeprefix("torch.")
     known = {name: model.sha256(getattr(torch, name)) for name in DTYPES}
     base = {"base_sha256": known.get(own) or model.sha256(), "base_dtype": own, "base_as": known}
-    return {"family": type(model).__name__, **base}
+    length = {"text_length": model.text_length} if model.text_length else {}
+    return {"family": type(model).__name__, **length, **base}

@@ -21,10 +21,11 @@ from fade.errors import BadInput
 from fade.models.embedding import Embedding
 from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
-from fade.models.processes import Diffusing, Process
+from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
 from fade.tensors import Digests
 
+OFFLOADED = "this pipeline moves its parts by itself (CPU offload), and an adapter would be left behind"
 _DIGESTS: WeakKeyDictionary[nn.Module, Digests] = WeakKeyDictionary()  # of the pipeline that a network is part of
 
 
@@ -76,6 +77,7 @@ class Diffusion(nn.Module, ABC):
     upcast: ClassVar[bool] = False
     causal: ClassVar[bool] = True
     preset: ClassVar[str]
+    text_length: int | None = None  # rows that a language model makes of a caption, of families that have one
 
     def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, size: int | None = None) -> None:
         super().__init__()
@@ -184,7 +186,15 @@ class Diffusion(nn.Module, ABC):
         return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
 
     def check_parts(self) -> None:
-        """Raises BadInput for a pipeline whose weights have other names, or other places, than an adapter can know."""
+        """Raises BadInput for a pipeline whose weights have other names, or other places, than an adapter can know, and
+        for one whose sampler is of the other process."""
+        scheduler = self.pipe.scheduler
+        if flowing(scheduler) == self.process.whole:
+            self.process.adopted(type(scheduler))  # says so of the class, where no setting makes it right
+            raise BadInput(
+                f"this pipeline's {type(scheduler).__name__} is set to sample the other process than {self.title} is "
+                f"trained for; make it with use_flow_sigmas={not self.process.whole}"
+            )
         modules = [part for module in self.children() for part in module.modules()]
         if any(getattr(part, "fused_projections", False) for part in modules):
             raise BadInput(
@@ -192,12 +202,14 @@ class Diffusion(nn.Module, ABC):
                 "pipe.unfuse_qkv_projections() first"
             )
         if any(hasattr(part, "_hf_hook") for part in modules):
-            raise BadInput(
-                "this pipeline moves its parts between devices by itself (CPU offload), and an adapter would be left "
-                "behind; call pipe.remove_all_hooks() first"
-            )
+            raise BadInput(f"{OFFLOADED}; call pipe.remove_all_hooks() first")
+        if any(registry.hooks for part in modules if (registry := getattr(part, "_diffusers_hook", None))):
+            raise BadInput(f"{OFFLOADED}; load it again without offloading or layerwise casting")
 
     # words
+
+    def reads(self, length: int | None) -> None:
+        """From here on a language model, where there is one, makes that many rows of a caption; None: the usual."""
 
     @property
     @abstractmethod
@@ -218,10 +230,14 @@ class Diffusion(nn.Module, ABC):
         single text encoder reads a caption alone."""
         raise BadInput(f"{self.title} has no single text encoder that reads a caption alone; use another method")
 
+    def cutting(self) -> list[Text]:
+        """Every tokenizer that could cut a caption, also one that has no rows in an embedding."""
+        return self.texts
+
     def check_prompts(self, prompts: list[str]) -> None:
         """Raises BadInput for the first one of which a tokenizer would cut something off."""
         for prompt in dict.fromkeys(prompts):
-            for text in self.texts:
+            for text in self.cutting():
                 if (tokens := text.count(prompt)) > text.room:
                     raise BadInput(
                         f"the caption {prompt!r} has {tokens} tokens and the text encoder takes {text.room}; shorten it"

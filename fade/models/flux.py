@@ -75,6 +75,10 @@ class Flux(LongText):
     def texts(self) -> list[Text]:
         return [Text(self.pipe.tokenizer_2, self.text_length, first=0)]
 
+    def cutting(self) -> list[Text]:
+        """CLIP's too, of which the pooled vector is all that is left."""
+        return [*self.texts, Text(self.pipe.tokenizer, self.pipe.tokenizer_max_length)]
+
     def encoded(self, prompts: list[str]) -> Embedding:
         how = {"device": self.device, "max_sequence_length": self.text_length}
         tokens, pooled, _ = FluxPipeline.encode_prompt(self.pipe, prompts, **how)

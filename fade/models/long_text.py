@@ -18,6 +18,7 @@ class LongText(Diffusion, ABC):
 
     long_tokenizer: ClassVar[str]
     usual_length: ClassVar[int]
+    text_length: int
 
     def __init__(
         self,
@@ -28,7 +29,11 @@ class LongText(Diffusion, ABC):
         text_length: int | None = None,
     ) -> None:
         super().__init__(pipe, steps, guidance, size)
-        self.text_length = checked_length(text_length, getattr(pipe, self.long_tokenizer), self.usual_length)
+        self.reads(text_length)
+
+    def reads(self, length: int | None) -> None:
+        found = checked_length(length, getattr(self.pipe, self.long_tokenizer), self.usual_length)
+        self.text_length = self.prompts.length = found
 
     @classmethod
     def load(
@@ -46,10 +51,10 @@ class LongText(Diffusion, ABC):
 
 
 def checked_length(length: int | None, tokenizer: Any, usual: int) -> int:
-    """How many rows T5 makes of a caption. Raises BadInput for more than its tokenizer was made for."""
+    """How many rows a language model makes of a caption. Raises BadInput for more than its tokenizer was made for."""
     if length is not None and length > tokenizer.model_max_length:
         raise BadInput(
-            f"model.text_length is {length}, and this pipeline's T5 was made for {tokenizer.model_max_length} tokens; "
-            "give as many or fewer"
+            f"model.text_length is {length}, and this pipeline's {type(tokenizer).__name__} was made for "
+            f"{tokenizer.model_max_length} tokens; give as many or fewer"
         )
     return length or min(usual, tokenizer.model_max_length)

@@ -56,6 +56,11 @@ def flows(kind: Any) -> bool:
     return "FlowMatch" in kind.__name__
 
 
+def flowing(scheduler: Any) -> bool:
+    """Whether a scheduler, as it is set, samples flows."""
+    return flows(type(scheduler)) or bool(scheduler.config.get("use_flow_sigmas"))
+
+
 class Diffusing(Process):
     """z_t = √ᾱ_t z_0 + √(1−ᾱ_t) ε, t in 0..T−1 (DDPM, arXiv 2006.11239); ε, or v = √ᾱ_t ε − √(1−ᾱ_t) z_0 (arXiv
     2202.00512)."""

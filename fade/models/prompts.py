@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from fade.errors import BadInput
 from fade.models.embedding import Embedding
 
 Edit = Callable[[list[str], Embedding], Embedding]  # (prompts, embeddings) -> embeddings
@@ -61,12 +62,14 @@ class PromptHook:
 
     own, other: where in what `encode_prompt` returns the parts of the prompt's embedding stand, and of the negative
     one's, in the order of PARTS. asked: the prompts of the batch that is being generated, None while there is none; the
-    last as many rows that the network reads are theirs.
+    last as many rows that the network reads are theirs. length: the rows that a language model makes of a prompt; a
+    call that asks for another number is refused.
     """
 
     def __init__(self, pipe: DiffusionPipeline, own: Places = (0,), other: Places = (1,)) -> None:
         self.pipe, self.own, self.other = pipe, own, other
         self.asked: list[str] | None = None
+        self.length: int | None = None
         self.listeners: list[tuple[Any, Edit | None]] = []  # in the order in which they came
 
     def add(self, listener: object, edit: Edit | None = None) -> None:
@@ -95,9 +98,14 @@ class PromptHook:
     def _encode(self, encode: Callable[..., Any], *args: Any, **settings: Any) -> tuple[Any, ...]:
         """`encode_prompt`, then the edits; embeddings that the caller made are left alone."""
         given = signature(encode).bind(*args, **settings).arguments
-        found = list(encode(*args, **settings))
         if given.get("prompt") is None:
-            return tuple(found)
+            return tuple(encode(*args, **settings))
+        if self.length and (asked := given.get("max_sequence_length")) not in (None, self.length):
+            raise BadInput(
+                f"this call asks for {asked} rows of text, and the adapter that is on was trained with {self.length}; "
+                f"call the pipeline with max_sequence_length={self.length}"
+            )
+        found = list(encode(*args, **settings))
         prompts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
         refused = given.get("negative_prompt") or ""
         negatives = [refused] * len(prompts) if isinstance(refused, str) else list(refused)

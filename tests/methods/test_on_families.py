@@ -21,8 +21,9 @@ from fade.methods.uce import Uce
 from fade.models import Diffusion, Noise
 from fade.published import adapter_of, made, names, published, sparsity_of
 from fade.saliency import sum_of_abs
+from fade.strategies.duge import Duge
 from fade.tensors import tensors_hash
-from fade.timesteps import with_timesteps
+from fade.timesteps import Uniform, with_timesteps
 
 SHORT: dict[str, dict[str, Any]] = {
     "esd": {"sampling_steps": 2},
@@ -119,6 +120,28 @@ def test_a_method_takes_two_steps_or_says_why_not(family: str, prepared: tuple[D
     adapter.detach()
     assert tensors_hash(model.network.state_dict()) == clean
     assert torch.equal(model.generate(CAPTIONS[:1], [Noise(0)]), plain)
+
+
+def test_duge_compares_maps_where_there_are_some(family: str, prepared: tuple[Diffusion, Pairs]) -> None:
+    model, pairs = prepared
+    method, adapter = (
+        Duge(bank=2).method(made(published("fade", preset=model.preset)["method"])),
+        Lora.attach(model, 1, 1),
+    )
+    try:
+        if family in ("sd3", "flux"):
+            with pytest.raises(BadInput, match=JOINT):
+                method.suits(model, adapter, pairs)
+            return
+        method.suits(model, adapter, pairs)
+        method.prepare(model, adapter, pairs)
+        batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), model.process)
+        losses = method.losses(model, adapter, batch)
+        assert losses.keys() == {"forget", "retain", "attention", "replay"} and losses["attention"] > 0
+        torch.stack(list(losses.values())).sum().backward()
+        assert any(weight.grad is not None and weight.grad.any() for weight in adapter.parameters())
+    finally:
+        adapter.detach()
 
 
 def test_every_candidate_has_a_gradient(family: str, prepared: tuple[Diffusion, Pairs]) -> None:

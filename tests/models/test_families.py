@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
 from adapting import shake
 from families import CAPTIONS, LENGTH, TINY, tiny
 from torch import Tensor
 
-import fade
 from fade.adapters.export import export
 from fade.adapters.gate import Gate
 from fade.adapters.lora import Lora
@@ -241,23 +239,6 @@ def test_a_patch_comes_and_goes_to_the_bit(model: Diffusion, tmp_path: Path) -> 
     again.detach()
 
 
-def test_an_adapter_of_another_family_is_refused_in_one_line(family: str, model: Diffusion) -> None:
-    other = "flux" if family == "sd3" else "sd3"
-    adapter = Lora.attach(MODELS.setdefault(other, tiny(other)), rank=1, alpha=1)
-    stored = Stored.of(adapter, {})
-    adapter.detach()
-    with pytest.raises(BadInput, match="and this pipeline is a"):
-        stored.attach(model, force=True)
-
-
-def test_a_sampler_of_the_other_kind_is_refused(family: str, model: Diffusion) -> None:
-    wrong = "DDIMScheduler" if family in FLOWS else "FlowMatchEulerDiscreteScheduler"
-    with pytest.raises(BadInput, match="choose one such as"):
-        model.scheduler(wrong)
-    good = "DPMSolverMultistepScheduler"
-    assert model.generate(ASKED, NOISE, Sampling(sampler=good, steps=2)).isfinite().all()
-
-
 @torch.no_grad()
 def test_the_stock_call_is_heard(family: str, model: Diffusion) -> None:
     """A gate asks what is prompted, whichever way it was said; with another prompt it is open less."""
@@ -296,20 +277,3 @@ def test_factors_are_in_single_precision_on_a_base_in_half() -> None:
     model.predict(z, torch.tensor([300.0, 800.0]), e).square().mean().backward()
     assert all(p.dtype == p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in adapter.parameters())  # type: ignore[union-attr]
     assert {p.dtype for n, p in model.network.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
-
-
-def test_weights_that_cannot_be_found_or_written_are_refused_in_one_line() -> None:
-    fused, hooked, packed_up = (tiny("sd3") for _ in range(3))
-    fused.pipe.transformer.fuse_qkv_projections()
-    add_hook_to_module(hooked.pipe.transformer, ModelHook())
-    for model, message in ((fused, "projections are fused"), (hooked, "CPU offload")):
-        with pytest.raises(BadInput, match=message):
-            fade.attached(model.pipe)
-    adapter = Lora.attach(packed_up, rank=1, alpha=1)
-    layer = next(iter(adapter.layers.values())).get_base_layer()
-    layer.weight = torch.nn.Parameter(torch.zeros(layer.weight.shape, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(BadInput, match="is quantised"):
-        adapter.merge()
-    assert not adapter.merged
-    with pytest.raises(BadInput, match="T5 was made for 16 tokens"):
-        type(fused)(fused.pipe, 3, 3.0, 32, text_length=17)  # type: ignore[call-arg]

@@ -79,7 +79,7 @@ def test_the_presets_names_are_the_published_models(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["sdxl", "sd35_medium", "sana", "flux_dev"])
 def test_what_a_method_trains_is_found_there(preset: str) -> None:
-    """Every method's names find weights; SEOT and SAFREE change none, and three name cross-attention, which FLUX has none of."""
+    """Every method's names find weights; two change none, and three name cross-attention, which FLUX has none of."""
     weights = [name for name, _ in at(preset).network.named_parameters()]
     for method in names():
         adapter: dict[str, Any] = published(method, preset=preset)["adapter"]
