@@ -272,6 +272,8 @@ def pictures(found: Sequence[Run], out: Path) -> list[str]:
     noise. Returns a line for each that cannot be made, its images being gone."""
     problems = []
     by_seed = sorted(found, key=lambda run: -(run.seed or 0))  # the lowest seed comes last, and stays
+    labels = sorted({run.label for run in found})
+    brief = dict(zip(labels, short(labels), strict=True))
     for target in dict.fromkeys(run.target for run in found):
         runs = {run.label: run for run in by_seed if run.target == target}
         run = next(iter(runs.values()))
@@ -286,7 +288,7 @@ def pictures(found: Sequence[Run], out: Path) -> list[str]:
                 f"no picture of {target}: {run.folder / 'predictions.csv'} or the base model's images are not there"
             )
             continue
-        folders = {"base": base, **{name: own.folder / "images" for name, own in sorted(runs.items())}}
+        folders = {"base": base, **{brief[name]: own.folder / "images" for name, own in sorted(runs.items())}}
         rows = [(name, [images / file for file in first.values()]) for name, images in folders.items()]
         try:
             grid(list(first), rows, out / f"{target}.png")
