@@ -27,18 +27,16 @@ from hydra.utils import get_method, get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-import fade
 from benchmarks.record.sweep import expect, fail
 from benchmarks.runs.usage import CONF, Misused, Told, check, complain
 from benchmarks.runs.verdict import Below, check_limits
 from fade.errors import BadInput
+from fade.files import shipped
 
 if TYPE_CHECKING:
     from benchmarks.runs.task import Task
 
-OmegaConf.register_new_resolver(
-    "shipped", lambda name: str(Path(fade.__file__).parent / "shipped" / name), replace=True
-)
+OmegaConf.register_new_resolver("shipped", shipped, replace=True)
 OmegaConf.register_new_resolver("joined", lambda names: ",".join(get_object(names)), replace=True)  # a sweep's targets
 ATTACK = ("run", "base", "attack")  # what task=attack alone reads
 # where a run goes, and what is asked of its end, is no part of what it is

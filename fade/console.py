@@ -50,7 +50,7 @@ class Stopped(BaseException):
 class _State:
     """Of this process: where it is, what becomes of the work when it is stopped, and how far a stop has come."""
 
-    part = place = then = ""
+    part = place = then = line = ""
     raising = said = False
     stopped = 0.0
     bar: Progress | None = None  # the one that is on the screen
@@ -144,8 +144,14 @@ def at(place: str) -> None:
     _State.place = place
 
 
+def latest() -> str:
+    """The newest line of the work, whether it was shown or not, for who shows it elsewhere."""
+    return _State.line
+
+
 def doing(what: str) -> None:
     """A line before a stage that says nothing by itself."""
+    _State.line = what
     log.info("%s", what)
     at(f"while {what}")
 
@@ -188,7 +194,8 @@ class Stage:
     def __init__(self, name: str, total: int, place: str, first: int = 0) -> None:
         self.name, self.total, self.place, self.first = name, total, place, first
         self.began = self.said = time.monotonic()
-        log.info("%s: %d to do", name, total - first)
+        _State.line = f"{name}: {total - first} to do"
+        log.info("%s", _State.line)
         self._bar = _bar(name, total, first)
         self.done(first)
 
@@ -196,22 +203,24 @@ class Stage:
         """`number` parts are done; `made`: by this process, if some of them were there already."""
         at(f"{self.place} {number} of {self.total}")
         now, made = time.monotonic(), number - self.first if made is None else made
+        self._draw(number, note)
+        if not made:
+            return
+        speed = made / max(now - self.began, 1e-6)
+        left = (self.total - number) / speed
+        _State.line = f"{self.name}: {number}/{self.total}{note}, {speed:.1f} a second, {left:.0f} s left"
+        if (self._bar is None and now - self.said > EVERY_S) or number == self.total:
+            log.info("%s", _State.line)
+            self.said = now
+
+    def _draw(self, number: int, note: str) -> None:
+        """The bar, if it is this stage's turn: a stage within this one had the screen until it was full."""
+        if self._bar is not None and _State.bar is None and number < self.total:
+            self._bar = _bar(self.name, self.total, number)
         if self._bar is not None and self._bar is _State.bar:
             self._bar.update(self._bar.task_ids[0], completed=number, description=f"{self.name}{note}")
             if number == self.total:
                 _no_bar()
-        if made and ((self._bar is None and now - self.said > EVERY_S) or number == self.total):
-            speed = made / max(now - self.began, 1e-6)
-            log.info(
-                "%s: %d/%d%s, %.1f a second, %.0f s left",
-                self.name,
-                number,
-                self.total,
-                note,
-                speed,
-                (self.total - number) / speed,
-            )
-            self.said = now
 
 
 class Shown(list[T]):

@@ -25,6 +25,11 @@ class Harmed(BadInput):
     """A file is there, and is not what was written: cut short, or changed since."""
 
 
+def shipped(name: str) -> str:
+    """Where an embedded pipeline or judge lies, which conf/ calls ${shipped:NAME}."""
+    return str(Path(__file__).parent / "shipped" / name)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (file or folder); rename it to `path` if all went well, else remove it.

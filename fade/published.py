@@ -20,12 +20,14 @@ from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
 from fade.adapters.text import TextEdit
 from fade.errors import BadInput
+from fade.files import shipped
 from fade.methods import Method
 from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
 
 CONF = Path(__file__).parent / "conf"  # a link to conf/ in a checkout, its files in an installed package
 MODEL = "sd15"
 SPARSITIES = {"dense": Dense, "module": Module, "neuron": Neuron, "weight": Weight}
+OmegaConf.register_new_resolver("shipped", shipped, replace=True)  # as in run.py
 GROUPS = ("trainer", "optimizer", "adapter", "sparsity", "timesteps")
 
 
@@ -70,6 +72,20 @@ def attacks_of(names: Sequence[str]) -> dict[str, Any]:
 def guidance_of(preset: str) -> float:
     """How strongly a model's own images are guided, by its file of conf/model."""
     return float(_read(f"model/{preset}")["model"]["guidance"])
+
+
+def embedded(path: str | None = None) -> dict[str, Any] | None:
+    """name, model, dataset, judges and target, as plain values, of the embedded pipeline in the folder `path`, or of
+    the one that run.py takes by default; None where the folder holds another. target: run.py's, None of any but its
+    own."""
+    config = _read("config")
+    default = dict(_choices(config))["model"]
+    for name in sorted(p.stem for p in (CONF / "model").glob("*.yaml") if (CONF / "dataset" / p.name).is_file()):
+        parts = OmegaConf.merge(_read(f"model/{name}"), _read(f"dataset/{name}"))
+        if name == default if path is None else Path(parts["model"]["path"]).resolve() == Path(path).resolve():
+            found = {key: OmegaConf.to_container(parts[key], resolve=True) for key in ("model", "dataset", "judges")}
+            return {"name": name, "target": config["target"] if name == default else None, **found}
+    return None
 
 
 def located(path: str) -> Any:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
-from fade.api import RETAIN, TEMPLATES
-from fade.demo.studio import Cancelled, Progress, Studio, Training, lines
+from fade.data.prompts import words
+from fade.demo.filled import Filled, Training
+from fade.demo.studio import Cancelled, Progress, Studio, lines
 from fade.errors import BadInput
 
 ATTACKS = ("light", "prompts", "sampler", "bypass", "closed", "inversion", "prefix")
 CSS = """
 .gradio-container {max-width: min(1100px, 100%) !important; margin: auto; overflow-x: clip}
-.one-line {color: #b3261e; font-weight: 600; min-height: 1.5em}
+.one-line {color: #b3261e; font-weight: 600}
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
-#before img, #after img, #preview img {width: 100%; height: 100%; object-fit: contain}
+#before img, #after img, #preview img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
 """
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What the boxes hold at the start, which depends on the pipeline."""
-
-    prompt: str = "a painting of a cat"
-    concept: str = ""
-    surrogate: str = ""
-    templates: tuple[str, ...] = TEMPLATES
-    retain: tuple[str, ...] = RETAIN
-    steps: int = 100
-    options: dict[str, Any] = field(default_factory=dict)
+INTRO = """# Make it forget
+A text-to-image model, and adapters that make it forget one concept. Before and after start from the same noise: what
+differs is the adapter alone. Taken off, it leaves the model as it was, bit for bit."""
+NONE_YET = "Those that are ticked are on, together. None yet? Train one under “Unlearn this”, or add a folder."
+ATTACKING = """Is it gone, or only hidden? An attack searches for another way to the concept that the first ticked
+adapter made the model forget; a judge says in how many pictures it came back. The model without the adapter is attacked
+the same way: an attack that fails there too says nothing."""
 
 
 def gradio() -> Any:
@@ -63,88 +57,112 @@ def build(studio: Studio, filled: Filled) -> Any:
     """The page: a gradio.Blocks."""
     gr = gradio()
     with gr.Blocks(title="FADE: make it forget", analytics_enabled=False) as page:
-        gr.Markdown("# Make it forget\nThe same noise through the pipeline as it was, and with adapters on.")
-        labels = list(studio.handles)
-        chosen = gr.CheckboxGroup(labels, value=labels, label="Adapters", elem_id="adapters")
-        with gr.Row():
-            folder = gr.Textbox(label="Adapter folder, or a finished run's", elem_id="folder", scale=4)
-            add = gr.Button("Add", elem_id="add", scale=1)
-        problem = gr.Markdown(elem_id="problem", elem_classes="one-line")
+        gr.Markdown(INTRO)
         with gr.Row():
             prompt = gr.Textbox(filled.prompt, label="Prompt", elem_id="prompt", scale=4)
-            seed = gr.Number(1, label="Seed", precision=0, minimum=0, elem_id="seed", scale=1)
+            seed = gr.Number(1, label="Seed of the noise", precision=0, minimum=0, elem_id="seed", scale=1)
+        labels = list(studio.handles)
+        chosen = gr.CheckboxGroup(labels, value=labels, label="Adapters", info=NONE_YET, elem_id="adapters")
+        with gr.Accordion("Add an adapter from a folder", open=False, elem_id="adding"):
+            folder = gr.Textbox(label="An adapter's folder, or a finished run's", elem_id="folder")
+            add = gr.Button("Add", elem_id="add")
+            refused = _line(gr, "add")
+        asked = (prompt, seed, chosen)
         with gr.Tab("Before and after"):
-            _comparing(gr, studio, (prompt, seed, chosen), problem)
+            shown = _comparing(gr, studio, asked)
         with gr.Tab("Unlearn this"):
-            _training(gr, studio, filled, (prompt, seed, chosen), problem)
+            _training(gr, studio, filled, asked)
         with gr.Tab("Attack it"):
-            _attacking(gr, studio, chosen, problem)
+            _attacking(gr, studio, chosen)
 
         def added(path: str, now: list[str]) -> Any:
             label = studio.add(path)
             return gr.CheckboxGroup(list(studio.handles), value=[*now, label])
 
-        add.click(in_one_line(added, (gr.skip(),)), [folder, chosen], [chosen, problem], concurrency_id="pipeline")
+        add.click(in_one_line(added, (gr.skip(),)), [folder, chosen], [chosen, refused], concurrency_id="pipeline")
+        page.load(**shown)
     page.queue(default_concurrency_limit=1)
     return page
 
 
-def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any], problem: Any) -> None:
+def _line(gr: Any, name: str) -> Any:
+    """Where a tab says in one line what is wrong."""
+    return gr.Markdown(elem_id=f"{name}-problem", elem_classes="one-line")
+
+
+def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str, Any]:
+    """The tab; what draws both pictures, for the page to do when it is opened."""
     with gr.Row():
-        scale = gr.Slider(0, 1, 1, step=0.05, label="Scale", elem_id="scale")
-        on = gr.Checkbox(True, label="On", elem_id="on")
+        scale = gr.Slider(0, 1, 1, step=0.05, label="Scale (0: as it was, 1: as trained)", elem_id="scale")
+        on = gr.Checkbox(True, label="On", elem_id="on", min_width=80)
         merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged")
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", elem_id="draw")
-        over = gr.Button("Over all scales", elem_id="over")
+        over = gr.Button("Draw at five scales from 0 to 1", elem_id="over")
+    problem = _line(gr, "draw")
     with gr.Row():
-        before = gr.Image(label="Before", elem_id="before", height=280)
-        after = gr.Image(label="After", elem_id="after", height=280)
-    strip = gr.Gallery(label="From 0 to 1", columns=5, height=220, elem_id="strip", object_fit="contain")
-    drawn = in_one_line(studio.before_after, (None, None))
+        before = gr.Image(label="Before", elem_id="before", height=300, format="png")
+        after = gr.Image(label="After", elem_id="after", height=300, format="png")
+    strip = gr.Gallery(label="From 0 to 1", columns=5, height=220, elem_id="strip", object_fit="contain", format="png")
     prompt, seed, chosen = asked
-    for event in (draw.click, scale.release, on.input, merged.input, prompt.submit):
-        event(
-            drawn,
-            [prompt, seed, chosen, scale, on, merged],
-            [before, after, problem],
-            concurrency_id="pipeline",
-            trigger_mode="always_last",
-        )
+    drawn = {
+        "fn": in_one_line(studio.before_after, (None, None)),
+        "inputs": [prompt, seed, chosen, scale, on, merged],
+        "outputs": [before, after, problem],
+        "concurrency_id": "pipeline",
+        "trigger_mode": "always_last",
+    }
+    for event in (draw.click, scale.release, on.input, merged.input, chosen.change, prompt.submit):
+        event(**drawn)
     over.click(in_one_line(studio.strip, (None,)), [*asked], [strip, problem], concurrency_id="pipeline")
+    return drawn
 
 
-def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, Any], problem: Any) -> None:
+def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, Any]) -> None:
+    given = filled.training
     with gr.Row():
-        concept = gr.Textbox(filled.concept, label="Forget", elem_id="concept")
-        surrogate = gr.Textbox(filled.surrogate, label="Draw in its place", elem_id="surrogate")
-        steps = gr.Slider(10, 400, filled.steps, step=10, label="Steps", elem_id="steps")
+        concept = _concept(gr, filled)
+        surrogate = gr.Textbox(given.surrogate, label="Draw in its place", elem_id="surrogate")
+        steps = gr.Slider(10, 400, given.steps, step=10, label="Steps", elem_id="steps")
     with gr.Row():
-        templates = gr.Textbox("\n".join(filled.templates), label="Sentences with {}, one a line", lines=3)
-        retain = gr.Textbox("\n".join(filled.retain), label="To stay as they are, one a line", lines=3)
+        templates = gr.Textbox(
+            "\n".join(given.templates), label="Sentences, {} for the concept, one a line", lines=4, elem_id="templates"
+        )
+        retain = gr.Textbox("\n".join(given.retain), label="To stay as they are, one a line", lines=4, elem_id="retain")
     with gr.Row():
         start = gr.Button("Unlearn this", variant="primary", elem_id="unlearn")
         stop = gr.Button("Stop", elem_id="stop")
-    progress = gr.Markdown(elem_id="progress")
+    problem, progress = _line(gr, "train"), gr.Markdown(elem_id="progress")
     with gr.Row():
         loss = gr.LinePlot(_curve(()), x="step", y="loss", label="Loss", height=260, elem_id="loss")
-        preview = gr.Image(label="The prompt, now", elem_id="preview", height=280)
+        preview = gr.Image(label="The prompt, as it is drawn now", elem_id="preview", height=300, format="png")
     with gr.Row():
         out = gr.Textbox(label="Save the newest adapter in a new folder", elem_id="out", scale=4)
         save = gr.Button("Save", elem_id="save", scale=1)
     prompt, seed, chosen = asked
 
     def trained(words: str, other: str, n: int, texts: str, kept: str, said: str, number: int) -> Iterator[Any]:
-        asks = Training(words.strip(), other.strip(), lines(texts), lines(kept), int(n), filled.options)
+        asks = Training((words or "").strip(), other.strip(), lines(texts), lines(kept), int(n), given.options)
         try:
             for at in studio.train(asks, said, number):
-                yield (*_shown(at, asks.steps), _offered(gr, studio, at), "")
+                yield (_curve(at.losses), at.preview, _said(at), _offered(gr, studio, at), "")
         except (BadInput, Cancelled) as error:
             yield gr.skip(), gr.skip(), "", gr.skip(), f"{error}"
 
     def saved(path: str) -> str:
         return studio.save(next(reversed(studio.handles), ""), path)
 
+    def suggested(name: str) -> tuple[Any, ...]:
+        now = filled.asking(name)
+        if now is filled:
+            return (gr.skip(),) * 4
+        return (
+            now.prompt,
+            now.training.surrogate,
+            *("\n".join(x) for x in (now.training.templates, now.training.retain)),
+        )
+
+    concept.input(suggested, [concept], [prompt, surrogate, templates, retain])
     start.click(
         trained,
         [concept, surrogate, steps, templates, retain, prompt, seed],
@@ -155,15 +173,23 @@ def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, An
     save.click(in_one_line(saved, ("",)), [out], [progress, problem], concurrency_id="pipeline")
 
 
+def _concept(gr: Any, filled: Filled) -> Any:
+    """A box; of a pipeline whose concepts are known they are offered, and choosing one fills the others."""
+    if not filled.concepts:
+        return gr.Textbox(filled.training.concept, label="Forget", elem_id="concept")
+    offered = [(words(label), label) for label in filled.concepts]
+    return gr.Dropdown(
+        offered, value=filled.training.concept, allow_custom_value=True, label="Forget", elem_id="concept"
+    )
+
+
 def _offered(gr: Any, studio: Studio, at: Progress) -> Any:
     """The list of adapters, with the new one in it and chosen alone."""
     return gr.CheckboxGroup(list(studio.handles), value=[at.label]) if at.label else gr.skip()
 
 
-def _shown(at: Progress, steps: int) -> tuple[Any, Any, str]:
-    done = f"done: “{at.label}”, chosen above" if at.label else f"step {len(at.losses)} of {steps}"
-    first = "making its own images, then locating what the concept rests on"
-    return _curve(at.losses), at.preview, done if at.losses else first
+def _said(at: Progress) -> str:
+    return f"Done: “{at.label}” is ticked above; see it under “Before and after”." if at.label else at.says
 
 
 def _curve(losses: tuple[float, ...]) -> Any:
@@ -172,29 +198,27 @@ def _curve(losses: tuple[float, ...]) -> Any:
     return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}, dtype=float)
 
 
-def _attacking(gr: Any, studio: Studio, chosen: Any, problem: Any) -> None:
-    gr.Markdown(
-        "Tries to bring back what the first chosen adapter forgot. The base is attacked the same way, as a control."
-    )
+def _attacking(gr: Any, studio: Studio, chosen: Any) -> None:
+    gr.Markdown(ATTACKING)
     with gr.Row():
         attacks = gr.Dropdown(
             ATTACKS, value=["prompts", "closed"], multiselect=True, label="Attacks", elem_id="attacks"
         )
         images = gr.Slider(4, 40, 8, step=4, label="Images an attack", elem_id="images")
     go = gr.Button("Attack", variant="primary", elem_id="attack")
-    header = ["attack", "came back, %", "base, %", "optimiser off, %"]
+    problem, progress = _line(gr, "attack"), gr.Markdown(elem_id="attacked")
+    header = ["attack", "came back, %", "on the model as it was, %", "without the search, %"]
     rows = gr.Dataframe(headers=header, interactive=False, elem_id="rows", label="Concept seen by the judge [95 %]")
-    drawn = gr.Gallery(label="What was drawn", columns=1, elem_id="drawn", object_fit="contain")
+    drawn = gr.Gallery(label="What was drawn", columns=1, elem_id="drawn", object_fit="contain", format="png")
 
-    def attacked(labels: list[str], names: list[str], n: int) -> tuple[Any, Any]:
-        return studio.attacks(next(iter(labels), ""), names, int(n))
+    def attacked(labels: list[str], names: list[str], n: int) -> Iterator[Any]:
+        try:
+            for at in studio.attacks(next(iter(labels), ""), names, int(n)):
+                yield (gr.skip(), gr.skip(), at, "") if isinstance(at, str) else (*at, "", "")
+        except BadInput as error:
+            yield None, None, "", f"{error}"
 
-    go.click(
-        in_one_line(attacked, (None, None)),
-        [chosen, attacks, images],
-        [rows, drawn, problem],
-        concurrency_id="pipeline",
-    )
+    go.click(attacked, [chosen, attacks, images], [rows, drawn, progress, problem], concurrency_id="pipeline")
 
 
 def show(studio: Studio, filled: Filled, port: int, browser: bool) -> None:

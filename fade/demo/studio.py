@@ -5,14 +5,14 @@ Adapters are read, never written to; a folder is not locked, and what is trained
 
 from __future__ import annotations
 
-import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -22,17 +22,17 @@ from fade.adapters.stored import Stored
 from fade.api import RETAIN, TEMPLATES, Handle, diffusion_of, unlearn
 from fade.attacks.call import attack
 from fade.checked import Seed, check
+from fade.console import latest
+from fade.data.dataset import Dataset
+from fade.demo.filled import Training, sentences
 from fade.errors import BadInput
 from fade.judges import Judge
+from fade.metrics import cell_text
 from fade.models import Noise
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOOK = 10  # steps between two previews: one picture costs about as much as two steps
-QUICK = {"rank": 8, "lr": 4e-3, "sampling_steps": 15, "guidance": 4.0}  # of the embedded pipeline, as in the README
-SENTENCES = {  # of the embedded pipeline's captions, by what the concept is
-    "style": ("A cat image in {} style.", "A fish image in {} style."),
-    "object": ("A {} image in photo style.", "A {} image in sketch style."),
-}
+LOOK_S = 0.5  # between two looks at work that goes on
 
 
 class Cancelled(Exception):
@@ -40,36 +40,35 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Training:
-    """What is asked of one training. options: of `fade.unlearn`, beside these."""
-
-    concept: str
-    surrogate: str
-    templates: Sequence[str]
-    retain: Sequence[str]
-    steps: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Progress:
-    """How far a training is. losses: one a step. preview: the concept as it is drawn now. label: once it is done."""
+    """How far a training is. losses: one a step. preview: the concept as it is drawn now. says: in words, with the time
+    left. label: once it is done."""
 
     losses: tuple[float, ...]
     preview: Image.Image | None = None
+    says: str = ""
     label: str | None = None
 
 
 class Studio:
     """One pipeline and the adapters that were given for it; none is on between two calls.
 
-    steps, guidance: of every picture. judges: that report on attacks.
+    steps, guidance: of every picture. judges: that report on attacks. dataset: whose captions attacks ask with, where
+    an adapter's card has none.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, judges: Sequence[Judge] = ()) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        steps: int,
+        guidance: float,
+        judges: Sequence[Judge] = (),
+        dataset: Dataset | None = None,
+    ) -> None:
         self.model = diffusion_of(pipe)
         self.model.pipe.set_progress_bar_config(disable=True)
         self.model.steps, self.model.guidance, self.judges = steps, guidance, list(judges)
+        self.dataset = dataset
         self.handles: dict[str, Handle] = {}
         self.cancelled = threading.Event()
 
@@ -138,8 +137,9 @@ class Studio:
     def before_after(
         self, prompt: str, seed: int, labels: Sequence[str], scale: float, on: bool, merged: bool
     ) -> tuple[Image.Image, Image.Image]:
-        """The same noise through the untouched pipeline, and with the adapters; with them off both are the same."""
-        handles = self.chosen(labels) if on else []
+        """The same noise through the untouched pipeline, and with the adapters; with them off, or none, both are the
+        same."""
+        handles = self.chosen(labels) if on and labels else []
         before = self.picture(prompt, seed)
         with self.wearing(handles, scale, merged):
             return before, self.picture(prompt, seed)
@@ -165,11 +165,11 @@ class Studio:
         yield last
         worker.start()
         try:
-            while not isinstance(item := news.get(), Handle):
+            while not isinstance(item := _next(news, last), Handle):
                 if isinstance(item, Exception):
                     raise item
                 yield (last := item)
-            yield Progress(last.losses, last.preview, self._keep(item))
+            yield replace(last, label=self._keep(item))
         finally:
             self.cancelled.set()
             worker.join()
@@ -186,7 +186,7 @@ class Studio:
             losses.append(loss)
             if step % LOOK == 0 or step == asked.steps:
                 preview = self.picture(prompt, seed)
-            news.put(Progress(tuple(losses), preview))
+            news.put(Progress(tuple(losses), preview, latest()))
 
         how: dict[str, Any] = {"templates": asked.templates, "retain": asked.retain, "steps": asked.steps}
         try:
@@ -197,9 +197,12 @@ class Studio:
 
     # attacks
 
-    def attacks(self, label: str, attacks: Sequence[str], images: int) -> tuple[list[list[str]], list[Image.Image]]:
-        """Rows (attack, what came back from the adapter, from the base, with the optimiser off) as text, and what was
-        drawn. Raises BadInput where no judge knows the concept, and as `fade.attack` does."""
+    def attacks(
+        self, label: str, attacks: Sequence[str], images: int
+    ) -> Iterator[str | tuple[list[list[str]], list[Image.Image]]]:
+        """How far it is, in words, and at last rows (attack, what came back from the adapter, from the base, with the
+        optimiser off) as text, and what was drawn. Raises BadInput where no judge knows the concept, and as
+        `fade.attack` does."""
         (handle,) = self.chosen([label] if label else [])
         concept, surrogate = str(handle.card.get("target")), str(handle.card.get("surrogate"))
         judge = next((judge for judge in self.judges if concept in judge.labels), None)
@@ -208,23 +211,34 @@ class Studio:
             raise BadInput(f"no judge knows {concept!r}, so nobody can say whether it came back; they know: {known}")
         if not attacks:
             raise BadInput("no attack is chosen")
-        sentences = handle.card.get("settings", {}).get("templates") or SENTENCES.get(judge.domain, TEMPLATES)
-        kept = handle.card.get("settings", {}).get("retain") or RETAIN
-        with tempfile.TemporaryDirectory() as folder, self.wearing([handle]):
-            rows = attack(
-                self.model.pipe,
+        asked, kept = sentences(self.dataset, concept) if self.dataset else (TEMPLATES, RETAIN)
+        own, model = handle.card.get("settings", {}), self.model
+        with tempfile.TemporaryDirectory() as folder, self.wearing([handle]), ThreadPoolExecutor(1) as pool:
+            work = pool.submit(
+                attack,
+                model.pipe,
                 concept,
                 surrogate,
                 judge,
                 list(attacks),
-                templates=sentences,
-                retain=kept,
+                templates=own.get("templates") or asked,
+                retain=own.get("retain") or kept,
                 images=images,
-                sampling_steps=self.model.steps,
-                guidance=self.model.guidance,
+                sampling_steps=model.steps,
+                guidance=model.guidance,
                 folder=folder,
             )
-            return [said(row) for row in rows], [opened(path) for path in sorted(Path(folder).glob("*.png"))]
+            while not wait([work], LOOK_S).done:
+                yield latest()
+            yield [said(row) for row in work.result()], [opened(path) for path in sorted(Path(folder).glob("*.png"))]
+
+
+def _next(news: SimpleQueue[Progress | Handle | Exception], last: Progress) -> Progress | Handle | Exception:
+    """What the worker tells next, or the last again with what the work says of itself by now."""
+    try:
+        return news.get(timeout=LOOK_S)
+    except Empty:
+        return replace(last, says=latest())
 
 
 def opened(path: Path) -> Image.Image:
@@ -236,14 +250,7 @@ def said(row: dict[str, Any]) -> list[str]:
     """One attack's result as the page's table has it."""
     if "refused" in row:
         return [row["attack"], row["refused"], "", ""]
-    return [row["attack"], *(percent(row[key]) for key in ("success", "base", "off"))]
-
-
-def percent(share: dict[str, Any] | None) -> str:
-    """A proportion with its interval, in percent."""
-    if share is None or not math.isfinite(share["value"]):
-        return "–"
-    return f"{100 * share['value']:.0f} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
+    return [row["attack"], *(cell_text(row[key]) for key in ("success", "base", "off"))]
 
 
 def lines(text: str) -> list[str]:
