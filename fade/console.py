@@ -192,7 +192,7 @@ class Stage:
     """
 
     def __init__(self, name: str, total: int, place: str, first: int = 0) -> None:
-        self.name, self.total, self.place, self.first = name, total, place, first
+        self.name, self.total, self.place, self.first, self.number = name, total, place, first, first
         self.began = self.said = time.monotonic()
         _State.line = f"{name}: {total - first} to do"
         log.info("%s", _State.line)
@@ -202,16 +202,22 @@ class Stage:
     def done(self, number: int, note: str = "", made: int | None = None) -> None:
         """`number` parts are done; `made`: by this process, if some of them were there already."""
         at(f"{self.place} {number} of {self.total}")
+        self.number = number
         now, made = time.monotonic(), number - self.first if made is None else made
         self._draw(number, note)
         if not made:
             return
         speed = made / max(now - self.began, 1e-6)
+        pace = f"{speed:.1f} a second" if speed > 0.1 else f"{1 / speed:.0f} s each"
         left = (self.total - number) / speed
-        _State.line = f"{self.name}: {number}/{self.total}{note}, {speed:.1f} a second, {left:.0f} s left"
+        _State.line = f"{self.name}: {number}/{self.total}{note}, {pace}, {left:.0f} s left"
         if (self._bar is None and now - self.said > EVERY_S) or number == self.total:
             log.info("%s", _State.line)
             self.said = now
+
+    def one(self, note: str = "") -> None:
+        """One part more is done."""
+        self.done(self.number + 1, note)
 
     def _draw(self, number: int, note: str) -> None:
         """The bar, if it is this stage's turn: a stage within this one had the screen until it was full."""

@@ -118,7 +118,11 @@ def test_a_stage_says_its_start_what_is_left_and_its_end(caplog: pytest.LogCaptu
         stage.done(4, ", loss 0.5")
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "images: 3 to do" and lines[1] == "images: 3/4, 1.0 a second, 1 s left"
-    assert lines[2].startswith("images: 4/4, loss 0.5, ") and len(lines) == 3
+    assert lines[2].startswith("images: 4/4, loss 0.5, ") and len(lines) == 3 and console.latest() == lines[2]
+    slow = Stage("attacks", 3, "while attacking")
+    slow.began -= 40
+    slow.one()
+    assert console.latest() == "attacks: 1/3, 40 s each, 80 s left"  # known, though no line was due
 
 
 def test_only_the_first_of_several_processes_says_it(
@@ -228,4 +232,9 @@ def test_at_a_terminal_a_stage_is_a_bar_between_its_first_line_and_its_last(
     unfinished.done(5)
     assert console._State.bar is None and not unfinished._bar.live.is_started
     assert all(text in screen.getvalue() for text in ("images", "distil, loss 0.5", "4/5"))
-    assert [line.partition(",")[0] for line in caplog.messages] == ["images: 3 to do", "distil: 5 to do", "distil: 5/5"]
+    stage.done(2)  # the stage around it has the screen again
+    assert stage._bar and stage._bar.live.is_started and console._State.bar is stage._bar
+    stage.done(3)
+    assert console._State.bar is None
+    said = ["images: 3 to do", "distil: 5 to do", "distil: 5/5", "images: 3/3"]
+    assert [line.partition(",")[0] for line in caplog.messages] == said

@@ -34,7 +34,7 @@ from benchmarks.measure.real import CHUNK, RealImages
 from benchmarks.measure.shared import made_of, take
 from fade.checked import Count, Portion, Seed, Share, Word
 from fade.claims import claimed, free
-from fade.console import doing
+from fade.console import Stage
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.data.prompts import caption
@@ -258,7 +258,7 @@ class Benchmark:
         began = time.monotonic()
         rows: list[Row] = []
         deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
-        doing(f"judging {len(self.wanted)} images")
+        stage = Stage("judging", len(self.wanted), "while judging images,")
         for start in range(0, len(self.wanted), CHUNK):
             part = self.wanted[start : start + CHUNK]
             pixels = read(part, images)
@@ -270,6 +270,7 @@ class Benchmark:
             rows += found
             for name, backbone in self.backbones.items():
                 deep[name].append(backbone(pixels, looks))
+            stage.done(len(rows))
         for name, file in files.items():
             write_tensors(file, {"features": torch.cat(deep[name])})
         write_json(

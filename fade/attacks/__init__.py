@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from fade.console import Stage
 from fade.data.dataset import Dataset, Item
 from fade.data.pairs import Request
 from fade.data.prompts import Cell, words
@@ -73,7 +74,8 @@ class Counter:
 class Scene:
     """What an attacker has. model: the one under attack. base: the model before unlearning. cells: of the target.
 
-    prompt: a cell's caption. off: the optimiser takes no step, for the control. XX
+    prompt: a cell's caption. off: the optimiser takes no step, for the control.
+    altered: what is done to the real images, for the control that never saw the concept; None: nothing.
     """
 
     model: Diffusion
@@ -206,6 +208,7 @@ def descend(
         return [Mark(0, scene.counter.units, copies(parameters))]
     steps, found = max(marks), []
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps if cosine else 10**9)
+    stage = Stage("searching", steps, "while searching, at step")
     for step in range(steps):
         optimizer.zero_grad()
         with torch.enable_grad():
@@ -216,6 +219,7 @@ def descend(
             after()
         if step + 1 in marks:
             found.append(Mark(step + 1, scene.counter.units, copies(parameters)))
+        stage.one()
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fade.attacks import spread
-from fade.console import doing
+from fade.console import Stage
 from fade.data.dataset import Dataset, Item
 from fade.errors import BadInput
 from fade.files import content_hash, unharmed
@@ -39,7 +39,6 @@ class Probe:
         path = cache / "attacks" / f"probe-{content_hash(parts)}.safetensors"
         found = unharmed(path, read_tensors)
         if found is None:
-            doing(f"the attacker learns to judge by {len(items)} images")
             write_tensors(path, _fitted(base, dataset, domain, items))
             found = read_tensors(path)
         return cls(base, dataset.domains[domain], found[0])
@@ -56,10 +55,12 @@ def _items(dataset: Dataset) -> list[Item]:
 
 
 def _fitted(base: Diffusion, dataset: Dataset, domain: str, items: Sequence[Item]) -> dict[str, Tensor]:
-    parts = range(0, len(items), AT_ONCE)
-    x = torch.cat(
-        [activations(base, dataset.images([*items[i : i + AT_ONCE]], base.size).float() / 255) for i in parts]
-    )
+    parts = [[*items[i : i + AT_ONCE]] for i in range(0, len(items), AT_ONCE)]
+    stage, found = Stage("the attacker learns to judge", len(items), "while the attacker learns to judge, at image"), []
+    for part in parts:
+        found.append(activations(base, dataset.images(part, base.size).float() / 255))
+        stage.done(stage.number + len(part))
+    x = torch.cat(found)
     mean, std = x.mean(0), x.std(0) + 1e-6
     y = one_hot(dataset.labels([*items], domain), len(dataset.domains[domain])).to(x)
     a = (x - mean) / std

@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 from fade.attacks import Attack, Find, Scene
 from fade.attacks.trajectory import check_family, denoised, guidance_of, noised_part, pictures, steps_of
 from fade.checked import Count, Portion, Positive
+from fade.console import Stage
 from fade.data.prompts import Cell
 from fade.models import Diffusion, Noise
 from fade.models.embedding import Embedding
@@ -65,6 +66,7 @@ class Recall(Attack):
         z = self.share * latents + (1 - self.share) * torch.randn(latents.shape, generator=g).to(latents)
         asked = scene.model.embed([""] * len(rows) + [scene.prompts[row] for row in rows])
         speed, found = torch.zeros_like(z), []
+        stage = Stage("searching", self.times, "while searching, after timestep")
         for k in range(self.times):
             t = int((k + 0.5) * scene.model.train_steps / self.times)
             for _ in range(self.steps):
@@ -76,6 +78,7 @@ class Recall(Attack):
             if (k + 1) * self.marks // self.times > k * self.marks // self.times:
                 start = dict(zip(rows, z, strict=True))
                 found.append(Find(f"{k + 1} timesteps", partial(self._draw, scene, start), scene.counter.units))
+            stage.one()
         return found
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from fade.attacks import Attack, Find, Scene
 from fade.attacks.prompts import draw_texts
 from fade.attacks.spelling import check_words, room, states, text, usable
 from fade.checked import Count, Portion
+from fade.console import Shown
 from fade.models import Diffusion
 
 
@@ -54,7 +55,8 @@ class Ring(Attack):
         direction = (given - states(base, scene.surrogates)).mean(0, keepdim=True)
         allowed = torch.tensor(usable(base, "" if self.own_word else scene.said))
         length = min(self.length, room(base))
-        found = [self._search(base, wanted, allowed, length, g) for wanted in given + eta * direction]
+        aims = Shown([*(given + eta * direction)], "searching", "while searching, for caption")
+        found = [self._search(base, wanted, allowed, length, g) for wanted in aims]
         texts = [text(base, ids.tolist()) for ids in found]
         return Find(
             f"η = {eta:g}", partial(draw_texts, scene, dict(zip(scene.prompts, texts, strict=True))), says=texts[0]

@@ -15,6 +15,7 @@ from fade.attacks import LEVELS, Attack, drawn
 from fade.attacks.meter import HALF, SHOWN, SIDE, Meter, Subject, works
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
+from fade.console import Stage
 from fade.errors import BadInput
 from fade.files import atomic, write_json
 from fade.intervals import difference
@@ -42,13 +43,16 @@ def suite(
     refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
     if attacks and len(refused) == len(attacks):
         raise BadInput(next(iter(refused.values())))
-    plain = _subjects(meter, NONE, Plain(), attacked, base, oracle, None)
+    tried = {NONE: Plain(), **{name: attack for name, attack in attacks.items() if name not in refused}}
+    total = sum(_measurements(attack, oracle, never) for attack in tried.values())
+    stage = Stage("attacks", total, "while attacking, after measurement")
+    plain = _subjects(meter, stage, NONE, Plain(), attacked, base, oracle, None)
     rows = [_result(NONE, Plain(), plain, plain)]
     for name, attack in attacks.items():
         if name in refused:
             rows.append({"format": FORMAT, "attack": name, "level": attack.level, "refused": refused[name]})
             continue
-        rows.append(_result(name, attack, _subjects(meter, name, attack, attacked, base, oracle, never), plain))
+        rows.append(_result(name, attack, _subjects(meter, stage, name, attack, attacked, base, oracle, never), plain))
         if folder is not None:
             _write(folder, rows[-1], plain)
     if folder is not None:
@@ -70,8 +74,14 @@ def _refusal(attack: Attack, model: Diffusion) -> str | None:
     return None
 
 
+def _measurements(attack: Attack, oracle: Subject | None, never: Never | None) -> int:
+    """How many models `_subjects` makes an attack on."""
+    return 2 + attack.optimises + (attack.shown and never is not None) + (oracle is not None)
+
+
 def _subjects(
     meter: Meter,
+    stage: Stage,
     name: str,
     attack: Attack,
     attacked: Subject,
@@ -80,15 +90,21 @@ def _subjects(
     never: Never | None,
 ) -> dict[str, dict[str, Any]]:
     """The attack on each model; on the base first, which says what can be tried."""
-    found = {"base": meter.measured(name, attack, base)}
+
+    def measured(subject: Subject, kept: list[str] | None = None) -> dict[str, Any]:
+        made = meter.measured(name, attack, subject, kept)
+        stage.one(f", {name} on {subject.name}")
+        return made
+
+    found = {"base": measured(base)}
     kept = works(found["base"]) if attack.fixed else None
-    found["attacked"] = meter.measured(name, attack, attacked, kept)
+    found["attacked"] = measured(attacked, kept)
     if attack.optimises:
-        found["off"] = meter.measured(name, attack, replace(attacked, name="attacked, optimiser off", off=True))
+        found["off"] = measured(replace(attacked, name="attacked, optimiser off", off=True))
     if attack.shown and never is not None:
-        found["never"] = meter.measured(name, attack, replace(base, name="base, unseen concept", never=never))
+        found["never"] = measured(replace(base, name="base, unseen concept", never=never))
     if oracle is not None:
-        found["oracle"] = meter.measured(name, attack, oracle, kept)
+        found["oracle"] = measured(oracle, kept)
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from fade.console import Stage
 from fade.data.dataset import Dataset, Item
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -65,10 +66,11 @@ class Generated(Dataset):
     def make(self, model: Diffusion, batch: int = 8) -> None:
         """Draw every image, (N, 3, H, W) uint8, with the noise of seed + number."""
         items = self.items("train")
-        parts = []
+        parts, stage = [], Stage("images", len(items), "while making images")
         for start in range(0, len(items), batch):
             part = items[start : start + batch]
             prompts = [self.caption(self.cell(item)) for item in part]
             parts.append((model.generate(prompts, [Noise(item.index) for item in part]) * 255).round().byte())
+            stage.done(start + len(part))
         self.pixels = torch.cat(parts)
         self.name = f"generated-{content_hash([model.sha256(), model.steps, model.guidance, self.cells()])}"

@@ -46,6 +46,7 @@ def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path
     assert found["success"] == found["base"] and found["success"]["n"] == 4 and found["excess"]["value"] == 0
     assert "bypass: nothing on this model hears the prompt" in first.stdout
     assert "| closed | T2 " in first.stdout.replace("| closed  ", "| closed ") and "4 images" in first.stdout
+    assert "attacks: 4 to do" in first.stderr and "attacks: 4/4, closed on attacked, " in first.stderr  # its time left
     again = run(*given)
     assert again.stdout == first.stdout and "attack closed" not in again.stderr
     assert {path: file_hash(path) for path in adapter.iterdir()} == before

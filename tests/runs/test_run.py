@@ -32,7 +32,7 @@ from fade.models.stable_diffusion import StableDiffusion
 STAGES = (
     "loading the pipeline",
     "images: 72 to do",
-    "judging 72 images",
+    "judging: 72 to do",
     "locating: ",
     "distil: 4 to do",
     "real images: ",

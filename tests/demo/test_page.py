@@ -1,0 +1,219 @@
+"""The demo's page, served as a user starts it, clicked and typed into in a headless Chromium, on the embedded pipelines.
+
+It runs where Gradio is: `make demo` makes such an environment in .venv/demo, and .ci/run calls these tests there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from adapting import made
+from browser import Tab, needs_browser, tab
+from command import ROOT
+
+from fade.files import shipped
+from fade.models.stable_diffusion import StableDiffusion
+from fade.sparsity import Dense
+
+needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="no Gradio here: .venv/demo has it (make demo)")
+pytestmark = [pytest.mark.demo, needs_browser, needs_gradio]
+PIPELINE = shipped("minicanvas/pipeline")
+BYTES = """(async () => {
+  const image = document.querySelector("SELECTOR img");
+  if (!image || !image.complete || !image.naturalWidth) return "";
+  const whole = await crypto.subtle.digest("SHA-256", await (await fetch(image.src)).arrayBuffer());
+  return [...new Uint8Array(whole)].map((x) => x.toString(16).padStart(2, "0")).join("");
+})()"""
+
+
+@contextmanager
+def served(folder: Path, arguments: Sequence[str]) -> Iterator[str]:
+    """The address of a demo that runs inside, as `python -m fade.demo ARGUMENTS` prints it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "fade.demo", *arguments, "--port", port, "--no-browser", "--sampling-steps", "4"]
+    with (folder / "stderr.txt").open("w") as errors:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    try:
+        assert demo.stdout is not None
+        line = next((line for line in demo.stdout if "http://" in line), "")
+        assert f"127.0.0.1:{port}" in line, (folder / "stderr.txt").read_text()
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        demo.terminate()
+        demo.wait(30)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two that change what is drawn: "without neon" and "without cat"."""
+    model, folders = StableDiffusion.load(PIPELINE, 4, 4.0), []
+    for seed, name in enumerate(("neon", "cat")):
+        folders.append(tmp_path_factory.mktemp("adapters") / name)
+        stored = made(model, name, Dense(), seed)
+        stored.about.update(target=name, surrogate="photo", domain="style", method="Fade")
+        stored.write(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def address(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("demo"), [*map(str, adapters), "--model", PIPELINE]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with tab(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Tab, address: str) -> Tab:
+    """Opened anew, both pictures drawn."""
+    browser.open(address, 1280, 1000)
+    browser.wait(picture("#before"), 120)
+    browser.wait(picture("#after"), 120)
+    return browser
+
+
+def picture(selector: str) -> str:
+    """The hash of a picture's bytes, as JavaScript."""
+    return BYTES.replace("SELECTOR", selector)
+
+
+def otherwise(page: Tab, selector: str, before: str, seconds: float = 60) -> str:
+    """The hash of a picture, once it is another than before."""
+    return str(page.wait(f"{picture(selector)}.then((now) => now !== '{before}' && now)", seconds))
+
+
+def tick(page: Tab, label: str) -> None:
+    """One of the adapters, on or off."""
+    page.wait(f"[...document.querySelectorAll('#adapters label')].some((one) => one.innerText.trim() === '{label}')")
+    page.js(
+        f"""[...document.querySelectorAll('#adapters label')].forEach((one) => {{
+        if (one.innerText.trim() === '{label}') one.querySelector('input').id = 'ticked'; else one.querySelector('input').id = ''}})"""
+    )
+    page.click("#ticked")
+
+
+def go_to(page: Tab, name: str) -> None:
+    page.js(f"[...document.querySelectorAll('[role=tab]')].find((one) => one.innerText === '{name}').click()")
+
+
+def says(page: Tab, selector: str, words: str, seconds: float = 60) -> str:
+    """What stands there, once it has these words in it."""
+    text = f"(document.querySelector('{selector}')?.innerText || '')"
+    return str(page.wait(f"{text}.includes({words!r}) && {text}", seconds))
+
+
+def test_the_same_noise_before_and_after_at_every_scale(page: Tab) -> None:
+    before, both = page.js(picture("#before")), page.js(picture("#after"))
+    assert both != before  # two adapters at once
+    tick(page, "without cat")
+    one = otherwise(page, "#after", both)
+    assert one != before
+    page.click("#scale input[type=range]", 0.001)
+    off = otherwise(page, "#after", one)
+    assert off == before == page.js(picture("#before"))  # the scale 0: bit for bit
+    page.click("#scale input[type=range]", 0.999)
+    assert otherwise(page, "#after", off) == one
+    page.click("#merged input")
+    assert otherwise(page, "#after", one) != before
+    page.click("#merged input")
+    assert otherwise(page, "#after", page.js(picture("#after"))) == one
+    page.click("#on input")
+    assert otherwise(page, "#after", one) == before
+    page.click("#over")
+    page.wait("document.querySelectorAll('#strip .thumbnail-item img, #strip button img').length >= 5")
+    first, last = (f"#strip .thumbnail-item:nth-of-type({k})" for k in (1, 5))
+    assert page.wait(picture(first)) == before and page.wait(picture(last)) == one
+    page.type("#prompt textarea", "A cat image in photo style.")
+    page.click("#draw")
+    assert otherwise(page, "#before", before)
+
+
+def test_what_cannot_be_used_is_one_line_on_the_page(page: Tab, tmp_path: Path) -> None:
+    page.type("#prompt textarea", "")
+    page.click("#draw")
+    says(page, "#draw-problem", "the prompt is empty; say what is to be drawn")
+    page.type("#prompt textarea", "A cat image in photo style.")
+    page.click("#draw")
+    page.wait("!document.querySelector('#draw-problem').innerText.trim()")
+    page.click("#adding button")
+    page.type("#folder textarea, #folder input", str(tmp_path))
+    page.click("#add")
+    says(page, "#add-problem", "adapter.json is missing")
+    go_to(page, "Attack it")
+    tick(page, "without neon")
+    tick(page, "without cat")
+    page.click("#attack")
+    says(page, "#attack-problem", "no adapter is chosen")
+
+
+def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(page: Tab, tmp_path: Path) -> None:
+    go_to(page, "Unlearn this")
+    page.type("#templates textarea", "A cat image in {} style.")
+    page.type("#retain textarea", "A car image in photo style.")
+    page.click("#steps input[type=range]", 0.001)
+    page.click("#unlearn")
+    says(page, "#progress", "s left")
+    says(page, "#progress", "distil: 2/10", 180)
+    first = page.wait(picture("#preview"))
+    assert page.js("!!document.querySelector('#loss canvas, #loss svg')")
+    done = says(page, "#progress", "Done:", 180)
+    assert "without neon (2)" in done and otherwise(page, "#preview", first)
+    chosen = "[...document.querySelectorAll('#adapters label')].filter((x) => x.querySelector('input').checked)"
+    assert page.js(f"{chosen}.map((x) => x.innerText.trim())") == ["without neon (2)"]
+    page.type("#out textarea, #out input", str(tmp_path / "new"))
+    page.click("#save")
+    says(page, "#progress", "adapter.safetensors and its card")
+    assert (tmp_path / "new" / "adapter.safetensors").is_file()
+    page.click("#unlearn")
+    says(page, "#progress", "distil: 1/10", 180)
+    page.click("#stop")
+    says(page, "#train-problem", "nothing was kept")
+
+
+def test_attack_it_fills_the_table_beside_the_base(page: Tab) -> None:
+    go_to(page, "Attack it")
+    page.click("#images input[type=range]", 0.001)
+    page.click("#attack")
+    says(page, "#attacked", "s left", 180)
+    rows = "[...document.querySelectorAll('#rows tbody tr')].map((row) => row.innerText.trim())"
+    page.wait(f"{rows}.filter((row) => /\\\\[\\\\d/.test(row)).length >= 3", 300)
+    found = page.js(f"{rows}.join(' ')")
+    assert all(name in found for name in ("none", "prompts", "closed"))
+    page.wait("document.querySelectorAll('#drawn img').length >= 3")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_tab_fits_the_window_and_asks_nobody_else(browser: Tab, address: str, width: int, dark: bool) -> None:
+    browser.open(address, width, 900, dark)
+    browser.wait(picture("#after"), 120)
+    for name in ("Before and after", "Unlearn this", "Attack it"):
+        go_to(browser, name)
+        wide = "document.documentElement.scrollWidth - innerWidth"
+        assert browser.js(wide) <= 0, name
+    asked = "performance.getEntriesByType('resource').map((e) => e.name).filter((n) => !/^data:|127.0.0.1/.test(n))"
+    assert browser.js(asked) == []
+
+
+def test_without_arguments_it_is_the_pipeline_of_run_py_and_draws_at_once(browser: Tab, tmp_path: Path) -> None:
+    with served(tmp_path, []) as address:
+        browser.open(address, 1280, 900)
+        before = browser.wait(picture("#before"), 120)
+        assert browser.wait(picture("#after"), 120) == before  # no adapter yet
+        told = browser.js("document.querySelector('#adapters').innerText")
+        assert "Unlearn this" in told
