@@ -90,6 +90,7 @@ def main(cfg: DictConfig) -> None:
             raise Misused(f"task is {cfg.task!r}; choose one of {', '.join(TASKS)}")
         if launcher != "local" and single and cfg.task != "plan":
             raise Misused(f"launcher={launcher} starts the runs of a sweep and needs -m: python run.py -m ...")
+        get_method("benchmarks.runs.rules.check_rules")(given(cfg), lambda: instantiate(cfg.dataset, _convert_="all"))
         get_method("benchmarks.runs.options.check_options")(given(cfg))
         if not single:
             within(f"in run {now.job.num + 1} of the sweep,")

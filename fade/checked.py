@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -123,3 +124,17 @@ def checked(function: F) -> F:
         return function(*args, **kwargs)
 
     return guarded  # type: ignore[return-value]
+
+
+def located(path: str) -> Any:
+    """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+            for part in parts[cut:]:
+                found = getattr(found, part)
+            return found
+        except (ModuleNotFoundError, AttributeError):
+            continue
+    raise BadInput(f"_target_ is {path!r}, which cannot be imported")

@@ -5,7 +5,6 @@ The files are run.py's own; here they are read without Hydra: each list of defau
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
 from fade.adapters.text import TextEdit
+from fade.checked import located
 from fade.errors import BadInput
 from fade.files import shipped
 from fade.methods import Method
@@ -86,20 +86,6 @@ def embedded(path: str | None = None) -> dict[str, Any] | None:
             found = {key: OmegaConf.to_container(parts[key], resolve=True) for key in ("model", "dataset", "judges")}
             return {"name": name, "target": config["target"] if name == default else None, **found}
     return None
-
-
-def located(path: str) -> Any:
-    """What a dotted name says, imported and not called. Raises BadInput where there is no such thing."""
-    parts = path.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:cut]))
-            for part in parts[cut:]:
-                found = getattr(found, part)
-            return found
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise BadInput(f"_target_ is {path!r}, which cannot be imported")
 
 
 def settings(part: Mapping[str, Any]) -> dict[str, Any]:

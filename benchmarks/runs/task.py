@@ -14,6 +14,7 @@ import transformers
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
 from benchmarks.runs.options import processes
+from fade.checked import located
 from fade.console import doing
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
@@ -22,7 +23,7 @@ from fade.files import content_hash
 from fade.judges import Judge
 from fade.models import Diffusion
 from fade.pretrain import check_images
-from fade.published import located, settings
+from fade.published import settings
 from fade.training.logs import JsonLines, Mirror
 from fade.training.recipe import Recipe
 

@@ -6,15 +6,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from fade.data.language import Language
-from fade.data.prompts import Cell, caption, check_template
+from fade.data.prompts import Cell, caption, check_template, find_domain
+from fade.errors import BadInput
 from fade.files import content_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPLITS = ("train", "judge", "test")  # for the pipeline and for unlearning; for the judges; for their accuracy and FID
 
@@ -100,13 +103,36 @@ class Dataset(ABC):
         named = self.surrogates.get(domain)
         return named if named and named != target else labels[(labels.index(target) + 1) % len(labels)]
 
+    def resolved(
+        self, target: str, surrogate: str | None, within: str | None = None
+    ) -> tuple[str, str, tuple[str, str] | None]:
+        """The target's domain, what overwrites it, and the other domain and its concept where it is to be forgotten
+        with that one alone. Raises BadInput for unknown names, for a surrogate equal to its target, and for a `within`
+        of the target's own domain."""
+        domain = find_domain(target, self.domains)
+        surrogate = surrogate or self.surrogate(target, domain)
+        if surrogate == target:
+            raise BadInput(f"surrogate and target are both {target!r}; name another concept as the surrogate")
+        if find_domain(surrogate, self.domains, "surrogate") != domain:
+            raise BadInput(f"surrogate {surrogate!r} is no {domain}; the target {target!r} is one: name a {domain}")
+        if within is None:
+            return domain, surrogate, None
+        other = find_domain(within, self.domains, "within")
+        if other == domain:
+            raise BadInput(f"within is {within!r}, a {domain} as the target {target!r} is; name one of another domain")
+        return domain, surrogate, (other, within)
+
     def labels(self, items: list[Item], domain: str) -> Tensor:
         """Class indices (N,) of the items in one domain."""
+        import torch  # here, as in the next two: names are looked up, and refused, without it
+
         place = list(self.domains).index(domain)
         return torch.tensor([self.domains[domain].index(item.concepts[place]) for item in items])
 
     def shown(self, items: list[Item], domain: str) -> Tensor:
         """(N, labels) of 0 and 1: every concept of the domain that the items show."""
+        import torch
+
         labels = self.domains[domain]
         table = torch.zeros(len(items), len(labels))
         for row, item in enumerate(items):
@@ -117,6 +143,8 @@ class Dataset(ABC):
 
     def images(self, items: list[Item], size: int) -> Tensor:
         """(N, 3, size, size) uint8."""
+        import torch
+
         return torch.from_numpy(self.arrays(items, size)).permute(0, 3, 1, 2).contiguous()
 
     def arrays(self, items: list[Item], size: int) -> np.ndarray:

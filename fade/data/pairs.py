@@ -15,7 +15,7 @@ from fade.checked import Count, Share
 from fade.data.dataset import Dataset, Item
 from fade.data.language import PAIR
 from fade.data.latents import Latents
-from fade.data.prompts import Cell, caption, check_template, find_domain, swapped, words
+from fade.data.prompts import Cell, caption, check_template, swapped, words
 from fade.data.seen import seen_concepts
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion
@@ -61,20 +61,9 @@ class Request:
 
     @classmethod
     def of(cls, dataset: Dataset, target: str, surrogate: str | None, within: str | None = None) -> Request:
-        """Resolve names. Raises BadInput for unknown ones, for a surrogate equal to its target, and for a `within` of
-        the target's own domain."""
-        domain = find_domain(target, dataset.domains)
-        surrogate = surrogate or dataset.surrogate(target, domain)
-        if surrogate == target:
-            raise BadInput(f"surrogate and target are both {target!r}; name another concept as the surrogate")
-        if find_domain(surrogate, dataset.domains, "surrogate") != domain:
-            raise BadInput(f"surrogate {surrogate!r} is no {domain}; the target {target!r} is one: name a {domain}")
-        if within is None:
-            return cls(target, surrogate, domain)
-        other = find_domain(within, dataset.domains, "within")
-        if other == domain:
-            raise BadInput(f"within is {within!r}, a {domain} as the target {target!r} is; name one of another domain")
-        return cls(target, surrogate, domain, (other, within))
+        """Names resolved, or refused, as `Dataset.resolved` does."""
+        domain, instead, alone = dataset.resolved(target, surrogate, within)
+        return cls(target, instead, domain, alone)
 
     def concerns(self, cell: Cell) -> bool:
         inside = self.within is None or cell[self.within[0]] == self.within[1]

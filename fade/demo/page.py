@@ -13,7 +13,8 @@ from fade.errors import BadInput
 
 ATTACKS = ("light", "prompts", "sampler", "bypass", "closed", "inversion", "prefix")
 CSS = """
-.gradio-container {max-width: min(1100px, 100%) !important; margin: auto; overflow-x: clip}
+.gradio-container {max-width: min(1100px, 100%) !important; margin: auto; overflow-x: clip;
+  --block-info-text-color: var(--body-text-color-subdued)}
 .one-line {color: #b3261e; font-weight: 600}
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
@@ -22,7 +23,7 @@ footer {display: none !important}
 INTRO = """# Make it forget
 A text-to-image model, and adapters that make it forget one concept. Before and after start from the same noise: what
 differs is the adapter alone. Taken off, it leaves the model as it was, bit for bit."""
-NONE_YET = "Those that are ticked are on, together. None yet? Train one under “Unlearn this”, or add a folder."
+NONE_YET = "Those that are ticked are on, together. None yet, and so no difference below? Train one under “Unlearn this”, or add a folder."
 ATTACKING = """Is it gone, or only hidden? An attack searches for another way to the concept that the first ticked
 adapter made the model forget; a judge says in how many pictures it came back. The model without the adapter is attacked
 the same way: an attack that fails there too says nothing."""
@@ -59,7 +60,7 @@ def build(studio: Studio, filled: Filled) -> Any:
     with gr.Blocks(title="FADE: make it forget", analytics_enabled=False) as page:
         gr.Markdown(INTRO)
         with gr.Row():
-            prompt = gr.Textbox(filled.prompt, label="Prompt", elem_id="prompt", scale=4)
+            prompt = gr.Textbox(filled.prompt, label="Prompt", elem_id="prompt", scale=4, min_width=260)
             seed = gr.Number(1, label="Seed of the noise", precision=0, minimum=0, elem_id="seed", scale=1)
         labels = list(studio.handles)
         chosen = gr.CheckboxGroup(labels, value=labels, label="Adapters", info=NONE_YET, elem_id="adapters")
@@ -93,9 +94,11 @@ def _line(gr: Any, name: str) -> Any:
 def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str, Any]:
     """The tab; what draws both pictures, for the page to do when it is opened."""
     with gr.Row():
-        scale = gr.Slider(0, 1, 1, step=0.05, label="Scale (0: as it was, 1: as trained)", elem_id="scale")
+        scale = gr.Slider(
+            0, 1, 1, step=0.05, label="Scale (0: as it was, 1: as trained)", elem_id="scale", min_width=260
+        )
         on = gr.Checkbox(True, label="On", elem_id="on", min_width=80)
-        merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged")
+        merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged", min_width=190)
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", elem_id="draw")
         over = gr.Button("Draw at five scales from 0 to 1", elem_id="over")

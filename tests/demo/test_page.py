@@ -1,4 +1,4 @@
-"""The demo's page, served as a user starts it, clicked and typed into in a headless Chromium, on the embedded pipelines.
+"""The demo's page, served as a user starts it, clicked and typed into in a headless Chromium.
 
 It runs where Gradio is: `make demo` makes such an environment in .venv/demo, and .ci/run calls these tests there.
 """
@@ -99,11 +99,10 @@ def otherwise(page: Tab, selector: str, before: str, seconds: float = 60) -> str
 
 def tick(page: Tab, label: str) -> None:
     """One of the adapters, on or off."""
-    page.wait(f"[...document.querySelectorAll('#adapters label')].some((one) => one.innerText.trim() === '{label}')")
-    page.js(
-        f"""[...document.querySelectorAll('#adapters label')].forEach((one) => {{
-        if (one.innerText.trim() === '{label}') one.querySelector('input').id = 'ticked'; else one.querySelector('input').id = ''}})"""
-    )
+    found = f"[...document.querySelectorAll('#adapters label')].find((one) => one.innerText.trim() === '{label}')"
+    page.wait(f"!!{found}")
+    page.js("document.querySelector('#ticked')?.removeAttribute('id')")
+    page.js(f"{found}.querySelector('input').id = 'ticked'")
     page.click("#ticked")
 
 

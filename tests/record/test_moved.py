@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 import run
 from benchmarks.record.moved import KEYS, OPTIONS, current, key, target
-from benchmarks.runs.options import located
 from benchmarks.runs.reopened import SHARED, opened
+from fade.checked import located
 
 FOLDER = """
 dataset:
