@@ -23,7 +23,8 @@ footer {display: none !important}
 INTRO = """# Make it forget
 A text-to-image model, and adapters that make it forget one concept. Before and after start from the same noise: what
 differs is the adapter alone. Taken off, it leaves the model as it was, bit for bit."""
-NONE_YET = "Those that are ticked are on, together. None yet, and so no difference below? Train one under “Unlearn this”, or add a folder."
+NONE_YET = """Those that are ticked are on, together. None yet, and so no difference below? Train one under “Unlearn
+this”, or add a folder."""
 ATTACKING = """Is it gone, or only hidden? An attack searches for another way to the concept that the first ticked
 adapter made the model forget; a judge says in how many pictures it came back. The model without the adapter is attacked
 the same way: an attack that fails there too says nothing."""
@@ -91,12 +92,22 @@ def _line(gr: Any, name: str) -> Any:
     return gr.Markdown(elem_id=f"{name}-problem", elem_classes="one-line")
 
 
+def _picture(gr: Any, label: str, name: str) -> Any:
+    """A box of one picture; nothing is offered that would send it away."""
+    return gr.Image(label=label, elem_id=name, height=300, format="png", buttons=["download", "fullscreen"])
+
+
+def _pictures(gr: Any, label: str, name: str, columns: int) -> Any:
+    """A box of several, which is there once they are."""
+    how = {"object_fit": "contain", "format": "png", "buttons": ["download", "fullscreen"], "visible": False}
+    return gr.Gallery(label=label, elem_id=name, columns=columns, **how)
+
+
 def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str, Any]:
     """The tab; what draws both pictures, for the page to do when it is opened."""
     with gr.Row():
-        scale = gr.Slider(
-            0, 1, 1, step=0.05, label="Scale (0: as it was, 1: as trained)", elem_id="scale", min_width=260
-        )
+        label = "Scale (0: as it was, 1: as trained)"
+        scale = gr.Slider(0, 1, 1, step=0.05, label=label, elem_id="scale", min_width=260)
         on = gr.Checkbox(True, label="On", elem_id="on", min_width=80)
         merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged", min_width=190)
     with gr.Row():
@@ -104,9 +115,8 @@ def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str
         over = gr.Button("Draw at five scales from 0 to 1", elem_id="over")
     problem = _line(gr, "draw")
     with gr.Row():
-        before = gr.Image(label="Before", elem_id="before", height=300, format="png")
-        after = gr.Image(label="After", elem_id="after", height=300, format="png")
-    strip = gr.Gallery(label="From 0 to 1", columns=5, height=220, elem_id="strip", object_fit="contain", format="png")
+        before, after = _picture(gr, "Before", "before"), _picture(gr, "After", "after")
+    strip = _pictures(gr, "From 0 to 1", "strip", 5)
     prompt, seed, chosen = asked
     drawn = {
         "fn": in_one_line(studio.before_after, (None, None)),
@@ -117,7 +127,11 @@ def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str
     }
     for event in (draw.click, scale.release, on.input, merged.input, chosen.change, prompt.submit):
         event(**drawn)
-    over.click(in_one_line(studio.strip, (None,)), [*asked], [strip, problem], concurrency_id="pipeline")
+
+    def stripped(*given: Any) -> Any:
+        return gr.Gallery(studio.strip(*given), visible=True)
+
+    over.click(in_one_line(stripped, (gr.skip(),)), [*asked], [strip, problem], concurrency_id="pipeline")
     return drawn
 
 
@@ -138,7 +152,7 @@ def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, An
     problem, progress = _line(gr, "train"), gr.Markdown(elem_id="progress")
     with gr.Row():
         loss = gr.LinePlot(_curve(()), x="step", y="loss", label="Loss", height=260, elem_id="loss")
-        preview = gr.Image(label="The prompt, as it is drawn now", elem_id="preview", height=300, format="png")
+        preview = _picture(gr, "The prompt, as it is drawn now", "preview")
     with gr.Row():
         out = gr.Textbox(label="Save the newest adapter in a new folder", elem_id="out", scale=4)
         save = gr.Button("Save", elem_id="save", scale=1)
@@ -212,14 +226,17 @@ def _attacking(gr: Any, studio: Studio, chosen: Any) -> None:
     problem, progress = _line(gr, "attack"), gr.Markdown(elem_id="attacked")
     header = ["attack", "came back, %", "on the model as it was, %", "without the search, %"]
     rows = gr.Dataframe(headers=header, interactive=False, elem_id="rows", label="Concept seen by the judge [95 %]")
-    drawn = gr.Gallery(label="What was drawn", columns=1, elem_id="drawn", object_fit="contain", format="png")
+    drawn = _pictures(gr, "What was drawn", "drawn", 1)
 
     def attacked(labels: list[str], names: list[str], n: int) -> Iterator[Any]:
         try:
             for at in studio.attacks(next(iter(labels), ""), names, int(n)):
-                yield (gr.skip(), gr.skip(), at, "") if isinstance(at, str) else (*at, "", "")
+                if isinstance(at, str):
+                    yield gr.skip(), gr.skip(), at, ""
+                else:
+                    yield at[0], gr.Gallery(at[1], visible=True), "", ""
         except BadInput as error:
-            yield None, None, "", f"{error}"
+            yield gr.skip(), gr.skip(), "", f"{error}"
 
     go.click(attacked, [chosen, attacks, images], [rows, drawn, progress, problem], concurrency_id="pipeline")
 
