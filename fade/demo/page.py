@@ -83,6 +83,7 @@ def build(studio: Studio, filled: Filled) -> Any:
 
         add.click(in_one_line(added, (gr.skip(),)), [folder, chosen], [chosen, refused], concurrency_id="pipeline")
         page.load(**shown)
+        page.load(lambda: gr.CheckboxGroup(list(studio.handles)), outputs=[chosen])  # those trained since it was built
     page.queue(default_concurrency_limit=1)
     return page
 

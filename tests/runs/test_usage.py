@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command import Command, complaint
+from command import ROOT, Command, complaint
 from configs import composed
 from hydra.utils import instantiate
 
@@ -72,3 +74,29 @@ def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) 
         and "--cfg job" in said
     )
     assert "_target_" not in said and "Hydra" not in said and len(said.splitlines()) < 60
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--help",
+        "neon",
+        "sparsty=neuron",
+        "sparsity=neurn",
+        "target=neno",
+        "target=neon surrogate=cat",
+        "seed=-1",
+        "dataset.train=many",
+        "output_dir=/dev/null",
+        "launcher=slurm",
+    ],
+)
+def test_what_needs_no_model_is_answered_without_torch(given: str) -> None:
+    """It takes seconds to import; the rest of the answer one or two."""
+    grid = [] if given == "--help" else ["model=minicanvas", "dataset=minicanvas"]
+    command = [sys.executable, "-X", "importtime", "run.py", *grid, *given.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported and not imported & {"torch", "diffusers", "lightning", "scipy"}
+    assert done.returncode in ((0,) if given == "--help" else (1, 2))
