@@ -44,17 +44,12 @@ class Victim:
     def of(cls, task: Task, given: str | None) -> Victim:
         """given: the folder of a run or of an adapter; None: the checkpoint of the configuration.
 
-        Raises BadInput where nothing is named, or what is named is no run and no adapter.
+        Raises BadInput where what is named is no run and no adapter.
         """
         config = task.config
         out = Path(config["out"]) if config["out"] else None
         place = "attacks" if config["seed"] == 0 else f"attacks/seed-{config['seed']}"
         if given is None:
-            if config["base"] is None:
-                raise BadInput(
-                    "task=attack needs run=FOLDER, a finished run or an adapter; or model.path=FOLDER base=FOLDER, a "
-                    "checkpoint and the pipeline that it was made from"
-                )
             name = f"attack-{config['target']}-{content_hash([config['model'], config['base']])[:8]}"
             return cls(
                 task,

@@ -66,9 +66,11 @@ RULES: dict[str, Any] = {  # what no signature of ours says
 
 
 def check_rules(config: Mapping[str, Any], dataset: Callable[[], Dataset]) -> None:
-    """Raises BadInput for a plain value that the run could not use, for a folder that cannot be one, and for a concept
-    that a dataset without files does not have. config: plain values, none missing."""
+    """Raises BadInput for a plain value that the run could not use, for a folder that cannot be one, for a concept
+    that a dataset without files does not have, and where it is not said what a task is to be done on. config: plain
+    values, none missing."""
     check_plain(config)
+    check_needed(config)
     check_asked(config)
     for key in ("output_dir", "cache_dir", "out"):
         if config[key] is not None:
@@ -86,6 +88,17 @@ def check_plain(node: Mapping[str, Any], where: str = "") -> None:
             check(name, value, RULES[name])
         elif isinstance(value, Mapping):
             check_plain(value, name)
+
+
+def check_needed(config: Mapping[str, Any]) -> None:
+    """Raises BadInput for a task that is not told on what."""
+    if config["task"] == "score" and config["answers"] is None:
+        raise BadInput("task=score needs answers=DIR, the folder of the images")
+    if config["task"] == "attack" and config["run"] is None and config["base"] is None:
+        raise BadInput(
+            "task=attack needs run=FOLDER, a finished run or an adapter; or model.path=FOLDER base=FOLDER, a "
+            "checkpoint and the pipeline that it was made from"
+        )
 
 
 def check_asked(config: Mapping[str, Any]) -> None:

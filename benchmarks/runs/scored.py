@@ -18,8 +18,6 @@ from fade.errors import BadInput
 
 def scored(task: Task) -> None:
     config = task.config
-    if config["answers"] is None:
-        raise BadInput("task=score needs answers=DIR, the folder of the images")
     dataset = task.dataset()
     request = task.request(dataset)
     benchmark = task.benchmark(dataset, request)

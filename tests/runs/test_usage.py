@@ -90,6 +90,8 @@ def test_help_says_what_it_is_for_with_examples_and_every_concept(run: Command) 
         "dataset.train=many",
         "output_dir=/dev/null",
         "launcher=slurm",
+        "task=attack",
+        "task=score",
     ],
 )
 def test_what_needs_no_model_is_answered_without_torch(given: str) -> None:
