@@ -22,7 +22,7 @@ from fade.adapters.stored import Stored
 from fade.api import RETAIN, TEMPLATES, Handle, diffusion_of, unlearn
 from fade.attacks.call import attack
 from fade.checked import Seed, check
-from fade.console import latest
+from fade.console import doing, latest
 from fade.data.dataset import Dataset
 from fade.demo.filled import Training, sentences
 from fade.errors import BadInput
@@ -160,8 +160,8 @@ class Studio:
         before = self.picture(prompt, seed)
         news: SimpleQueue[Progress | Handle | Exception] = SimpleQueue()
         self.cancelled.clear()
-        worker = threading.Thread(target=self._work, args=(asked, prompt, seed, news), daemon=True)
         last = Progress((), before)
+        worker = threading.Thread(target=self._work, args=(asked, prompt, seed, before, news), daemon=True)
         yield last
         worker.start()
         try:
@@ -174,10 +174,18 @@ class Studio:
             self.cancelled.set()
             worker.join()
 
-    def _work(self, asked: Training, prompt: str, seed: int, news: SimpleQueue[Progress | Handle | Exception]) -> None:
-        """In a thread of its own: the training, which tells `news` every step and then the adapter or what ended it."""
+    def _work(
+        self,
+        asked: Training,
+        prompt: str,
+        seed: int,
+        preview: Image.Image,
+        news: SimpleQueue[Progress | Handle | Exception],
+    ) -> None:
+        """In a thread of its own: the training, which tells `news` every step and then the adapter or what ended it.
+        preview: until there is a newer one."""
+        doing(f"unlearning {asked.concept}")
         losses: list[float] = []
-        preview: Image.Image | None = None
 
         def watch(step: int, loss: float) -> None:
             nonlocal preview
@@ -213,6 +221,7 @@ class Studio:
             raise BadInput("no attack is chosen")
         asked, kept = sentences(self.dataset, concept) if self.dataset else (TEMPLATES, RETAIN)
         own, model = handle.card.get("settings", {}), self.model
+        doing(f"attacking what is {label}")
         with tempfile.TemporaryDirectory() as folder, self.wearing([handle]), ThreadPoolExecutor(1) as pool:
             work = pool.submit(
                 attack,

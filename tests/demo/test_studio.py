@@ -61,7 +61,7 @@ def test_a_training_is_watched_and_ends_as_an_unwatched_one(studio: Studio) -> N
     assert sorted({*steps}) == [0, 1, 2, 3] and steps == sorted(steps) and [at.label for at in seen[:-1]].count(None)
     assert not [at for at in seen[:-1] if at.label] and "distil: 2/3" in " ".join(at.says for at in seen)
     first, last = seen[0].preview, seen[-1].preview
-    assert first and last and not same(first, last) and state(studio.model) == clean
+    assert first and last and all(at.preview for at in seen) and not same(first, last) and state(studio.model) == clean
     alone = fade.unlearn(studio.model.pipe, "neon style", "photo style", **SHORT)
     assert studio.handles[str(seen[-1].label)].card["sha256"] == alone.card["sha256"]
 
