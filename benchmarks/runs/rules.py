@@ -16,6 +16,7 @@ from fade.errors import BadInput
 if TYPE_CHECKING:
     from fade.data.dataset import Dataset
 
+DRAWN = ("fade.data.canvas.dataset.Canvas", "fade.data.minicanvas.MiniCanvas")  # they read no file to know their names
 RULES: dict[str, Any] = {  # what no signature of ours says
     "task": Word,
     "target": Word,
@@ -75,7 +76,8 @@ def check_rules(config: Mapping[str, Any], dataset: Callable[[], Dataset]) -> No
     for key in ("output_dir", "cache_dir", "out"):
         if config[key] is not None:
             check_folder(key, Path(config[key]))
-    if config["task"] in ("unlearn", "plan") and not config.get("sequence") and "root" not in config["dataset"]:
+    one = config["task"] in ("unlearn", "plan") and not config.get("sequence")
+    if one and config["dataset"].get("_target_") in DRAWN:
         check_node(config["dataset"], "dataset")
         dataset().resolved(config["target"], config["surrogate"], config["within"])
 
