@@ -23,7 +23,12 @@ CHROMIUM = next(
 )
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 LIMIT = 60.0  # seconds for one answer
-KEYS = {"Enter": ("Enter", 13, "\r"), "Escape": ("Escape", 27, ""), "Tab": ("Tab", 9, "")}
+KEYS = {
+    "Enter": ("Enter", 13, "\r"),
+    "Escape": ("Escape", 27, ""),
+    "Tab": ("Tab", 9, ""),
+    "Backspace": ("Backspace", 8, ""),
+}
 
 
 class Browser:
@@ -75,15 +80,15 @@ class Browser:
         elif event["method"] == "Network.requestWillBeSent" and not said["request"]["url"].startswith("data:"):
             self.asked.append(said["request"]["url"])
 
-    def open(self, page: Path, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """A page from the disk, in a window of so many CSS pixels. media: "print", or none."""
+    def open(self, page: Path | str, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
+        """A page from the disk, or by its address, in a window of so many CSS pixels. media: "print", or none."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.errors, self.asked, self.loaded = [], [], False
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         while not self.loaded:
             self._heard(self._next())
 
@@ -93,9 +98,9 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, expression: str) -> Any:
+    def until(self, expression: str, seconds: float = LIMIT) -> Any:
         """The first value of an expression that is true."""
-        end = time.monotonic() + LIMIT
+        end = time.monotonic() + seconds
         while not (found := self.value(expression)):
             assert time.monotonic() < end, f"never: {expression}"
             time.sleep(0.05)
@@ -107,6 +112,27 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **more)
+
+    def click(self, selector: str, across: float = 0.5) -> None:
+        """With the mouse, where the element is; across: 0 at its left edge, 1 at its right."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.until(f"!!{found}")
+        self.value(f"{found}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        x, y, width, height = self.value(f"(r => [r.x, r.y, r.width, r.height])({found}.getBoundingClientRect())")
+        assert width and height, f"{selector} is not to be seen"
+        for kind in ("mousePressed", "mouseReleased"):
+            where = {"x": x + across * width, "y": y + height / 2, "button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, **where)
+
+    def write(self, selector: str, text: str) -> None:
+        """In place of what stands in a box; then the focus leaves it."""
+        self.click(selector)
+        self.value("document.activeElement.select()")
+        if text:
+            self.call("Input.insertText", text=text)
+        else:
+            self.press("Backspace")
+        self.value("document.activeElement.blur()")
 
     def picture(self, path: Path, whole: bool = True) -> None:
         """A screenshot, of the whole page or of what the window shows."""

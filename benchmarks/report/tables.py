@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from benchmarks.record.format import COSTS, Metric
 from benchmarks.record.results import Run, by_setting, frame, metric_values, short
@@ -280,6 +279,8 @@ def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
     values = metric_values(runs, key, base)
     if not values:
         return next((found for r in runs if (found := r.metric(key, base))), None)
+    from scipy.special import stdtrit  # here: a wrong command line imports this file, and is to be answered at once
+
     mean, own = float(np.mean(values)), _own_interval(runs, key, base)
     if not about(key).share or (len(values) < 2 and not own):
         return {"value": mean}

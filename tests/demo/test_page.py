@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from adapting import made
-from browser import Tab, needs_browser, tab
+from browser import Browser, needs_browser
+from browser import browser as opened
 from command import ROOT
 
 from fade.files import shipped
@@ -73,17 +74,17 @@ def address(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with tab(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with opened(tmp_path_factory.mktemp("profile")) as found:
+        yield found
 
 
 @pytest.fixture
-def page(browser: Tab, address: str) -> Tab:
+def page(browser: Browser, address: str) -> Browser:
     """Opened anew, both pictures drawn."""
     browser.open(address, 1280, 1000)
-    browser.wait(picture("#before"), 300)
-    browser.wait(picture("#after"), 300)
+    browser.until(picture("#before"), 300)
+    browser.until(picture("#after"), 300)
     return browser
 
 
@@ -92,67 +93,67 @@ def picture(selector: str, number: int = 0) -> str:
     return BYTES.replace("SELECTOR", selector).replace("NUMBER", str(number))
 
 
-def otherwise(page: Tab, selector: str, before: str, seconds: float = 60) -> str:
+def otherwise(page: Browser, selector: str, before: str, seconds: float = 60) -> str:
     """The hash of a picture, once it is another than before."""
-    return str(page.wait(f"{picture(selector)}.then((now) => now !== '{before}' && now)", seconds))
+    return str(page.until(f"{picture(selector)}.then((now) => now !== '{before}' && now)", seconds))
 
 
-def tick(page: Tab, label: str) -> None:
+def tick(page: Browser, label: str) -> None:
     """One of the adapters, on or off."""
     found = f"[...document.querySelectorAll('#adapters label')].find((one) => one.innerText.trim() === '{label}')"
-    page.wait(f"!!{found}")
-    page.js("document.querySelector('#ticked')?.removeAttribute('id')")
-    page.js(f"{found}.querySelector('input').id = 'ticked'")
+    page.until(f"!!{found}")
+    page.value("document.querySelector('#ticked')?.removeAttribute('id')")
+    page.value(f"{found}.querySelector('input').id = 'ticked'")
     page.click("#ticked")
 
 
-def go_to(page: Tab, name: str) -> None:
-    page.js(f"[...document.querySelectorAll('[role=tab]')].find((one) => one.innerText === '{name}').click()")
+def go_to(page: Browser, name: str) -> None:
+    page.value(f"[...document.querySelectorAll('[role=tab]')].find((one) => one.innerText === '{name}').click()")
 
 
-def says(page: Tab, selector: str, words: str, seconds: float = 60) -> str:
+def says(page: Browser, selector: str, words: str, seconds: float = 60) -> str:
     """What stands there, once it has these words in it."""
     text = f"(document.querySelector('{selector}')?.innerText || '')"
-    return str(page.wait(f"{text}.includes({words!r}) && {text}", seconds))
+    return str(page.until(f"{text}.includes({words!r}) && {text}", seconds))
 
 
-def test_the_same_noise_before_and_after_at_every_scale(page: Tab) -> None:
-    before, both = page.js(picture("#before")), page.js(picture("#after"))
+def test_the_same_noise_before_and_after_at_every_scale(page: Browser) -> None:
+    before, both = page.value(picture("#before")), page.value(picture("#after"))
     assert both != before  # two adapters at once
     tick(page, "without cat")
     one = otherwise(page, "#after", both)
     assert one != before
     page.click("#scale input[type=range]", 0.001)
     off = otherwise(page, "#after", one)
-    assert off == before == page.js(picture("#before"))  # the scale 0: bit for bit
+    assert off == before == page.value(picture("#before"))  # the scale 0: bit for bit
     page.click("#scale input[type=range]", 0.999)
     assert otherwise(page, "#after", off) == one
     page.click("#merged input")
     assert otherwise(page, "#after", one) != before
     page.click("#merged input")
-    assert otherwise(page, "#after", page.js(picture("#after"))) == one
+    assert otherwise(page, "#after", page.value(picture("#after"))) == one
     page.click("#on input")
     assert otherwise(page, "#after", one) == before
     page.click("#over")
     shown = "#strip .thumbnail-item"
-    page.wait(f"document.querySelectorAll('{shown} img').length === 5")
-    page.js("document.querySelector('#strip').scrollIntoView()")
-    first, middle, last = (page.wait(picture(shown, number)) for number in (0, 2, 4))
+    page.until(f"document.querySelectorAll('{shown} img').length === 5")
+    page.value("document.querySelector('#strip').scrollIntoView()")
+    first, middle, last = (page.until(picture(shown, number)) for number in (0, 2, 4))
     assert first == before and last == one and middle not in (before, one)
-    page.type("#prompt textarea", "A cat image in photo style.")
+    page.write("#prompt textarea", "A cat image in photo style.")
     page.click("#draw")
     assert otherwise(page, "#before", before)
 
 
-def test_what_cannot_be_used_is_one_line_on_the_page(page: Tab, tmp_path: Path) -> None:
-    page.type("#prompt textarea", "")
+def test_what_cannot_be_used_is_one_line_on_the_page(page: Browser, tmp_path: Path) -> None:
+    page.write("#prompt textarea", "")
     page.click("#draw")
     says(page, "#draw-problem", "the prompt is empty; say what is to be drawn")
-    page.type("#prompt textarea", "A cat image in photo style.")
+    page.write("#prompt textarea", "A cat image in photo style.")
     page.click("#draw")
-    page.wait("!document.querySelector('#draw-problem').innerText.trim()")
+    page.until("!document.querySelector('#draw-problem').innerText.trim()")
     page.click("#adding button")
-    page.type("#folder textarea, #folder input", str(tmp_path))
+    page.write("#folder textarea, #folder input", str(tmp_path))
     page.click("#add")
     says(page, "#add-problem", "adapter.json is missing")
     go_to(page, "Attack it")
@@ -162,21 +163,21 @@ def test_what_cannot_be_used_is_one_line_on_the_page(page: Tab, tmp_path: Path) 
     says(page, "#attack-problem", "no adapter is chosen")
 
 
-def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(page: Tab, tmp_path: Path) -> None:
+def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(page: Browser, tmp_path: Path) -> None:
     go_to(page, "Unlearn this")
-    page.type("#templates textarea", "A cat image in {} style.")
-    page.type("#retain textarea", "A car image in photo style.")
+    page.write("#templates textarea", "A cat image in {} style.")
+    page.write("#retain textarea", "A car image in photo style.")
     page.click("#steps input[type=range]", 0.001)
     page.click("#unlearn")
     says(page, "#progress", "s left")
     says(page, "#progress", "distil: 2/10", 400)
-    first = page.wait(picture("#preview"))
-    assert page.js("!!document.querySelector('#loss canvas, #loss svg')")
+    first = page.until(picture("#preview"))
+    assert page.value("!!document.querySelector('#loss canvas, #loss svg')")
     done = says(page, "#progress", "Done:", 400)
     assert "without neon (2)" in done and otherwise(page, "#preview", first)
     chosen = "[...document.querySelectorAll('#adapters label')].filter((x) => x.querySelector('input').checked)"
-    assert page.js(f"{chosen}.map((x) => x.innerText.trim())") == ["without neon (2)"]
-    page.type("#out textarea, #out input", str(tmp_path / "new"))
+    assert page.value(f"{chosen}.map((x) => x.innerText.trim())") == ["without neon (2)"]
+    page.write("#out textarea, #out input", str(tmp_path / "new"))
     page.click("#save")
     says(page, "#progress", "adapter.safetensors and its card")
     assert (tmp_path / "new" / "adapter.safetensors").is_file()
@@ -186,36 +187,36 @@ def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(pag
     says(page, "#train-problem", "nothing was kept")
 
 
-def test_attack_it_fills_the_table_beside_the_base(page: Tab) -> None:
+def test_attack_it_fills_the_table_beside_the_base(page: Browser) -> None:
     go_to(page, "Attack it")
     page.click("#images input[type=range]", 0.001)
     page.click("#attacks .token-remove")  # `prompts`, which tries sixteen captions
     page.click("#attack")
     says(page, "#attacked", "s left", 180)
     rows = "document.querySelector('#rows').innerText"
-    page.wait(f"({rows}.match(/[[][0-9]/g) || []).length >= 4", 600)  # intervals: of the model and of its base
-    found = page.js(rows)
+    page.until(f"({rows}.match(/[[][0-9]/g) || []).length >= 4", 600)  # intervals: of the model and of its base
+    found = page.value(rows)
     assert "none" in found and "closed" in found and "prompts" not in found
-    page.wait("document.querySelectorAll('#drawn img').length >= 2")
+    page.until("document.querySelectorAll('#drawn img').length >= 2")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_every_tab_fits_the_window_and_asks_nobody_else(browser: Tab, address: str, width: int, dark: bool) -> None:
+def test_every_tab_fits_the_window_and_asks_nobody_else(browser: Browser, address: str, width: int, dark: bool) -> None:
     browser.open(address, width, 900, dark)
-    browser.wait(picture("#after"), 300)
+    browser.until(picture("#after"), 300)
     for name in ("Before and after", "Unlearn this", "Attack it"):
         go_to(browser, name)
         wide = "document.documentElement.scrollWidth - innerWidth"
-        assert browser.js(wide) <= 0, name
+        assert browser.value(wide) <= 0, name
     asked = "performance.getEntriesByType('resource').map((e) => e.name).filter((n) => !/^data:|127.0.0.1/.test(n))"
-    assert browser.js(asked) == []
+    assert browser.value(asked) == []
 
 
-def test_without_arguments_it_is_the_pipeline_of_run_py_and_draws_at_once(browser: Tab, tmp_path: Path) -> None:
+def test_without_arguments_it_is_the_pipeline_of_run_py_and_draws_at_once(browser: Browser, tmp_path: Path) -> None:
     with served(tmp_path, []) as address:
         browser.open(address, 1280, 900)
-        before = browser.wait(picture("#before"), 300)
-        assert browser.wait(picture("#after"), 300) == before  # no adapter yet
-        told = browser.js("document.querySelector('#adapters').innerText")
+        before = browser.until(picture("#before"), 300)
+        assert browser.until(picture("#after"), 300) == before  # no adapter yet
+        told = browser.value("document.querySelector('#adapters').innerText")
         assert "Unlearn this" in told
