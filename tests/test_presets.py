@@ -287,6 +287,12 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     # of MiniCanvas: chosen here (docs/tuning.md), not published
     **{f"tuned/{model}/{name}": (row, "ours") for model in ("minicanvas", "canvas") for name, row in DRAWN.items()},
+    **{
+        f"tuned/canvas/{name}": ({"optimizer.build.lr": 2e-3}, "docs/tuning.md")
+        for name in ("fade", "spare", "fade_robust")
+    },
+    "tuned/canvas/salun": ({"optimizer.build.lr": 1e-4}, "docs/tuning.md"),
+    "tuned/canvas/uce": ({"method.tokens": "all", "method.ridge": 50.0}, "docs/tuning.md"),
     # of Stable Diffusion
     "tuned/sd15/ca": (
         {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},
