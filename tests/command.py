@@ -6,12 +6,14 @@ import logging
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hydra._internal.hydra import Hydra
 
 import fade
-from run import entry
+import run
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Path(fade.__file__).parent / "shipped" / "minicanvas"
@@ -23,6 +25,7 @@ SHORT = [
     "model.steps=4",
     "dataset.test=2",
 ]
+known = cache(run.known)
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Command:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.folder, self.patch, self.capture = folder, patch, capture
+        patch.setattr(run, "known", known)  # the default configuration is composed once
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # nothing sets it, and all is composed to ask for it
 
     def __call__(self, *overrides: str, code: int = 0) -> Done:
         given = {override.partition("=")[0] for override in overrides}
@@ -51,7 +56,7 @@ class Command:
         root = logging.getLogger()
         handlers = list(root.handlers)
         try:
-            entry()
+            run.entry()
             ended = 0
         except SystemExit as end:
             ended = int(end.code or 0)

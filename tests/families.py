@@ -37,6 +37,7 @@ from transformers import (
 
 from fade.models import Diffusion
 from fade.models.families import family_of
+from fade.models.sana import INSTRUCTION
 from fade.pretrain.diffusion import make_tokenizer
 from fade.pretrain.flow import make_t5_tokenizer
 
@@ -153,6 +154,7 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     made.train_from_iterator(
         CAPTIONS, trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **settings)
     )
+    made.add_tokens(INSTRUCTION[:-1])  # before each caption of Sana's: a thousand letters else
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     names = dict(zip(("pad_token", "eos_token", "bos_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=LENGTH, **names)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import ROOT
-from configs import GROUPS, OPTIONS
+from configs import GROUPS, OPTIONS, settled
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -167,6 +167,14 @@ def jobs(words: list[str], params: dict[str, object]) -> Iterator[list[str]]:
         yield [f"{key}={turn[i if key in GROUPS else 0]}" for key, turn in turns.items()]
 
 
+def swept(sweeps: list[str]) -> dict[str, object]:
+    """The parameters of +sweeps=NAME; none without one."""
+    if not sweeps:
+        return {}
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return dict(compose("config", sweeps, return_hydra_config=True).hydra.sweeper.params or {})
+
+
 @pytest.mark.parametrize("command", commands("python run.py"), ids=" ".join)
 def test_a_command_line_composes(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as no file is needed: Hydra composes it, every value resolves, types and ranges are right."""
@@ -174,17 +182,15 @@ def test_a_command_line_composes(command: tuple[str, ...], monkeypatch: pytest.M
     words = [word for word in command[2:] if word not in ("-m", "--cfg", "job")]
     several = "-m" in command or "task=plan" in command
     check(words)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        try:
-            sweeps = [word for word in words if word.startswith("+sweeps=")]
-            swept = compose("config", sweeps, return_hydra_config=True).hydra.sweeper.params or {} if sweeps else {}
-            assert several or not sweeps
-            for job in jobs(words, dict(swept)):
-                config = compose("config", job)
-                OmegaConf.to_container(config, resolve=True, throw_on_missing="dataset.root=..." not in words)
-                check_options(given(config))
-        except (HydraException, OmegaConfBaseException) as error:
-            pytest.fail(f"{' '.join(command)}: {error}")
+    sweeps = [word for word in words if word.startswith("+sweeps=")]
+    assert several or not sweeps
+    try:
+        for job in jobs(words, swept(sweeps)):
+            config = settled(*job)
+            OmegaConf.to_container(config, resolve=True, throw_on_missing="dataset.root=..." not in words)
+            check_options(given(config))
+    except (HydraException, OmegaConfBaseException) as error:
+        pytest.fail(f"{' '.join(command)}: {error}")
 
 
 def test_every_other_command_is_there() -> None:

@@ -164,7 +164,7 @@ def test_a_killed_suite_goes_on_and_ends_the_same(
 ) -> None:
     attacks = {"prompts": Prompts(["upper case"]), "closed": Closed()}
     attacked = replace(base, name="attacked")
-    alone = replace(meter, cache=tmp_path)
+    alone = replace(meter, cache=tmp_path, images=2, tries=2)
     measure: Callable[..., Any] = Meter._measure
     calls: list[str] = []
 
