@@ -145,8 +145,8 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
 
 def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command) -> None:
     short = [*SHORT, f"cache_dir={cache}", "protocol.batch=4"]  # one of 36 is timed else
-    said = run("task=plan", "+sweeps=all_targets", *short).stdout
-    assert "72 images a run, 17 runs, and the base model's once: 1,296 images" in said and "in all: " in said
+    said = run("task=plan", "+sweeps=all_targets", "model=canvas", "dataset=canvas", *short).stdout
+    assert "220 images a run, 32 runs, and the base model's once: 7,260 images" in said and "in all: " in said
     quarter = run("task=plan", "protocol=subset", *short).stdout
     assert "18 images a run, 1 run, and the base model's once: 36 images" in quarter
     closed = run("task=plan", "method=uce", *(given for given in short if "max_steps" not in given)).stdout
