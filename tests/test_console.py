@@ -168,7 +168,7 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
     ]
 
     def start(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "run.py", "experiment=minicanvas", *overrides, *SHORT[:1], *SHORT[2:], *where]
+        command = [sys.executable, "run.py", *overrides, "experiment=minicanvas", *SHORT[:1], *SHORT[2:], *where]
         return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     code, lines = ended(start("target=neon"), "distil: ", signal.SIGINT)
@@ -203,7 +203,7 @@ def test_the_other_commands_stop_with_one_line_too_in_their_imports(command: str
 @pytest.mark.processes
 @pytest.mark.parametrize(("module", "more"), [("omegaconf", ""), ("torch", "; the same command goes on")])
 def test_a_run_stops_with_one_line_in_its_imports(module: str, more: str, tmp_path: Path) -> None:
-    command = ["run.py", "target=neon", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    command = ["run.py", "target=neon_glow", f"output_dir={tmp_path}", f"cache_dir={tmp_path}"]
     assert interrupted(command, module) == f"stopped{more}\n"
 
 
