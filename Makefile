@@ -26,7 +26,7 @@ test-slow: install
 
 # Slurm where slurmctld is installed and we are root; two processes as one; adapters where this package is not
 test-processes: install
-	$(BIN)/python -m pytest -m "slurm or processes" -rs
+	$(BIN)/python -m pytest -m "(slurm or processes) and not slow" -rs
 
 # Known errors, planted one by one: do the tests see them? 95 % must be killed (tests/mutants)
 mutants: install
