@@ -10,3 +10,10 @@ def at_least(low: float, **options: float) -> None:
     for name, value in options.items():
         if not value >= low:
             raise BadInput(f"{name.replace('__', '.')} is {value}; it must be {low:g} or more")
+
+
+def above(low: float, **options: float) -> None:
+    """Raises BadInput for the first option that is not above `low`, or no number."""
+    for name, value in options.items():
+        if not value > low:
+            raise BadInput(f"{name.replace('__', '.')} is {value}; it must be above {low:g}")

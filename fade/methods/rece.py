@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import closed
-from fade.errors import BadInput, at_least
+from fade.errors import above, at_least
 from fade.methods.uce import Uce, solve
 
 
@@ -36,8 +36,7 @@ class Rece(Uce):
     ) -> None:
         super().__init__(tokens, erase, preserve, ridge)
         at_least(0, method__epochs=epochs)
-        if not regulariser > 0:
-            raise BadInput(f"method.regulariser is {regulariser}; it must be above 0")
+        above(0, method__regulariser=regulariser)
         self.epochs, self.regulariser = epochs, regulariser
         self.variant = f"{self.variant}, {epochs} epochs"
 

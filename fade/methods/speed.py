@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from fade.adapters import Adapter
 from fade.adapters.matrix import Matrix
 from fade.data.pairs import Pairs
-from fade.errors import BadInput, at_least
+from fade.errors import BadInput, above, at_least
 from fade.methods.uce import Rows, Uce, change, demands
 from fade.models import Diffusion
 from fade.models.prompts import Text
@@ -51,8 +51,7 @@ class Speed(Uce):
     ) -> None:
         super().__init__(tokens, ridge=ridge)
         at_least(0, method__slack=slack, method__augment=augment)
-        if not threshold > 0:
-            raise BadInput(f"method.threshold is {threshold}; it must be above 0")
+        above(0, method__threshold=threshold)
         self.threshold, self.slack, self.filter, self.augment = threshold, slack, filter, augment
 
     def edits(self, model: Diffusion, adapter: Adapter) -> dict[str, Rows]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fade.adapters import Adapter
 from fade.adapters.matrix import Matrix
 from fade.data.pairs import Pairs
-from fade.errors import BadInput, at_least
+from fade.errors import BadInput, above, at_least
 from fade.methods import Method
 from fade.models import Diffusion
 from fade.models.prompts import Text
@@ -45,8 +45,7 @@ class Uce(Method):
         if tokens not in ("last", "all"):
             raise BadInput(f"method.tokens is {tokens!r}; choose last (the released code) or all (the older one)")
         at_least(0, method__erase=erase, method__preserve=preserve)
-        if not ridge > 0:
-            raise BadInput(f"method.ridge is {ridge}; it must be above 0")
+        above(0, method__ridge=ridge)
         self.tokens, self.erase, self.preserve, self.ridge = tokens, erase, preserve, ridge
         self.variant = f"{tokens} tokens"
 
