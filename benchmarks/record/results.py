@@ -360,6 +360,11 @@ def short(names: Sequence[str]) -> list[str]:
     return found if all(found) else list(names)
 
 
+def called(names: Sequence[str]) -> dict[str, str]:
+    """Each name -> what is left of it in `short`."""
+    return dict(zip(names, short(names), strict=True))
+
+
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
     """One row a run: what it is, every metric with its interval and the base's value, its cost, the numbers chosen."""
     import pandas as pd  # here, so that who only reads runs does not wait for it

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.record.format import Metric
-from benchmarks.record.results import Run, by_setting, short
+from benchmarks.record.results import Run, by_setting, called
 from benchmarks.report.attacks import NONE
 from benchmarks.report.images import Pair, pair
 from benchmarks.report.tables import DASH, KEPT, Cell, Table, mean_of, measured, number
@@ -109,8 +109,8 @@ def answers(runs: Sequence[Run], link: Callable[[Run], str], shows: Shows) -> li
         return []
     ordered = sorted(runs, key=lambda run: (run.domain, run.gone, run.setting, run.seed or 0))
     names = [f"{run.gone} → {words(run.surrogate)}" for run in ordered]
-    by = dict(zip(kinds := list(by_setting(runs)), short(kinds), strict=True))
-    if len(kinds) > 1:
+    by = called(list(by_setting(runs)))
+    if len(by) > 1:
         names = [f"{name}, by {by[run.setting]}" for name, run in zip(names, ordered, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{name}, training seed {run.seed}" for name, run in zip(names, ordered, strict=True)]
@@ -230,7 +230,7 @@ def verdicts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     if len(runs) <= FEW:
         return []
     kinds = by_setting(runs)
-    names = dict(zip(kinds, short(list(kinds)), strict=True))
+    names = called(list(kinds))
     gone = {names[kind]: float(np.mean([run.metrics["ua"]["value"] for run in own])) for kind, own in kinds.items()}
     left = {names[kind]: share for kind, own in kinds.items() if (share := kept(own)) is not None}
     counts = f"{counted(runs)} images that ask for it, in {many(len(runs), 'run')}"

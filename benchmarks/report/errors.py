@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.record.format import Metric
-from benchmarks.record.results import Run, by_setting, short
+from benchmarks.record.results import Run, by_setting, called, short
 from benchmarks.report.answer import many
 from benchmarks.report.decided import LEVEL, gaps, holm, sign_flip, stratified, student_interval
 from benchmarks.report.figures import COLOURS, Figure, decimals, looks
@@ -159,7 +159,7 @@ def tradeoffs(runs: Sequence[Run]) -> list[Figure]:
     if len(table) < 2:  # a mark alone says less than its row in the summary
         return []
     series = list(dict.fromkeys(table["series"]))
-    table["series"] = table["series"].map(dict(zip(series, short(series), strict=True)))
+    table["series"] = table["series"].map(called(series))
     table["first"] = unbeaten(table["ua"], table["kept"])
     top = _top([*table["kept"], *table["kept_high"].dropna()])
     lost = error_axis("lost: 100 − retention, %", top, alt.X, "kept")
@@ -267,7 +267,7 @@ def differences(runs: Sequence[Run]) -> list[Figure]:
             found[name] = pairs
     if len(found) < 2:
         return []
-    names = dict(zip([*found, other], short([*found, other]), strict=True))
+    names = called([*found, other])
     p = dict(zip(found, holm([sign_flip(stratified(pairs)[1]) for pairs in found.values()]), strict=True))
     marks, y = [], 0.0
     for name in sorted(found, key=lambda name: -stratified(found[name])[0]):

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from benchmarks.record.results import Run, by_setting, shared, short
+from benchmarks.record.results import Run, by_setting, called, shared
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
@@ -183,10 +183,9 @@ def sections(
     """What the page holds. home: the folder it will lie in, from which links to runs start; names: of the images of
     runs, by their folders."""
     found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home, names) if runs else ())]
-    kinds = list(by_setting(runs))
-    called = dict(zip(kinds, short(kinds), strict=True))
+    brief = called(list(by_setting(runs)))
     found = [
-        replace(part, content=shortened(part.content, called)) if isinstance(part.content, tables.Table) else part
+        replace(part, content=shortened(part.content, brief)) if isinstance(part.content, tables.Table) else part
         for part in found
     ]
     return [section for section in found if section.content]

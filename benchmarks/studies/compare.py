@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record.results import Run, read, short
+from benchmarks.record.results import Run, called, read
 from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
@@ -272,8 +272,7 @@ def pictures(found: Sequence[Run], out: Path) -> list[str]:
     noise. Returns a line for each that cannot be made, its images being gone."""
     problems = []
     by_seed = sorted(found, key=lambda run: -(run.seed or 0))  # the lowest seed comes last, and stays
-    labels = sorted({run.label for run in found})
-    brief = dict(zip(labels, short(labels), strict=True))
+    brief = called(sorted({run.label for run in found}))
     for target in dict.fromkeys(run.target for run in found):
         runs = {run.label: run for run in by_seed if run.target == target}
         run = next(iter(runs.values()))
@@ -307,7 +306,7 @@ def briefly(
     labels: Sequence[str], header: Sequence[str], rows: Sequence[list[str]]
 ) -> tuple[list[str], list[list[str]]]:
     """A table whose first column and header say labels without what all of them have in common."""
-    brief = dict(zip(labels, short(labels), strict=True))
+    brief = called(labels)
     against = header[0].removeprefix("against ")
     first = f"against {brief[against]}" if against in brief else header[0]
     return [first, *header[1:]], [[brief.get(row[0], row[0]), *row[1:]] for row in rows]
