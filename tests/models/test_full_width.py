@@ -5,19 +5,16 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    FluxTransformer2DModel,
-    SanaTransformer2DModel,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, FluxTransformer2DModel, SanaTransformer2DModel
 from families import CAPTIONS, flux, sana, sd3, sdxl
+from torch import nn
 
 import fade
+from benchmarks.runs import architectures
 from fade.adapters.lora import Lora
 from fade.models import Noise
 from fade.tensors import tensors_hash
@@ -25,40 +22,29 @@ from fade.tensors import tensors_hash
 pytestmark = pytest.mark.slow
 
 
+def narrowed(pipe: DiffusionPipeline, **fewer: Any) -> nn.Module:
+    """The denoiser as wide as the published one, with random weights and fewer blocks."""
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    given = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    made: nn.Module = type(network)(**given | fewer)
+    return made
+
+
+def published(model: Callable[[], DiffusionPipeline]) -> DiffusionPipeline:
+    with torch.device("meta"):
+        return model()
+
+
 def one_sdxl() -> DiffusionPipeline:
     """One transformer block where the published U-Net has two and ten, one layer where it has two."""
-    network = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 1, 1),
-        attention_head_dim=(5, 10, 20),
-        use_linear_projection=True,
-        cross_attention_dim=2048,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
-    return sdxl(network, (768, 1280))
+    fewer = {"layers_per_block": 1, "transformer_layers_per_block": (1, 1, 1)}
+    return sdxl(narrowed(published(architectures.sdxl), sample_size=8, **fewer), (768, 1280))
 
 
 def one_sd35_medium() -> DiffusionPipeline:
     """The last block makes no text for a next one, so there are two."""
-    network = SD3Transformer2DModel(
-        sample_size=8,
-        num_layers=2,
-        num_attention_heads=24,
-        attention_head_dim=64,
-        joint_attention_dim=4096,
-        caption_projection_dim=1536,
-        pooled_projection_dim=2048,
-        pos_embed_max_size=8,
-        dual_attention_layers=(0,),
-        qk_norm="rms_norm",
-    )
-    return sd3(network, (768, 1280), 4096, 16)
+    fewer = {"num_layers": 2, "dual_attention_layers": (0,), "pos_embed_max_size": 8}
+    return sd3(narrowed(published(architectures.sd35_medium), sample_size=8, **fewer), (768, 1280), 4096, 16)
 
 
 def one_flux_dev() -> DiffusionPipeline:
