@@ -17,7 +17,7 @@ from benchmarks.runs.options import check_options
 from fade.data.dataset import Dataset
 from fade.data.unlearncanvas import OBJECTS, STYLES
 from fade.methods import Method
-from fade.pretrain import Pretraining
+from fade.pretrain.tiered import TieredPretraining
 from fade.published import GROUPS, published
 
 
@@ -69,7 +69,7 @@ def test_parts_of_the_default() -> None:
     dataset = instantiate(config.dataset, _convert_="all")
     assert isinstance(dataset, Dataset) and len(dataset.cells()) == 256
     recipe = instantiate(config.pretrain, dataset=dataset, out=Path("nowhere"), _convert_="all")
-    assert isinstance(recipe, Pretraining)
+    assert isinstance(recipe, TieredPretraining)
     assert instantiate(config.trainer)(logger=False).max_steps == config.trainer.max_steps
     assert instantiate(config.protocol, _convert_="all").seeds == [188, 288, 588, 688, 888]
 

@@ -428,22 +428,19 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "UCE, authors' FLUX script: context_embedder and the pooled entry, last token",
     ),
-    "tuned/minicanvas_flow/ca": (
+    "tuned/canvas_flow/ca": (
         {"adapter.targets": ["attn\\.add_[kv]_proj\\.weight"], "optimizer.build.lr": 0.001},
         "ours",
     ),
-    "tuned/minicanvas_flow/ediff": (
-        {"adapter.targets": ["attn\\.(add_|to_add_out)"], "optimizer.build.lr": 0.003},
-        "ours",
-    ),
-    "tuned/minicanvas_flow/esd": (
+    "tuned/canvas_flow/ediff": ({"adapter.targets": ["attn\\.(add_|to_add_out)"], "optimizer.build.lr": 0.003}, "ours"),
+    "tuned/canvas_flow/esd": (
         {"adapter.targets": ["attn\\.(add_|to_add_out)"], "pairs.batch": 4, "optimizer.build.lr": 0.001},
         "ours",
     ),
-    "tuned/minicanvas_flow/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 0.004}, "ours"),
-    "tuned/minicanvas_flow/salun": ({"optimizer.build.lr": 0.0003}, "ours"),
-    "tuned/minicanvas_flow/shs": ({"method.redraw": ["attn\\.(add_|to_add_out)"], "optimizer.build.lr": 0.001}, "ours"),
-    "tuned/minicanvas_flow/spm": (
+    "tuned/canvas_flow/lacu": ({"method.sampling_steps": 15, "optimizer.build.lr": 0.004}, "ours"),
+    "tuned/canvas_flow/salun": ({"optimizer.build.lr": 0.0003}, "ours"),
+    "tuned/canvas_flow/shs": ({"method.redraw": ["attn\\.(add_|to_add_out)"], "optimizer.build.lr": 0.001}, "ours"),
+    "tuned/canvas_flow/spm": (
         {
             "adapter.targets": [*BOTH_STREAMS, "net.0.proj", "net.2"],
             "method.terms.retain": 10.0,
@@ -452,7 +449,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ours",
     ),
-    "tuned/minicanvas_flow/uce": (
+    "tuned/canvas_flow/uce": (
         {
             "adapter.targets": ["^context_embedder\\.weight$", "^time_text_embed\\.text_embedder\\.linear_1\\.weight$"],
             "method.tokens": "all",
@@ -462,7 +459,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tuned/sd35_medium/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
     "tuned/flux_dev/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
-    "tuned/minicanvas_flow/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
+    "tuned/canvas_flow/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
     "tuned/sana/uce": (
         {"adapter.targets": ["^caption_projection\\.linear_1\\.weight$"], "method.tokens": "last"},
         "UCE uce_sd_erase.py: the last token alone",
@@ -549,9 +546,9 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "its model card: 4 steps, guidance 0, 256 tokens",
     ),
-    "model/minicanvas_flow": (
+    "model/canvas_flow": (
         {
-            "model.path": "pretrained/minicanvas_flow/pipeline",
+            "model.path": "pretrained/canvas_flow/pipeline",
             "model.steps": 15,
             "model.guidance": 4.0,
             "/adapter": "lora_both",
@@ -745,7 +742,7 @@ GROUPS = (
     "tuned/flux_dev",
     "tuned/sana",
     "tuned/canvas",
-    "tuned/minicanvas_flow",
+    "tuned/canvas_flow",
     "adapter",
     "optimizer",
     "timesteps",
@@ -816,7 +813,7 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("sd35_medium", "fade"): (1e-4, 1e-2, 1550, 4, 1.0, "bf16-mixed"),
     ("flux_dev", "esd"): (1e-4, 0.0, 1400, 1, None, "bf16-mixed"),
     ("flux_schnell", "fade"): (1e-4, 1e-2, 1550, 1, 1.0, "bf16-mixed"),
-    ("minicanvas_flow", "fade"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas_flow", "fade"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("sd15", "ca"): (1.6e-5, 1e-2, 100, 8, 1.0, "bf16-mixed"),
     ("sd15", "esd"): (1e-5, 0.0, 1000, 1, None, "bf16-mixed"),
     ("sd15", "esd", "method.variant=as_released"): (5e-5, 0.0, 200, 1, None, "bf16-mixed"),

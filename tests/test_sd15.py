@@ -16,7 +16,7 @@ from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
 from fade.models import Noise, Sampling
 from fade.models.stable_diffusion import StableDiffusion
-from fade.pretrain import make_tokenizer
+from fade.pretrain.diffusion import make_tokenizer
 from fade.sparsity import Weight
 
 

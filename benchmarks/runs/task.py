@@ -22,7 +22,7 @@ from fade.errors import BadInput
 from fade.files import content_hash
 from fade.judges import Judge
 from fade.models import Diffusion
-from fade.pretrain import check_images
+from fade.pretrain.staged import check_images
 from fade.published import settings
 from fade.training.logs import JsonLines, Mirror
 from fade.training.recipe import Recipe

@@ -145,6 +145,16 @@ def make_pipeline(
     return pipe
 
 
+def fresh_pipeline(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, latents: Tensor, s: DiffusionSettings
+) -> StableDiffusionPipeline:
+    """An untrained text encoder and U-Net, of latents (N, C, h, w), around the autoencoder."""
+    text_encoder = make_text_encoder(tokenizer, s)
+    return make_pipeline(
+        vae, text_encoder, tokenizer, make_unet(s, latents.shape[1], latents.shape[-1]), make_scheduler()
+    )
+
+
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

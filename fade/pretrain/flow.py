@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import mse_loss, pad
 from transformers import (
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -21,13 +24,12 @@ from transformers import (
     T5Tokenizer,
 )
 
-from fade.checked import Count, Portion, Seed, Side
-from fade.data.dataset import Dataset
-from fade.files import write_json
+from fade.checked import Count, Portion
 from fade.judges import Judge
-from fade.pretrain import Pretraining
-from fade.pretrain.diffusion import caption_shares, make_tokenizer, tokenise
-from fade.pretrain.stage import Loss, Schedule, pick
+from fade.pretrain.captions import Captions, check_lengths
+from fade.pretrain.diffusion import tokenise
+from fade.pretrain.stage import Loss, Schedule
+from fade.pretrain.tiered_diffusion import TieredDiffusion
 
 UNDERSCORE = "▁"  # how a word's beginning is written
 ZERO = ("norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out")
@@ -35,9 +37,9 @@ ZERO = ("norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out")
 
 @dataclass(kw_only=True)
 class FlowSettings(Schedule):
-    """width, layers, heads, patch: of the transformer. clip_width, t5_width, text_layers: of the encoders; two layers
-    are the least, for the pipeline reads CLIP's last but one. max_length: tokens of either tokenizer. empty, partial:
-    shares of empty and of each partial caption. sampling_steps, guidance: how it is sampled."""
+    """width, layers, heads, patch: of the transformer. clip_width, t5_width, text_layers: of the second CLIP and of the
+    T5; two layers are the least, for the pipeline reads CLIP's last but one. max_length: tokens of either tokenizer.
+    empty, partial: shares of empty and of each partial caption. sampling_steps, guidance: how it is sampled."""
 
     width: Count
     layers: Count
@@ -53,64 +55,49 @@ class FlowSettings(Schedule):
     guidance: float
 
 
-class FlowPretraining(Pretraining):
-    """The third stage alone, around an autoencoder and judges that are there: folders that diffusers and `Judge` read.
+class FlowPretraining(TieredDiffusion):
+    """As `TieredDiffusion`, a Stable Diffusion 3. Its first CLIP begins as the text encoder of `base`, and reads with
+    its tokenizer, as Stable Diffusion 3 begins with encoders that are there; the rest begins from nothing."""
 
-    Writes `out/pipeline/` (fp16, stock diffusers), `out/numbers.json`, `out/recipe.json` and contact sheets.
-    """
-
-    stages = ("diffusion",)
-    diffusion: FlowSettings  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        out: Path,
-        size: Side,
-        vae: str,
-        judges: str,
-        diffusion: FlowSettings,
-        seed: Seed = 0,
-        look_every: Count = 1000,
-        workers: Count = 2,
-        accelerator: str = "auto",
-        devices: Count = 1,
-    ) -> None:
-        self.dataset, self.out, self.size, self.seed, self.flip = dataset, out, size, seed, False
-        self.vae, self.judges, self.diffusion = Path(vae), Path(judges), diffusion
-        self.look_every, self.workers, self.accelerator, self.devices = look_every, workers, accelerator, devices
-        self.state = out / "state"
-
-    def run(self) -> dict[str, Any]:
-        """Train what is not trained, and measure what came out of it."""
-        self.claim()
-        judges = {domain: Judge.load(self.judges / domain) for domain in self.dataset.domains}
-        vae = AutoencoderKL.from_pretrained(self.vae).eval().requires_grad_(False)
-        found = {**self.measure(self.train_diffusion(vae, judges), judges), "training_s": self.seconds()}
-        write_json(self.out / "numbers.json", found)
-        return found
+    network = "transformer"
+    diffusion: FlowSettings
 
     def load(self, folder: Path) -> StableDiffusion3Pipeline:
         pipe = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def fresh(
-        self, vae: AutoencoderKL, latents: Tensor, captions: list[list[str]], owner: Tensor
-    ) -> tuple[StableDiffusion3Pipeline, Loss]:
-        texts, s = [text for group in captions for text in group], self.diffusion
-        clip, t5 = make_tokenizer(texts, s.max_length), make_t5_tokenizer(texts, s.max_length)
+    def stand(self, folder: Path) -> tuple[dict[str, Judge], AutoencoderKL]:
+        judges, vae = super().stand(folder)
+        vae.register_to_config(shift_factor=0.0)  # this pipeline decodes with a number there
+        return judges, vae
+
+    def fresh(self, vae: AutoencoderKL, texts: list[str], latents: Tensor) -> StableDiffusion3Pipeline:
+        assert self.base is not None
+        known = self.base / "pipeline"
+        s = self.diffusion
+        clip = CLIPTokenizer.from_pretrained(known / "tokenizer", model_max_length=s.max_length)
+        words = CLIPTextModel.from_pretrained(known / "text_encoder", dtype=torch.float32)
         torch.manual_seed(self.seed + 2)
-        pipe = make_flow(vae, clip, t5, s, latents.shape[-1])
-        tokens = torch.stack([torch.stack([tokenise(of, group) for of in (clip, t5)], 1) for group in captions])
-        return pipe, flow_loss(pipe, latents, tokens, owner, s)
+        return make_flow(vae, clip, words, make_t5_tokenizer(texts, s.max_length), s, latents.shape[-1])
+
+    def tokens(self, pipe: StableDiffusion3Pipeline, texts: list[str]) -> Tensor:
+        """Of CLIP's and of T5's tokenizer, (M, 2, L)."""
+        for tokenizer in (pipe.tokenizer, pipe.tokenizer_3):
+            check_lengths(tokenizer, texts)
+        return torch.stack([tokenise(tokenizer, texts) for tokenizer in (pipe.tokenizer, pipe.tokenizer_3)], 1)
+
+    def loss(
+        self, pipe: StableDiffusion3Pipeline, latents: Tensor, owner: Tensor, chance: Tensor, captions: Captions
+    ) -> Loss:
+        return flow_loss(pipe, latents, owner, chance, captions, self.diffusion.batch)
 
     def trained(self, pipe: StableDiffusion3Pipeline) -> nn.ModuleDict:
         names = ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
         return nn.ModuleDict({name: getattr(pipe, name) for name in names})
 
     def write_attention_out(self, pipe: StableDiffusion3Pipeline) -> None:
-        """Of the text encoders; the transformer's has no such form in diffusers."""
+        """Of the text encoders; the transformer's is chosen by `attention`."""
         for encoder in (pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3):
             encoder.set_attn_implementation("eager")
 
@@ -119,22 +106,28 @@ class FlowPretraining(Pretraining):
         return super().sampling() | sides | {"max_sequence_length": self.diffusion.max_length}
 
 
-def flow_loss(pipe: StableDiffusion3Pipeline, latents: Tensor, tokens: Tensor, owner: Tensor, s: FlowSettings) -> Loss:
-    """‖ε − z_0 − v_θ(z_σ, σ, c)‖², σ = sigmoid(N(0, 1)). latents (N, C, h, w); tokens (cells, kinds, 2, L), CLIP's and
-    T5's: each cell's caption, the empty one, its partial ones; owner (N,): the cell of each latent."""
-    shares = caption_shares(tokens.shape[1], s.empty, s.partial)
+def flow_loss(
+    pipe: StableDiffusion3Pipeline, latents: Tensor, owner: Tensor, chance: Tensor, captions: Captions, batch: int
+) -> Loss:
+    """‖ε − z_0 − v_θ(z_σ, σ, c)‖², σ = sigmoid(N(0, 1)). latents (N, C, h, w); owner (N,): the cell of each latent, of
+    those that `captions` holds, whose tokens are CLIP's and T5's (M, 2, L); chance (N,): how often each is drawn."""
 
     def loss(device: torch.device) -> Tensor:
-        index = pick(len(latents), s.batch)
+        index = torch.multinomial(chance, batch, replacement=True)
         z = latents[index].to(device)
-        kind = torch.multinomial(shares, len(z), replacement=True)
         sigma = torch.randn(len(z), device=device).sigmoid()
         noise, at = torch.randn_like(z), sigma[:, None, None, None]
-        rows, pooled = read(pipe, *tokens[owner[index], kind].to(device).unbind(1))
-        guess = pipe.transformer((1 - at) * z + at * noise, rows, pooled, 1000 * sigma).sample
+        rows, pooled = read(pipe, *captions.draw(owner[index]).to(device).unbind(1))
+        with attention(device):
+            guess = pipe.transformer((1 - at) * z + at * noise, rows, pooled, 1000 * sigma).sample
         return mse_loss(guess, noise - z)
 
     return loss
+
+
+def attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU written out, where the fused kind takes half of a step in bfloat16."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def read(pipe: StableDiffusion3Pipeline, clip: Tensor, t5: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +149,16 @@ def make_t5_tokenizer(texts: list[str], max_length: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=[*start, *pieces, *spelt], extra_ids=0, model_max_length=max_length)
 
 
-def make_clip(tokenizer: CLIPTokenizer, width: int, layers: int, act: str) -> CLIPTextModelWithProjection:
+def with_projection(words: CLIPTextModel) -> CLIPTextModelWithProjection:
+    """The same encoder, with a projection that begins as the identity."""
+    config = CLIPTextConfig.from_dict({**words.config.to_dict(), "projection_dim": words.config.hidden_size})
+    encoder = CLIPTextModelWithProjection(config)
+    encoder.text_model.load_state_dict(words.state_dict())
+    nn.init.eye_(encoder.text_projection.weight)
+    return encoder
+
+
+def make_clip(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModelWithProjection:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -165,7 +167,7 @@ def make_clip(tokenizer: CLIPTokenizer, width: int, layers: int, act: str) -> CL
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
-        hidden_act=act,
+        hidden_act="gelu",
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -181,7 +183,7 @@ def make_t5(tokenizer: T5Tokenizer, width: int, layers: int) -> T5EncoderModel:
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=width, d_ff=2 * width, **heads))
 
 
-def make_transformer(s: FlowSettings, channels: int, side: int) -> SD3Transformer2DModel:
+def make_transformer(s: FlowSettings, channels: int, side: int, pooled: int) -> SD3Transformer2DModel:
     """Its blocks begin as the identity (adaLN-zero, arXiv 2212.09748), which diffusers leaves to who trains."""
     transformer = SD3Transformer2DModel(
         sample_size=side,
@@ -193,7 +195,7 @@ def make_transformer(s: FlowSettings, channels: int, side: int) -> SD3Transforme
         attention_head_dim=s.width // s.heads,
         joint_attention_dim=s.t5_width,
         caption_projection_dim=s.width,
-        pooled_projection_dim=2 * s.clip_width,
+        pooled_projection_dim=pooled,
         qk_norm="rms_norm",
         pos_embed_max_size=side,
     )
@@ -205,16 +207,17 @@ def make_transformer(s: FlowSettings, channels: int, side: int) -> SD3Transforme
 
 
 def make_flow(
-    vae: AutoencoderKL, clip: CLIPTokenizer, t5: T5Tokenizer, s: FlowSettings, side: int
+    vae: AutoencoderKL, clip: CLIPTokenizer, words: CLIPTextModel, t5: T5Tokenizer, s: FlowSettings, side: int
 ) -> StableDiffusion3Pipeline:
-    vae.register_to_config(shift_factor=0.0)  # this pipeline decodes with a number there
+    """words: the first of the text encoders, trained; it and the second read the tokens of `clip`."""
+    first, second = with_projection(words), make_clip(clip, s.clip_width, s.text_layers)
     pipe = StableDiffusion3Pipeline(
-        make_transformer(s, vae.config.latent_channels, side),
+        make_transformer(s, vae.config.latent_channels, side, first.config.projection_dim + s.clip_width),
         FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae,
-        make_clip(clip, s.clip_width, s.text_layers, "quick_gelu"),
+        first,
         clip,
-        make_clip(clip, s.clip_width, s.text_layers, "gelu"),
+        second,
         clip,
         make_t5(t5, s.t5_width, s.text_layers),
         t5,

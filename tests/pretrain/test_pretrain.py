@@ -18,7 +18,7 @@ from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.models import Diffusion
-from fade.pretrain import Pretraining, check_images, images_of
+from fade.pretrain import Pretraining
 from fade.pretrain.autoencoder import AutoencoderSettings
 from fade.pretrain.diffusion import (
     DiffusionSettings,
@@ -30,6 +30,7 @@ from fade.pretrain.diffusion import (
 )
 from fade.pretrain.judge import JudgeSettings
 from fade.pretrain.stage import Schedule, Stage, train
+from fade.pretrain.staged import check_images, images_of
 
 TEMPLATE, PARTIALS = "A {object} image in {style} style.", {"object": "A {object} image."}
 

@@ -12,7 +12,6 @@ from grids import canvas
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.errors import BadInput
 from fade.pretrain.asked import asked
@@ -126,16 +125,6 @@ def test_what_is_never_seen_is_in_no_image_and_in_no_caption(tmp_path: Path, wit
     assert not [text for text in said if text.lower() in texts]
     assert not any(
         without in cell for tier in oracle.dataset.language.tiers for cell in asked(oracle.dataset, without, tier, 64)
-    )
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few scenes of two, and few questions at the end."""
-    two = Canvas.two
-    monkeypatch.setattr(Canvas, "two", lambda dataset: two(dataset)[::97])
-    monkeypatch.setattr(
-        "fade.pretrain.tiered.asked", lambda dataset, without, tier, _: asked(dataset, without, tier, 4)
     )
 
 
