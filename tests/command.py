@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from grids import PART
 from hydra._internal.hydra import Hydra
 
 import fade
 import run
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = Path(fade.__file__).parent / "shipped" / "minicanvas"
+SHIPPED = Path(fade.__file__).parent / "shipped" / "canvas"
 SHORT = [
     "protocol.seeds=[188]",
     "trainer.max_steps=4",
@@ -25,6 +26,7 @@ SHORT = [
     "model.steps=4",
     "dataset.test=2",
 ]
+SMALL = [*PART, "protocol=default", "protocol.tiers=[]", "oracle=null"]
 known = cache(run.known)
 
 
@@ -38,7 +40,7 @@ class Done:
 class Command:
     """`python run.py OVERRIDES...` within this process, with its own folders.
 
-    On the small grid unless model, dataset or experiment is said."""
+    On a part of the grid, by its names alone, unless dataset or experiment is said."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.folder, self.patch, self.capture = folder, patch, capture
@@ -47,9 +49,9 @@ class Command:
 
     def __call__(self, *overrides: str, code: int = 0) -> Done:
         given = {override.partition("=")[0] for override in overrides}
-        small = {} if "experiment" in given or given & {"model", "dataset"} else {"experiment": "minicanvas"}
-        places = {"output_dir": self.folder / "outputs", "cache_dir": self.folder / "cache", **small}
-        where = [f"{key}={place}" for key, place in places.items() if key not in given]
+        places = [f"output_dir={self.folder / 'outputs'}", f"cache_dir={self.folder / 'cache'}"]
+        where = [*places, *([] if given & {"dataset", "experiment"} else SMALL)]
+        where = [override for override in where if override.partition("=")[0] not in given]
         flags = [o for o in overrides if o.startswith("-")]  # argparse wants them before what it collects
         self.patch.setattr(sys, "argv", ["run.py", *flags, *where, *(o for o in overrides if o not in flags)])
         self.capture.readouterr()

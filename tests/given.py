@@ -13,23 +13,23 @@ import torch
 from command import ROOT, Command
 from diffusers import AutoencoderKL, DDIMScheduler
 from finished import finished
+from grids import small
 from tiny import tiny_settings
 
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
 from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer, make_unet
 
 torch.set_num_threads(1)
-TEMPLATE = "A {object} image in {style} style."
 
 
 @pytest.fixture
-def dataset() -> MiniCanvas:
-    return MiniCanvas(template=TEMPLATE, partials={}, train=3, judge=3, test=3)
+def dataset() -> Canvas:
+    return small()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def model() -> Diffusion:
     """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
     torch.manual_seed(0)
     settings = tiny_settings()
-    tokenizer = make_tokenizer([TEMPLATE.format(object="cat", style="neon")], 16)
+    tokenizer = make_tokenizer([small().caption(cell) for cell in small().cells()], 16)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -65,8 +65,8 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pairs(dataset: MiniCanvas, model: Diffusion, encoded: Path) -> Pairs:
-    request = Request.of(dataset, "neon", "photo")
+def pairs(dataset: Canvas, model: Diffusion, encoded: Path) -> Pairs:
+    request = Request.of(dataset, "neon_glow", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded)
     pairs.prepare(model)
     return pairs

@@ -13,12 +13,13 @@ from fade.judges import Judge, Look
 
 
 def check_labels(judges: dict[str, Judge], dataset: Dataset) -> None:
-    """A gate. Raises BadInput: a domain without a judge, or one with other labels or another order."""
+    """A gate. Raises BadInput: a domain without a judge, or one with other labels or another order. Of a part of a grid
+    the judges know the whole, and what they say outside of the part is wrong."""
     for domain, labels in dataset.domains.items():
         judge = judges.get(domain)
         if judge is None:
             raise BadInput(f"no judge for the domain {domain!r}; name its folder with judges.{domain}=FOLDER")
-        if judge.labels != labels:
+        if judge.labels not in (labels, dataset.whole[domain]):
             differing = sorted(set(judge.labels) ^ set(labels)) or ["their order"]
             raise BadInput(
                 f"the {domain} judge's labels are not the dataset's: {', '.join(differing[:6])} differ; train one for "

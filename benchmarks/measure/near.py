@@ -73,10 +73,11 @@ def nearest(opinions: tuple[Tensor, Tensor], labels: Tensor, target: int) -> lis
 
 def look_alikes(benchmark: Benchmark, base: Measured, request: Request) -> list[str]:
     """The concepts of the target's domain that stand nearest to it in what the untouched model draws."""
-    judge = benchmark.judges[request.domain]
-    shown = torch.tensor([judge.labels.index(row[request.domain]) for row in base.rows])
-    found = nearest(opinions(benchmark, judge, base), shown, judge.labels.index(request.target))
-    return [judge.labels[k] for k in found]
+    judge, labels = benchmark.judges[request.domain], benchmark.dataset.domains[request.domain]
+    probabilities, features = opinions(benchmark, judge, base)
+    own = probabilities[:, [judge.labels.index(label) for label in labels]]  # of a part of a grid, which has no others
+    shown = torch.tensor([labels.index(row[request.domain]) for row in base.rows])
+    return [labels[k] for k in nearest((own, features), shown, labels.index(request.target))]
 
 
 def kept(

@@ -71,7 +71,7 @@ class RealImages:
         for part, pixels in zip(parts, read_ahead(self.dataset, parts, size), strict=True):
             looks = look(self.judges, pixels)
             for domain, judge in self.judges.items():
-                hits[domain] += right(judge, looks[domain].probabilities, table(part, domain)) * len(part)
+                hits[domain] += right(judge, looks[domain].probabilities, table(part, domain, judge.labels)) * len(part)
             for name, backbone in self.backbones.items():
                 deep[name].append(backbone(pixels, looks))
             done += len(part)

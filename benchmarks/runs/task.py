@@ -69,7 +69,7 @@ class Task:
             domain: Judge.load(spec)
             if isinstance(spec, str)
             else self.make(f"judges.{domain}", domain=domain, labels=labels)
-            for domain, labels in dataset.domains.items()
+            for domain, labels in dataset.whole.items()
             if (spec := specs.get(domain)) is not None
         }
         device = self.config["device"]

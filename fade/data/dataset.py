@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -39,9 +40,10 @@ class Item:
 class Dataset(ABC):
     """A grid of concepts with images.
 
-    `domains` maps a domain ("style", "object") to its labels in the judges' order. `surrogates` names the default
-    surrogate of a domain, and `template` has one field for each domain; `partials` are templates that name one domain
-    alone, for pretraining; `says` holds the labels that captions name by another word.
+    `domains` maps a domain ("style", "object") to its labels in the judges' order; where they are a part of a grid,
+    `whole` has the grid's, which its judges know. `surrogates` names the default surrogate of a domain, and `template`
+    has one field for each domain; `partials` are templates that name one domain alone, for pretraining; `says` holds
+    the labels that captions name by another word.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Dataset(ABC):
         partials: dict[str, str] | None = None,
     ) -> None:
         check_template(template, list(domains))
-        self.domains = domains
+        self.domains = self.whole = domains
         self.template = template
         self.surrogates = surrogates
         self.partials = partials or {}
@@ -122,18 +124,18 @@ class Dataset(ABC):
             raise BadInput(f"within is {within!r}, a {domain} as the target {target!r} is; name one of another domain")
         return domain, surrogate, (other, within)
 
-    def labels(self, items: list[Item], domain: str) -> Tensor:
-        """Class indices (N,) of the items in one domain."""
+    def labels(self, items: list[Item], domain: str, among: list[str] | None = None) -> Tensor:
+        """Class indices (N,) of the items in one domain. among: a judge's labels; None: the domain's own."""
         import torch  # here, as in the next two: names are looked up, and refused, without it
 
-        place = list(self.domains).index(domain)
-        return torch.tensor([self.domains[domain].index(item.concepts[place]) for item in items])
+        place, labels = list(self.domains).index(domain), among or self.domains[domain]
+        return torch.tensor([labels.index(item.concepts[place]) for item in items])
 
-    def shown(self, items: list[Item], domain: str) -> Tensor:
+    def shown(self, items: list[Item], domain: str, among: list[str] | None = None) -> Tensor:
         """(N, labels) of 0 and 1: every concept of the domain that the items show."""
         import torch
 
-        labels = self.domains[domain]
+        labels = among or self.domains[domain]
         table = torch.zeros(len(items), len(labels))
         for row, item in enumerate(items):
             for concept in (*item.concepts, *item.also):
@@ -159,3 +161,16 @@ class Dataset(ABC):
             for item, stamp in zip(items, stamps, strict=True)
         ]
         return content_hash([self.name, size, keys])
+
+
+def part(labels: list[str], chosen: Sequence[str] | None, option: str) -> list[str]:
+    """The chosen ones of a domain's labels, in the labels' order; None: all. Raises BadInput for an unknown name, and
+    for one label alone: forgotten, it would leave nothing to keep. option: where they are chosen."""
+    for label in chosen or ():
+        find_domain(label, {"": labels}, f"{option}:")
+    kept = [label for label in labels if chosen is None or label in chosen]
+    if len(kept) < 2:
+        raise BadInput(
+            f"{option} leaves {', '.join(kept) or 'nothing'}; one is forgotten and one is kept: name two or more"
+        )
+    return kept

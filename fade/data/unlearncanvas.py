@@ -48,9 +48,10 @@ _INDEXES = {
 class UnlearnCanvas(Files):
     """Domains `style` and `object`; the default surrogate of a style is Seed_Images, as in the paper.
 
-    styles: `benchmark`, the classifier's 51, or `all`, the 61 of the dataset. objects: None for all 20, or some of
-    them. Images 1-5 of a cell are the test split (the published code takes the FID's reference there), 6-17 train,
-    18-20 judge. The parquet files have no index: rows of a cell are numbered in their order.
+    styles: `benchmark`, the classifier's 51, `all`, the 61 of the dataset, or some of the 51, which the same classifier
+    reads. objects: None for all 20, or some of them. Images 1-5 of a cell are the test split (the published code takes
+    the FID's reference there), 6-17 train, 18-20 judge. The parquet files have no index: rows of a cell are numbered in
+    their order.
     Raises BadInput for a missing cell, an image whose name is no number, a text that names no cell.
     """
 
@@ -91,6 +92,8 @@ class UnlearnCanvas(Files):
             on_bad=on_bad,
             cache=cache,
         )
+        published = {"style": STYLES, "object": OBJECTS}
+        self.whole = {d: published[d] if {*own} <= {*published[d]} else own for d, own in domains.items()}
         self.says = {self.photo_style: "photo"}  # of the texts that the model was trained on
 
     def items(self, split: str) -> list[Item]:

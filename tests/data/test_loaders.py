@@ -7,20 +7,22 @@ import re
 import resource
 from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
 import torch
 from command import ROOT
 from folders import canvas, make_class, picture, sun
+from judging import judge
 from PIL import Image
 
+from benchmarks.measure.judging import check_labels
 from fade.data.dataset import SPLITS, Dataset
 from fade.data.dog_breeds import DogBreeds, breed
 from fade.data.folder import Folder, split_sizes
 from fade.data.imagenette import WNIDS, Imagenette
 from fade.data.images import open_image
 from fade.data.lfw import LFW
-from fade.data.minicanvas import write
 from fade.data.pairs import Pairs, Request
 from fade.data.sun_attributes import SUNAttributes
 from fade.data.unlearncanvas import OBJECTS, OTHER_STYLES, STYLES, UnlearnCanvas, parse_text
@@ -294,12 +296,17 @@ def disjoint_images(dataset: Dataset) -> bool:
 # --- your own, and everything a folder can hold -----------------------------------------------------------------------
 
 
-def test_written_to_disk_minicanvas_is_read_by_unlearncanvas_loader(tmp_path: Path) -> None:
-    write(tmp_path / "canvas", per_cell=20, size=16, seed=0)
-    styles = sorted(f.name for f in (tmp_path / "canvas").iterdir())
-    objects = sorted(f.name for f in (tmp_path / "canvas" / "neon").iterdir())
-    dataset = UnlearnCanvas(str(tmp_path / "canvas"), CANVAS, styles=styles, objects=objects)
-    assert len(dataset.items("test")) == 72 * 5
+def test_a_drawn_grid_on_the_disk_is_read_by_unlearncanvas_loader(tmp_path: Path) -> None:
+    grids.write(tmp_path, per_cell=20, size=16)
+    dataset = UnlearnCanvas(str(tmp_path), CANVAS, styles=grids.STYLES, objects=grids.OBJECTS)
+    assert len(dataset.items("test")) == 16 * 5 and dataset.whole == dataset.domains
+
+
+def test_a_part_of_the_published_styles_is_read_by_the_classifiers_of_all(tmp_path: Path) -> None:
+    canvas(tmp_path, ["Van_Gogh", "Seed_Images"], ["Dogs", "Cats"])
+    dataset = UnlearnCanvas(str(tmp_path), CANVAS, styles=["Van_Gogh", "Seed_Images"], objects=["Dogs", "Cats"])
+    assert dataset.domains["object"] == ["Dogs", "Cats"] and len(dataset.whole["style"]) == 51
+    check_labels({domain: judge(domain, labels) for domain, labels in dataset.whole.items()}, dataset)
 
 
 def test_bad_folders(tmp_path: Path) -> None:

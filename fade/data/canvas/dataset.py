@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations, product
 
 from PIL import Image
 
-from fade.checked import Whole
+from fade.checked import Whole, Word
 from fade.data.canvas import paint
 from fade.data.canvas.objects import OBJECTS
 from fade.data.canvas.styles import STYLES
-from fade.data.dataset import Dataset, Item
+from fade.data.dataset import Dataset, Item, part
 from fade.data.language import Language
+from fade.errors import BadInput
 
 SEEDS = {"train": 0, "judge": 1, "test": 2}  # offsets: each split draws scenes that the others never see
 SCENES = 100_000  # of one seed
@@ -21,7 +23,9 @@ class Canvas(Dataset):
     """Sixteen styles × sixteen objects; `photo` plays UnlearnCanvas's Seed_Images.
 
     train, judge, test: images a cell in each split. pairs: images of each style and each two objects, in each split.
-    sentences, said: see Language."""
+    styles, objects: a part of the grid, `photo` in it; None: all sixteen. sentences, said: see Language.
+    Raises BadInput for a name that the grid does not have, for a part without the photo, and for one style or one
+    object alone."""
 
     photo_style = "photo"
     language: Language
@@ -38,11 +42,18 @@ class Canvas(Dataset):
         pairs: Whole,
         seed: Whole = 0,
         name: str = "canvas",
+        styles: Sequence[Word] | None = None,
+        objects: Sequence[Word] | None = None,
     ) -> None:
-        domains = {"style": list(STYLES), "object": list(OBJECTS)}
+        whole = {"style": list(STYLES), "object": list(OBJECTS)}
+        chosen = {"style": styles, "object": objects}
+        domains = {domain: part(labels, chosen[domain], f"dataset.{domain}s") for domain, labels in whole.items()}
+        if "photo" not in domains["style"]:
+            raise BadInput("dataset.styles leaves out photo, which is what a forgotten style becomes; name it too")
         super().__init__(domains, template, {"style": "photo"}, partials)
+        self.whole = whole
         self.counts = {"train": train, "judge": judge, "test": test}
-        self.language = Language(domains, template, sentences, said)
+        self.language = Language(whole, template, sentences, said)
         self.name, self.pairs, self.seed = name, pairs, seed
 
     def items(self, split: str) -> list[Item]:
@@ -56,14 +67,17 @@ class Canvas(Dataset):
 
     def two(self) -> list[tuple[str, ...]]:
         """Every style with every two objects, in both orders: left and right."""
-        return [(style, *names) for style, names in product(STYLES, permutations(OBJECTS, 2))]
+        styles, objects = self.domains.values()
+        return [(style, *names) for style, names in product(styles, permutations(objects, 2))]
 
     def surrogate(self, target: str, domain: str) -> str:
         """A style's is the photo; an object's is the first of the next family, so that its look-alike is to be kept."""
         if domain == "style" and target != "photo":
             return super().surrogate(target, domain)
-        labels = self.domains[domain]
-        return labels[(labels.index(target) // 2 * 2 + 2) % len(labels)]
+        labels, families = self.domains[domain], {label: k // 2 for k, label in enumerate(self.whole[domain])}
+        place = labels.index(target)
+        after = labels[place + 1 :] + labels[:place]
+        return next((label for label in after if families[label] != families[target]), after[0])
 
     def image(self, item: Item, size: int) -> Image.Image:
         seed, index = divmod(item.index, SCENES)
