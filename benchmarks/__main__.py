@@ -17,7 +17,6 @@ COMMANDS = {
     },
     "fade": "fade/cli.py",
     "python -m fade.demo": "fade/demo/__main__.py",
-    "python -m fade.data.minicanvas": "fade/data/minicanvas/__init__.py",
 }
 
 

@@ -43,9 +43,7 @@ def settled(*overrides: str) -> DictConfig:
 def overrides_of(group: str, option: str) -> list[str]:
     """A dataset of files needs a root before it resolves."""
     given = [f"{group}={option}"]
-    if (group == "experiment" and option != "minicanvas") or (
-        group == "dataset" and option not in ("minicanvas", "canvas")
-    ):
+    if group == "experiment" or (group == "dataset" and option != "canvas"):
         given.append("dataset.root=nowhere")
     if "unlearncanvas" in option and group in ("dataset", "experiment"):
         given.append("classifiers=nowhere")

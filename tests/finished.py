@@ -45,7 +45,7 @@ def finished(
     measured["fid_judge"] = few if seed == 2 else {"value": 2.0 + seed, "n": 40}
     results = {
         "format": 1,
-        "dataset": "minicanvas",
+        "dataset": "canvas",
         "target": target,
         "domain": domain,
         "surrogate": "photo",

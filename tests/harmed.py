@@ -16,7 +16,7 @@ def relabelled(path: Path) -> None:
     header, first, *rest = path.read_text().splitlines(keepends=True)
     values = first.split(",")
     place = header.split(",").index("style_predicted")
-    values[place] = "neon" if values[place] != "neon" else "photo"
+    values[place] = "neon_glow" if values[place] != "neon_glow" else "photo"
     path.write_text("".join([header, ",".join(values), *rest]))
 
 

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.data.dataset import Dataset
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
 from fade.models import Diffusion
@@ -136,5 +135,5 @@ def config_of(name: str, steps: int, *overrides: str) -> DictConfig:
     return config
 
 
-def requests(dataset: MiniCanvas, *names: str) -> list[Request]:
+def requests(dataset: Dataset, *names: str) -> list[Request]:
     return [Request.of(dataset, name, None) for name in names]

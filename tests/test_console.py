@@ -17,7 +17,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from command import ROOT, SHORT
+from command import ROOT, SHORT, SMALL
 from torch import nn
 
 from fade import console
@@ -168,14 +168,14 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
     ]
 
     def start(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "run.py", *overrides, "experiment=minicanvas", *SHORT[:1], *SHORT[2:], *where]
+        command = [sys.executable, "run.py", *overrides, *SMALL, *SHORT[:1], *SHORT[2:], *where]
         return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    code, lines = ended(start("target=neon"), "distil: ", signal.SIGINT)
+    code, lines = ended(start("target=neon_glow"), "distil: ", signal.SIGINT)
     assert code == 130 and lines[-1].startswith("stopped at step ") and "Traceback" not in "".join(lines)
-    code, lines = ended(start("-m", "target=neon,cat"), "distil: ", signal.SIGTERM)
+    code, lines = ended(start("-m", "target=neon_glow,house_cat"), "distil: ", signal.SIGTERM)
     assert code == 143 and lines[-1].startswith("stopped in run 1 of the sweep, at step ") and len(lines) == 1
-    code, lines = ended(start("target=neon"), "images: 72 to do", signal.SIGTERM)
+    code, lines = ended(start("target=neon_glow"), "images: 16 to do", signal.SIGTERM)
     assert code == 143 and lines[-1].startswith("stopped while making images ")
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("results.json"))
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ROOT
+from command import ROOT, SMALL
 
 TINY = [
-    "experiment=minicanvas",
-    "target=neon",
+    *SMALL,
+    "target=neon_glow",
     "protocol.seeds=[188]",
     "protocol.share=0.25",
     "model.steps=2",

@@ -28,7 +28,7 @@ NO_CLIPPING = {"trainer.gradient_clip_val": None}
 KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
 DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
 # file -> (every value that it sets, where the values come from)
-DRAWN = {  # of the drawn grids; the larger one's are the smaller's until they are chosen there
+CANVAS = {  # of the drawn grid; most are those of a smaller one, until they are chosen there
     "ca": {"optimizer.build.lr": 1e-3},
     "esd": {"pairs.batch": 4, "optimizer.build.lr": 1e-3},
     "ediff": {"optimizer.build.lr": 3e-3},
@@ -285,8 +285,8 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "LACU train.sh: T_MAX 600, MAP_K 32, RETAIN_K 16, lambdas 5-7, 25, 2e-4, 20 replay steps; train.py: weight "
         "decay 1e-2, max_grad_norm 1.0 is the trainer's",
     ),
-    # of MiniCanvas: chosen here (docs/tuning.md), not published
-    **{f"tuned/{model}/{name}": (row, "ours") for model in ("minicanvas", "canvas") for name, row in DRAWN.items()},
+    # of the canvas: chosen here (docs/tuning.md), not published
+    **{f"tuned/canvas/{name}": (row, "ours") for name, row in CANVAS.items()},
     **{
         f"tuned/canvas/{name}": ({"optimizer.build.lr": 2e-3}, "docs/tuning.md")
         for name in ("fade", "spare", "fade_robust")
@@ -647,7 +647,6 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"/": "sd15", "model.path": "???", "model.steps": 100, "model.guidance": 9.0},
         "UC evaluation/sampling_unlearned_models: --steps 100, --cfg-text 9.0",
     ),
-    "model/minicanvas": ({"path": "${shipped:minicanvas/pipeline}", "steps": 15, "guidance": 4.0}, "ours"),
     "model/canvas": (
         {
             "oracle": "${shipped:canvas/oracles}",
@@ -734,7 +733,6 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 GROUPS = (
     "method",
-    "tuned/minicanvas",
     "tuned/sd15",
     "tuned/sd15_unlearncanvas",
     "tuned/sdxl",
@@ -786,21 +784,21 @@ def test_a_preset_is_what_was_published(name: str) -> None:
 
 # model, method, and more -> rate, weight decay, steps, batch, clipping, precision: what a run has once all is composed
 COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
-    ("minicanvas", "fade"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
-    ("minicanvas", "spare"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
-    ("minicanvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
-    ("minicanvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
-    ("minicanvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),
-    ("minicanvas", "fmn"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
-    ("minicanvas", "salun"): (3e-4, 0.0, 100, 16, None, "32-true"),
-    ("minicanvas", "spm"): (3e-2, 1e-2, 100, 4, None, "32-true"),
-    ("minicanvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
-    ("minicanvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
-    ("minicanvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "fade"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "spare"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
+    ("canvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),
+    ("canvas", "fmn"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "salun"): (1e-4, 0.0, 100, 16, None, "32-true"),
+    ("canvas", "spm"): (3e-2, 1e-2, 100, 4, None, "32-true"),
+    ("canvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
+    ("canvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
+    ("canvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
     ("sd15", "task_vector"): (1e-5, 1e-2, 200, 4, 1.0, "bf16-mixed"),
-    ("minicanvas", "ediff"): (3e-3, 0.0, 100, 16, None, "32-true"),
-    ("minicanvas", "lacu"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
-    ("minicanvas", "shs"): (1e-3, 0.0, 100, 16, None, "32-true"),
+    ("canvas", "ediff"): (3e-3, 0.0, 100, 16, None, "32-true"),
+    ("canvas", "lacu"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "shs"): (1e-3, 0.0, 100, 16, None, "32-true"),
     ("sd15", "lacu"): (5e-5, 1e-2, 300, 4, 1.0, "bf16-mixed"),
     ("sd15", "shs"): (1e-5, 0.0, 600, 8, None, "bf16-mixed"),
     ("sd15_unlearncanvas", "ediff"): (5e-5, 0.0, 75, 4, None, "bf16-mixed"),

@@ -43,7 +43,7 @@ def test_every_command_is_in_the_list() -> None:
     """Each with what it is for."""
     rooms = [*(BENCHMARKS / room for room in ROOMS), ROOT / "fade"]
     files = [path for room in rooms for path in room.rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
-    same = {"fade/__main__.py", "fade/data/minicanvas/__main__.py"}  # as `fade` and the package
+    same = {"fade/__main__.py"}  # as `fade`
     run = {str(path.relative_to(ROOT)) for path in files}
     assert run - same <= set(COMMANDS.values())
     assert all(len(says(file)) > 20 for file in COMMANDS.values())

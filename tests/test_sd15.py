@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.studies._speed import TEXT, UNET, VAE
 from fade.adapters.lora import Lora
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
 from fade.models import Noise, Sampling
@@ -23,7 +23,7 @@ from fade.sparsity import Weight
 @pytest.fixture(scope="module")
 def pipe() -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(["A cat image in neon style."], 77)
+    tokenizer = make_tokenizer(["A house cat image in neon glow style."], 77)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = CLIPTextConfig(vocab_size=len(tokenizer), **ends, **TEXT)
     scheduler = PNDMScheduler(
@@ -42,14 +42,14 @@ def pipe() -> StableDiffusionPipeline:
 
 
 @pytest.mark.slow
-def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniCanvas, tmp_path: Path) -> None:
+def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: Canvas, tmp_path: Path) -> None:
     model = StableDiffusion(
         pipe, steps=2, guidance=9.0, size=128
     )  # at 64 px the middle block sees one place: attention is constant
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # SD 1.5's U-Net
     adapter = Lora.attach(model, rank=4, alpha=4)
     assert len(adapter.layers) == 128  # 32 attention layers, four projections each
-    pairs = Pairs(dataset, Request.of(dataset, "neon", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
+    pairs = Pairs(dataset, Request.of(dataset, "neon_glow", "photo"), forget=8, retain=64, batch=1, cache=tmp_path)
     pairs.prepare(model)
     method = Fade("forget")
     masks = Weight(0.5)(method.locate(model, adapter, pairs.sweep(8, torch.Generator().manual_seed(0))))
@@ -63,7 +63,7 @@ def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: MiniC
     kept = {name for name, mask in masks.items() if bool(mask.any())}
     assert moved == kept and len(kept) > 100  # the global threshold may leave a layer nothing; every other one learns
     for sampler in ("DDIMScheduler", "LMSDiscreteScheduler", None):
-        images = model.generate(["A cat image in neon style."], [Noise(188)], Sampling(sampler=sampler))
+        images = model.generate(["A house cat image in neon glow style."], [Noise(188)], Sampling(sampler=sampler))
         assert images.shape == (1, 3, 128, 128) and torch.isfinite(images).all()
 
 

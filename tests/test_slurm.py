@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from command import ROOT
+from command import SMALL as PART
 from slurm_cluster import Cluster, missing
 
 import fade
@@ -26,7 +27,7 @@ from fade.models.stable_diffusion import StableDiffusion
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 SMALL = [
-    "experiment=minicanvas",
+    *PART,
     "protocol.seeds=[188]",
     "pairs.forget=16",
     "pairs.retain=64",
@@ -37,13 +38,13 @@ SMALL = [
     "device=cpu",
 ]
 SLURM = ["launcher=slurm", "launcher.gpus=null", "launcher.cpus=1", "launcher.memory_gb=2", "launcher.minutes=10"]
-SIX = ["target=neon,cat", "sparsity.p=0.05,0.1,0.2", "trainer.max_steps=24"]
+SIX = ["target=neon_glow,house_cat", "sparsity.p=0.05,0.1,0.2", "trainer.max_steps=24"]
 T = TypeVar("T")
 
 
 def seconds_a_step() -> float:
     """About what a training step takes here: a step is three passes forward and one backward of 32 latents."""
-    model = StableDiffusion.load(str(Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"), 4, 3.0)
+    model = StableDiffusion.load(str(Path(fade.__file__).parent / "shipped" / "canvas" / "pipeline"), 4, 3.0)
     side, channels = model.unet.config.sample_size, model.unet.config.in_channels
     z, text = torch.randn(32, channels, side, side), model.embed(["A cat image in neon style."] * 32)
     began = time.monotonic()

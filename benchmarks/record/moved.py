@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from fade.errors import BadInput
+
 # a module, or what it held -> where it is today; the longer name stands first
 MOVED = {
     "fade.lora": "fade.adapters.lora",
@@ -21,6 +23,7 @@ MOVED = {
     "benchmarks.benchmark": "benchmarks.measure.benchmark",
     "benchmarks.fidelity": "benchmarks.measure.features",
 }
+GONE = {"fade.data.minicanvas": "the grid of nine styles and eight objects, of version 0.1, which can ask it again"}
 # the fields of a protocol that are those of its sampling
 SAMPLING = ("steps", "guidance", "sampler", "size", "precision", "negative", "noise_device", "skip")
 # what a command line chose by an older word -> by today's
@@ -51,7 +54,10 @@ def _by_beginning(path: str, names: dict[str, str]) -> str:
 
 
 def target(path: str) -> str:
-    """A `_target_`, by its name of today."""
+    """A `_target_`, by its name of today. Raises BadInput for what is there no more."""
+    for name, where in GONE.items():
+        if path.startswith(f"{name}."):
+            raise BadInput(f"{path} is gone: {where}; the report reads such a run as it is")
     return _by_beginning(path, MOVED)
 
 

@@ -16,7 +16,7 @@ from fade.errors import BadInput
 if TYPE_CHECKING:
     from fade.data.dataset import Dataset
 
-DRAWN = ("fade.data.canvas.dataset.Canvas", "fade.data.minicanvas.MiniCanvas")  # they read no file to know their names
+DRAWN = "fade.data.canvas.dataset.Canvas"  # it reads no file to know its names
 RULES: dict[str, Any] = {  # what no signature of ours says
     "task": Word,
     "target": Word,
@@ -77,7 +77,7 @@ def check_rules(config: Mapping[str, Any], dataset: Callable[[], Dataset]) -> No
         if config[key] is not None:
             check_folder(key, Path(config[key]))
     one = config["task"] in ("unlearn", "plan") and not config.get("sequence")
-    if one and config["dataset"].get("_target_") in DRAWN:
+    if one and config["dataset"].get("_target_") == DRAWN:
         check_node(config["dataset"], "dataset")
         dataset().resolved(config["target"], config["surrogate"], config["within"])
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel
 
-import fade
 from benchmarks.measure.answers import answers, generate
 from benchmarks.studies._clock import Row, counted, in_turn, rows_of, timed
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
+from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Dataset
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Example, Request
+from fade.files import shipped
 from fade.methods.fade import Fade
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.stable_diffusion import StableDiffusion
@@ -64,11 +64,16 @@ TEXT = {
 
 
 def embedded() -> StableDiffusion:
-    return StableDiffusion.load(str(Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"), 15, 4.0)
+    return StableDiffusion.load(shipped("canvas/pipeline"), 15, 4.0)
 
 
 def canvas() -> Dataset:
-    return MiniCanvas(template="A {object} image in {style} style.", partials={}, train=3, judge=3, test=3)
+    """Sixteen cells of the grid: cost does not ask what they show."""
+    styles, objects = (
+        ["photo", "ink_sketch", "oil_paint", "neon_glow"],
+        ["house_cat", "sea_fish", "city_car", "city_bus"],
+    )
+    return Canvas("A {object} image in {style} style.", {}, {}, {}, 6, 3, 3, 0, styles=styles, objects=objects)
 
 
 def filled(make: Callable[[], nn.Module]) -> nn.Module:
@@ -197,7 +202,7 @@ def step_rows(repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_of(dataset, Path(folder), lap, repeats + lap.warm)
         adapter = recipe.attach(model)
-        recipe.train(model, adapter, recipe.step(Request.of(dataset, "neon", None)), Path(folder))
+        recipe.train(model, adapter, recipe.step(Request.of(dataset, "neon_glow", None)), Path(folder))
     counts = {"a bare loop": counted(other.network, lap.step)}
     trained = put_on(embedded(), RANK, Neuron(0.1), "fade", frozen=False)
     counts["ours, through Lightning"] = counted(trained.model.network, stepping(trained, BATCH))

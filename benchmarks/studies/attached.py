@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 
-import fade
 from benchmarks.report.tables import table
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
 from fade.console import command, one_line
 from fade.errors import at_least
+from fade.files import shipped
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.ledger import ledger
 from fade.models.stable_diffusion import StableDiffusion
@@ -62,9 +61,8 @@ def _megabytes(model: Diffusion) -> float:
 
 
 def main() -> None:
-    shipped = Path(fade.__file__).parent / "shipped" / "minicanvas" / "pipeline"
     parser = argparse.ArgumentParser(description="Images a second and memory with adapters attached, and merged.")
-    parser.add_argument("--base", default=str(shipped))
+    parser.add_argument("--base", default=shipped("canvas/pipeline"))
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--p", type=float, default=0.1)

@@ -36,7 +36,7 @@ class Spm(Method):
 
     Differs: the gate knows the concept's own words; c are the forget captions; t is the sampler's own, where the code
     takes 999 − ⌊1000 stop / n⌋, a little noisier; proj_in and proj_out are not adapted where they are 1 × 1
-    convolutions (Stable Diffusion 1, MiniCanvas). terms.retain is λ.
+    convolutions (Stable Diffusion 1, the canvas). terms.retain is λ.
     """
 
     terms: Mapping[str, float] = {"forget": 1.0, "retain": 1000.0}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command import SHIPPED
+from grids import small
 from torch import Tensor
 
 from fade.attacks import Attack, Counter, Find, Scene
@@ -24,7 +25,6 @@ from fade.attacks.probe import Probe
 from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import suite, zero_is_base
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -45,8 +45,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def meter(cache: Path) -> Meter:
-    dataset = MiniCanvas("A {object} image in {style} style.", {}, 2, 1, 1)
-    request, base = Request.of(dataset, "neon", "photo"), shipped()
+    dataset = small(2, 1, 1)
+    request, base = Request.of(dataset, "neon_glow", "photo"), shipped()
     cells = [cell for cell in dataset.cells() if request.concerns(cell)][:4]
     scene = Scene(base, base, dataset, request, cells, dataset.caption, Sampling(), Counter())
     judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in dataset.domains}
@@ -58,7 +58,7 @@ def base(meter: Meter) -> Subject:
     return Subject("base", meter.scene.base, meter.scene.base.sha256())
 
 
-def word_filter(model: Diffusion, word: str = "neon", instead: str = "photo") -> Diffusion:
+def word_filter(model: Diffusion, word: str = "neon glow", instead: str = "photo") -> Diffusion:
     """A fake defence: no weight is changed, and a prompt that has the word is embedded as if it had another."""
     known: dict[str, Tensor] = {}
 
@@ -200,9 +200,9 @@ def test_an_attack_that_a_model_cannot_take_says_why(meter: Meter, base: Subject
 
 def test_a_concept_that_nobody_saw_is_read_by_a_judge_that_does_not_know_it(meter: Meter, base: Subject) -> None:
     """Real images of two colours are read as it, the base's photos and neon lights are not."""
-    dataset = MiniCanvas("A {object} image in {style} style.", {}, 2, 1, 1)
+    dataset = small(2, 1, 1)
     never = Never.of(dataset, meter.scene.request, meter.judges["style"], 64, images=4)
-    assert never.accuracy == 1.0 and len(never.means) == 10
+    assert never.accuracy == 1.0 and len(never.means) == 4 + 1
     assert not any(never.reads(meter.scene.plain(*meter.asked(4, [188]))))
     entry = meter.measured("relearn", Relearn(images=2, marks=[1], batch=2), replace(base, never=never))
     assert entry["success"]["value"] == 0.0  # nobody learns it in a step

@@ -25,7 +25,7 @@ from fade.judges import Judge
 from fade.models.stable_diffusion import StableDiffusion
 
 SMALL = ["attack.images=4", "attack.tries=2", "attack.cells=2", "attack.judge_images=1", "model.steps=3"]
-SMALL += ["dataset.train=2", "dataset.judge=1", "dataset.test=1", "protocol.seeds=[188]"]
+SMALL += ["dataset.train=4", "dataset.judge=1", "dataset.test=1", "protocol.seeds=[188]"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A change of nothing, which forgot nothing."""
     folder = tmp_path_factory.mktemp("made") / "adapter"
     model = StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
-    about = {"target": "neon", "surrogate": "photo", "domain": "style", "method": "uce"}
+    about = {"target": "neon_glow", "surrogate": "photo", "domain": "style", "method": "uce"}
     Stored.of(Matrix.attach(model), about).write(folder)
     return folder
 
@@ -64,7 +64,7 @@ def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path
         (["run=ADAPTER", "attack.images=0"], 1, "attack.images is 0"),
         (["run=ADAPTER", "attack=[relearn]", "attack.relearn_5.over=all"], 1, "choose weights, lora"),
         (["run=ADAPTER", "oracle=nowhere"], 1, "oracle=nowhere holds no model"),
-        (["run=ADAPTER", "dataset.train=0"], 1, "has no training image of neon"),
+        (["run=ADAPTER", "dataset.train=0"], 1, "has no training image of neon_glow"),
     ],
 )
 def test_what_cannot_be_attacked_is_said_in_one_line(
@@ -78,20 +78,20 @@ def test_what_cannot_be_attacked_is_said_in_one_line(
 def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None, dtype=torch.float32)
     judge = Judge.load(SHIPPED / "judges" / "style")
-    small = {"templates": ["A cat image in {} style."], "retain": ["A car image in sketch style."], "images": 2}
-    how = {**small, "examples": 2, "sampling_steps": 3, "guidance": 4.0}
+    said = {"templates": ["A house cat image in {} style."], "retain": ["A city bus image in pencil sketch style."]}
+    how = {**said, "images": 2, "examples": 2, "sampling_steps": 3, "guidance": 4.0}
     with pytest.raises(BadInput, match="no adapter is on this pipeline; give base="):
-        fade.attack(pipe, "neon", "photo", judge, "closed", **how)
+        fade.attack(pipe, "neon_glow", "photo", judge, "closed", **how)
     with pytest.raises(BadInput, match="does not know 'gold'"):
         fade.attack(pipe, "gold", "photo", judge, "closed", **how)
     with pytest.raises(BadInput, match="attack 'nope' is unknown; choose benign"):
-        fade.attack(pipe, "neon", "photo", judge, "nope", **how)
+        fade.attack(pipe, "neon_glow", "photo", judge, "nope", **how)
     half = StableDiffusionPipeline.from_pretrained(str(SHIPPED / "pipeline"), safety_checker=None, dtype=torch.float16)
     with pytest.raises(BadInput, match="attacks need float32"):
-        fade.attack(half, "neon", "photo", judge, "closed", base=pipe, **how)
+        fade.attack(half, "neon_glow", "photo", judge, "closed", base=pipe, **how)
     handle = fade.load(pipe, adapter)
     before = handle.model.sha256()
-    rows = fade.attack(pipe, "neon", "photo", judge, ["closed"], folder=tmp_path, **how)
+    rows = fade.attack(pipe, "neon_glow", "photo", judge, ["closed"], folder=tmp_path, **how)
     assert [row["attack"] for row in rows] == ["none", "closed"] and rows[1]["success"] == rows[1]["base"]
     assert (tmp_path / "closed.png").is_file() and fade.attached(pipe) == [handle]
     handle.remove()
@@ -132,7 +132,7 @@ def test_a_curve_says_when_half_came_back() -> None:
 def test_uce_falls_to_one_linear_solve(tmp_path: Path, run: Command) -> None:
     """It is one matrix before all keys and values (docs/attacks.md)."""
     short = ["protocol.seeds=[188]", "dataset.test=2", f"out={tmp_path / 'uce'}"]
-    run("target=neon", "method=uce", *short)
+    run("target=neon_glow", "method=uce", *short)
     before = {path: file_hash(path) for path in (tmp_path / "uce").rglob("*") if path.is_file()}
     run("task=attack", f"run={tmp_path / 'uce'}", "attack=[closed]", "attack.images=8")
     found = {name: read_json(tmp_path / "uce" / "attacks" / f"{name}.json") for name in ("none", "closed")}

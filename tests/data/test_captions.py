@@ -10,7 +10,6 @@ import torch
 from grids import canvas
 
 from fade.data.canvas.dataset import Canvas
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.models import Diffusion
@@ -23,7 +22,7 @@ def grid() -> Canvas:
     return canvas()
 
 
-def made(dataset: Canvas | MiniCanvas, cache: Path, target: str, **settings: Any) -> Pairs:
+def made(dataset: Canvas | Canvas, cache: Path, target: str, **settings: Any) -> Pairs:
     return Pairs(dataset, Request.of(dataset, target, None), forget=16, retain=None, batch=64, cache=cache, **settings)
 
 
@@ -62,12 +61,12 @@ def test_an_examples_captions_are_drawn_over_the_tiers_alike(
     ):
         said = next(w for w in ("neon glow", *grid.language.said["neon_glow"]["synonym"]) if w in text.lower())
         assert [ids[text][k - 1] for k in named.nonzero()[:, 0]] == model.token_ids([said])[0]
-        assert pairs.own.tokens[0].shape == own.shape and "neon" not in texts[int(other[0, 0])]
+        assert pairs.own.tokens[0].shape == own.shape and "neon_glow" not in texts[int(other[0, 0])]
 
 
-def test_one_tier_of_one_caption_draws_nothing(dataset: MiniCanvas, tmp_path: Path) -> None:
-    pairs = made(dataset, tmp_path, "neon")
-    pairs.rows, pairs.count = torch.arange(72)[:, None, None], torch.ones(72, 1, dtype=torch.long)
+def test_one_tier_of_one_caption_draws_nothing(dataset: Canvas, tmp_path: Path) -> None:
+    pairs = made(dataset, tmp_path, "neon_glow")
+    pairs.rows, pairs.count = torch.arange(16)[:, None, None], torch.ones(16, 1, dtype=torch.long)
     generator = torch.Generator().manual_seed(0)
     before, cells = generator.get_state(), torch.arange(5)
     assert torch.equal(pairs._caption_of(cells, generator), cells) and torch.equal(before, generator.get_state())
@@ -90,6 +89,6 @@ def test_tiers_that_say_no_cell_are_refused(grid: Canvas, tmp_path: Path, tiers:
         made(grid, tmp_path, "neon_glow", captions=tiers)
 
 
-def test_a_dataset_that_knows_no_other_words_has_the_name_alone(dataset: MiniCanvas, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"each must be a tier of minicanvas, once: name$"):
-        made(dataset, tmp_path, "neon", captions=["name", "synonym"])
+def test_a_dataset_that_knows_no_other_words_has_the_name_alone(dataset: Canvas, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"each must be a tier of canvas, once: name$"):
+        made(dataset, tmp_path, "neon_glow", captions=["name", "synonym"])

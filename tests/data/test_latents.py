@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import OBJECTS, STYLES
 from harmed import flipped
 
 from fade.data import ahead
 from fade.data.ahead import read_ahead
+from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Item
 from fade.data.latents import Latents
-from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
 from fade.models import Diffusion
 
 
 def test_an_image_is_encoded_once_and_to_the_same_bits_whoever_asked_first(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items, passed = dataset.items("train")[:30], list[int]()
     whole = Latents(model, dataset, tmp_path / "a").of(items)
@@ -34,9 +35,7 @@ def test_an_image_is_encoded_once_and_to_the_same_bits_whoever_asked_first(
     assert torch.allclose(whole, encode(dataset.images(items, model.size).float() / 255), atol=1e-4)
 
 
-def test_other_images_and_another_autoencoder_are_encoded(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
-) -> None:
+def test_other_images_and_another_autoencoder_are_encoded(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     first = Latents(model, dataset, tmp_path).of(dataset.items("train")[:2])
     assert not torch.equal(Latents(model, dataset, tmp_path).of(dataset.items("test")[:2]), first)
     with torch.no_grad():
@@ -45,9 +44,9 @@ def test_other_images_and_another_autoencoder_are_encoded(
 
 
 def test_a_harmed_cell_is_named_and_encoded_again(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Canvas, model: Diffusion, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    items = dataset.items("train")[:6]  # two cells
+    items = dataset.items("train")[:12]  # two cells
     whole = Latents(model, dataset, tmp_path).of(items)
     file, other = sorted((tmp_path / "latents").iterdir())
     flipped(file, file.stat().st_size - 9)
@@ -57,22 +56,22 @@ def test_a_harmed_cell_is_named_and_encoded_again(
     assert other.stat().st_mtime_ns == before
 
 
-class _Broken(MiniCanvas):
+class _Broken(Canvas):
     def image(self, item: Item, size: int):  # type: ignore[no-untyped-def]
-        if item.concepts == ("neon", "cat"):
-            raise BadInput(f"neon/cat, in process {os.getpid()}")
+        if item.concepts == ("neon_glow", "house_cat"):
+            raise BadInput(f"neon_glow/house_cat, in process {os.getpid()}")
         return super().image(item, size)
 
 
 def test_images_drawn_by_other_processes_are_the_same_and_their_bad_input_is_ours(
-    dataset: MiniCanvas, monkeypatch: pytest.MonkeyPatch
+    dataset: Canvas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = dataset.items("train")
     parts = [items[i : i + 30] for i in range(0, len(items), 30)]
     found = list(read_ahead(dataset, parts, 32, 2))
     assert torch.equal(torch.cat(found), dataset.images(items, 32)) and [len(part) for part in found][-1] == 6
-    broken = _Broken(dataset.template, {}, 3, 3, 3)
-    with pytest.raises(BadInput, match="neon/cat, in process") as error:
+    broken = _Broken(dataset.template, {}, {}, {}, 6, 3, 3, 0, styles=STYLES, objects=OBJECTS)
+    with pytest.raises(BadInput, match="neon_glow/house_cat, in process") as error:
         list(read_ahead(broken, parts, 32, 2))
     assert str(os.getpid()) not in str(error.value)
     monkeypatch.setattr(ahead, "FEW", 1000)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.data.seen import seen_concepts
 from fade.errors import BadInput
@@ -28,7 +28,7 @@ def test_a_share_that_leaves_a_domain_empty_is_refused() -> None:
         seen_concepts(DOMAINS, 0.03, {"style 0"})
 
 
-def test_the_retain_side_shows_what_is_seen_and_the_forget_side_every_cell(dataset: MiniCanvas, tmp_path: Path) -> None:
+def test_the_retain_side_shows_what_is_seen_and_the_forget_side_every_cell(dataset: Canvas, tmp_path: Path) -> None:
     request = Request.of(dataset, dataset.domains["style"][1], None)
     pairs = Pairs(dataset, request, forget=16, retain=32, batch=2, cache=tmp_path, seen=0.4)
     sides = [pairs.side(cell) for cell in dataset.cells()]

@@ -26,7 +26,7 @@ from fade.sparsity import Dense
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="no Gradio here: .venv/demo has it (make demo)")
 pytestmark = [pytest.mark.demo, needs_browser, needs_gradio]
-PIPELINE = shipped("minicanvas/pipeline")
+PIPELINE = shipped("canvas/pipeline")
 BYTES = """(async () => {
   const image = document.querySelectorAll("SELECTOR img")[NUMBER];
   if (!image || !image.complete || !image.naturalWidth) return "";
@@ -57,9 +57,9 @@ def served(folder: Path, arguments: Sequence[str]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two that change what is drawn: "without neon" and "without cat"."""
+    """Two that change what is drawn: "without pencil_sketch" and "without house_cat"."""
     model, folders = StableDiffusion.load(PIPELINE, 4, 4.0), []
-    for seed, name in enumerate(("neon", "cat")):
+    for seed, name in enumerate(("pencil_sketch", "house_cat")):
         folders.append(tmp_path_factory.mktemp("adapters") / name)
         stored = made(model, name, Dense(), seed)
         stored.about.update(target=name, surrogate="photo", domain="style", method="Fade")
@@ -120,7 +120,7 @@ def says(page: Browser, selector: str, words: str, seconds: float = 60) -> str:
 def test_the_same_noise_before_and_after_at_every_scale(page: Browser) -> None:
     before, both = page.value(picture("#before")), page.value(picture("#after"))
     assert both != before  # two adapters at once
-    tick(page, "without cat")
+    tick(page, "without house_cat")
     one = otherwise(page, "#after", both)
     assert one != before
     page.click("#scale input[type=range]", 0.001)
@@ -140,7 +140,7 @@ def test_the_same_noise_before_and_after_at_every_scale(page: Browser) -> None:
     page.value("document.querySelector('#strip').scrollIntoView()")
     first, middle, last = (page.until(picture(shown, number)) for number in (0, 2, 4))
     assert first == before and last == one and middle not in (before, one)
-    page.write("#prompt textarea", "A cat image in photo style.")
+    page.write("#prompt textarea", "A house cat image in photo style.")
     page.click("#draw")
     assert otherwise(page, "#before", before)
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_used_is_one_line_on_the_page(page: Browser, tmp_path: Pa
     page.write("#prompt textarea", "")
     page.click("#draw")
     says(page, "#draw-problem", "the prompt is empty; say what is to be drawn")
-    page.write("#prompt textarea", "A cat image in photo style.")
+    page.write("#prompt textarea", "A house cat image in photo style.")
     page.click("#draw")
     page.until("!document.querySelector('#draw-problem').innerText.trim()")
     page.click("#adding button")
@@ -157,16 +157,16 @@ def test_what_cannot_be_used_is_one_line_on_the_page(page: Browser, tmp_path: Pa
     page.click("#add")
     says(page, "#add-problem", "adapter.json is missing")
     go_to(page, "Attack it")
-    tick(page, "without neon")
-    tick(page, "without cat")
+    tick(page, "without pencil_sketch")
+    tick(page, "without house_cat")
     page.click("#attack")
     says(page, "#attack-problem", "no adapter is chosen")
 
 
 def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(page: Browser, tmp_path: Path) -> None:
     go_to(page, "Unlearn this")
-    page.write("#templates textarea", "A cat image in {} style.")
-    page.write("#retain textarea", "A car image in photo style.")
+    page.write("#templates textarea", "A house cat image in {} style.")
+    page.write("#retain textarea", "A city car image in photo style.")
     page.click("#steps input[type=range]", 0.001)
     page.click("#unlearn")
     says(page, "#progress", "s left")
@@ -174,9 +174,9 @@ def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(pag
     first = page.until(picture("#preview"))
     assert page.value("!!document.querySelector('#loss canvas, #loss svg')")
     done = says(page, "#progress", "Done:", 400)
-    assert "without neon (2)" in done and otherwise(page, "#preview", first)
+    assert "without pencil_sketch (2)" in done and otherwise(page, "#preview", first)
     chosen = "[...document.querySelectorAll('#adapters label')].filter((x) => x.querySelector('input').checked)"
-    assert page.value(f"{chosen}.map((x) => x.innerText.trim())") == ["without neon (2)"]
+    assert page.value(f"{chosen}.map((x) => x.innerText.trim())") == ["without pencil_sketch (2)"]
     page.write("#out textarea, #out input", str(tmp_path / "new"))
     page.click("#save")
     says(page, "#progress", "adapter.safetensors and its card")

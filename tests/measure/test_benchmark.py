@@ -18,7 +18,7 @@ from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
 from benchmarks.report.tables import run_table, summary
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.judges import Judge
@@ -26,27 +26,26 @@ from fade.models import Diffusion, Noise, Sampling
 
 
 @pytest.fixture
-def judges(dataset: MiniCanvas) -> dict[str, Judge]:
+def judges(dataset: Canvas) -> dict[str, Judge]:
     return {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
 
 
-def asked(dataset: MiniCanvas, seeds: list[int], noise: str) -> list[Answer]:
+def asked(dataset: Canvas, seeds: list[int], noise: str) -> list[Answer]:
     return answers(dataset, [dataset.caption(cell) for cell in dataset.cells()], seeds, noise)
 
 
-def test_one_latent_a_seed_or_one_an_image(dataset: MiniCanvas) -> None:
+def test_one_latent_a_seed_or_one_an_image(dataset: Canvas) -> None:
     fixed = asked(dataset, [1, 2], "seed")
-    assert len(fixed) == 2 * 72 and len({a.noise for a in fixed}) == 2
-    assert len({a.noise for a in asked(dataset, [1, 2], "image")}) == 2 * 72
-    assert asked(dataset, [1, 2], "grid")[72 + 5].noise == Noise(2, 5)
-    assert fixed[0].file == "blueprint_bird_seed1.png" and fixed[0].prompt == "A bird image in blueprint style."
+    assert len(fixed) == 2 * 16 and len({a.noise for a in fixed}) == 2
+    assert len({a.noise for a in asked(dataset, [1, 2], "image")}) == 2 * 16
+    assert asked(dataset, [1, 2], "grid")[16 + 5].noise == Noise(2, 5)
+    assert fixed[0].file == "photo_house_cat_seed1.png"
+    assert fixed[0].prompt == "A house cat image in photo style."
     with pytest.raises(BadInput, match=r"protocol\.noise"):
         asked(dataset, [1], "none")
 
 
-def test_a_killed_answer_set_is_finished_to_the_same_bytes(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
-) -> None:
+def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     wanted = asked(dataset, [1], "seed")[:12]
     generate(model, wanted, tmp_path / "a", batch=5, sampling=Sampling())
     generate(model, wanted[:5], tmp_path / "b", batch=5, sampling=Sampling())
@@ -56,7 +55,7 @@ def test_a_killed_answer_set_is_finished_to_the_same_bytes(
         assert (tmp_path / "a" / answer.file).read_bytes() == (tmp_path / "b" / answer.file).read_bytes()
 
 
-def test_nothing_is_scored_on_a_partial_set(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+def test_nothing_is_scored_on_a_partial_set(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     wanted = asked(dataset, [1], "seed")[:4]
     generate(model, wanted, tmp_path, batch=4, sampling=Sampling())
     assert read(wanted, tmp_path).shape == (4, 3, 32, 32)
@@ -71,11 +70,11 @@ def test_nothing_is_scored_on_a_partial_set(dataset: MiniCanvas, model: Diffusio
         generate(model, wanted, tmp_path, batch=4, sampling=Sampling())
 
 
-def test_gates(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+def test_gates(dataset: Canvas, judges: dict[str, Judge], tmp_path: Path) -> None:
     protocol = Protocol("default", [1], fid=[])
     shuffled = judge("style", dataset.domains["style"][::-1])
     foreign = judge("style", [*dataset.domains["style"][:-1], "cubism"])
-    for style, message in ((shuffled, "their order"), (foreign, "cubism, watercolor")):
+    for style, message in ((shuffled, "their order"), (foreign, "cubism, neon_glow")):
         with pytest.raises(BadInput, match=message):
             Benchmark(dataset, {**judges, "style": style}, protocol, tmp_path)
     with pytest.raises(BadInput, match="no judge for the domain 'object'"):
@@ -90,7 +89,7 @@ def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path
     again = Judge.load(tmp_path / "style")
     x = torch.rand(2, 3, 48, 48)
     assert torch.equal(again(x), judges["style"](x)) and again.accuracy == 0.99
-    judges["object"].save(tmp_path / "object")
+    judge("object", judges["object"].labels[1:]).save(tmp_path / "object")
     (tmp_path / "style" / "model.safetensors").write_bytes((tmp_path / "object" / "model.safetensors").read_bytes())
     with pytest.raises(BadInput, match="does not fit"):
         Judge.load(tmp_path / "style")
@@ -98,13 +97,14 @@ def test_a_judge_saved_and_loaded_is_the_same(judges: dict[str, Judge], tmp_path
         Judge.load(tmp_path / "none")
 
 
-def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path) -> None:
+def test_the_whole_meter(dataset: Canvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path / "cache")
-    request = Request.of(dataset, "neon", None)
-    assert ("A cat image in neon style.", "A cat image in photo style.") in benchmark.check_captions(request)
+    request = Request.of(dataset, "neon_glow", None)
+    said = ("A house cat image in neon glow style.", "A house cat image in photo style.")
+    assert said in benchmark.check_captions(request)
     base = benchmark.measure_base(model, "0" * 64)
     results = benchmark.results(base, base, request)
-    assert results["metrics"] == results["base"] and results["metrics"]["ua"]["n"] == 16
+    assert results["metrics"] == results["base"] and results["metrics"]["ua"]["n"] == 8
     assert results["metrics"]["fid_judge"]["value"] is None and "more images" in results["metrics"]["fid_judge"]["why"]
     looks = look(judges, read(benchmark.wanted[:1], base.folder / "images"))
     rows = predict(judges, benchmark.wanted[:1], looks)
@@ -116,14 +116,14 @@ def test_the_whole_meter(dataset: MiniCanvas, model: Diffusion, judges: dict[str
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     run = Run(tmp_path, whole)
     said = run_table(run)
-    assert "over images of this one adapter" in said and "without neon" in said
+    assert "over images of this one adapter" in said and "without neon glow" in said
     assert f"– ({results['metrics']['fid_judge']['why'].split(':')[0]})" in said
     assert f"{1000 * results['metrics']['kid_judge']['value']:.2f}" in said
     assert "neuron p=0.1" in summary([run] * 2).markdown()
 
 
 def test_each_image_passes_each_judge_once(
-    dataset: MiniCanvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path
+    dataset: Canvas, model: Diffusion, judges: dict[str, Judge], tmp_path: Path
 ) -> None:
     benchmark, passed = (
         Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0), tmp_path),
@@ -146,11 +146,11 @@ def test_each_image_passes_each_judge_once(
 
 
 def test_a_forget_caption_that_is_never_asked_is_refused(
-    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path
+    dataset: Canvas, judges: dict[str, Judge], tmp_path: Path
 ) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], prompt="{object}, {style}"), tmp_path)
-    with pytest.raises(BadInput, match=r"'A bird image in neon style\.' is never asked in the evaluation"):
-        benchmark.check_captions(Request.of(dataset, "neon", None))
+    with pytest.raises(BadInput, match=r"'A house cat image in neon glow style\.' is never asked in the evaluation"):
+        benchmark.check_captions(Request.of(dataset, "neon_glow", None))
 
 
 def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Path) -> None:
@@ -159,16 +159,16 @@ def test_kb_is_the_file_that_is_shipped_and_not_the_card_beside_it(tmp_path: Pat
     assert adapter_bytes(tmp_path) == 1234
 
 
-@pytest.mark.parametrize("gone", ["neon", "cat"])
+@pytest.mark.parametrize("gone", ["neon_glow", "house_cat"])
 def test_the_distances_leave_the_target_out_on_both_sides(
-    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+    dataset: Canvas, judges: dict[str, Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     """Features of two dimensions: cells at their place in the grid, the target's far off in what is made, and as far
     off, elsewhere, in what is real."""
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], judge_floor=0), tmp_path)
     request = Request.of(dataset, gone, None)
     generator = torch.Generator().manual_seed(0)
-    cells = [tuple(cell.values()) for cell in dataset.cells()] * 2
+    cells = [tuple(cell.values()) for cell in dataset.cells()] * 9
     rows = [{"file": str(k), "seed": "1", "style": s, "object": o} for k, (s, o) in enumerate(cells)]
     away = torch.tensor([[gone in cell] for cell in cells]).float()
     features = torch.randn(len(cells), 2, generator=generator)
@@ -187,7 +187,7 @@ def test_the_distances_leave_the_target_out_on_both_sides(
 
 @pytest.mark.parametrize(("noise", "shared"), [("seed", True), ("image", False), ("grid", False)])
 def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_own_noise(
-    dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path, noise: str, shared: bool
+    dataset: Canvas, judges: dict[str, Judge], tmp_path: Path, noise: str, shared: bool
 ) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("default", [1, 2], noise=noise, fid=[], judge_floor=0), tmp_path)
     rows = [
@@ -200,8 +200,8 @@ def test_images_of_one_seed_are_taken_for_independent_only_where_each_has_its_ow
         }
         for a in benchmark.wanted
     ]
-    found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.of(dataset, "neon", None))
-    assert (found["ira"]["low"] < wilson(1.0, 128)[0] - 0.01) == shared and found["ira"]["n"] == 128
+    found = benchmark.score(Measured(tmp_path, rows, {}, 32), Request.of(dataset, "neon_glow", None))
+    assert (found["ira"]["low"] < wilson(1.0, 24)[0] - 0.01) == shared and found["ira"]["n"] == 24
     assert found["cra_target"]["high"] == 1 and found["ua"]["value"] == 0
 
 
@@ -227,7 +227,7 @@ def test_noise_as_the_published_scripts_drew_it(model: Diffusion) -> None:
 
 
 def test_the_samplers_settings_change_the_images(model: Diffusion) -> None:
-    prompt, noise = ["A cat image in neon style."], [Noise(1)]
+    prompt, noise = ["A house cat image in neon glow style."], [Noise(1)]
     own = model.generate(prompt, noise)
     scheduler = model.pipe.scheduler
     for other in (
@@ -243,19 +243,21 @@ def test_the_samplers_settings_change_the_images(model: Diffusion) -> None:
         model.generate(prompt, noise, Sampling(sampler="DDIM"))
 
 
-def test_a_protocols_prompts_files_and_part(dataset: MiniCanvas, judges: dict[str, Judge], tmp_path: Path) -> None:
+def test_a_protocols_prompts_files_and_part(dataset: Canvas, judges: dict[str, Judge], tmp_path: Path) -> None:
     def asked_by(**settings: object) -> dict[str, str]:
         benchmark = Benchmark(dataset, judges, Protocol("p", [1, 2], **settings), tmp_path)  # type: ignore[arg-type]
         return {answer.file: answer.prompt for answer in benchmark.wanted}
 
     official = asked_by(photo_prompt="A {object} image in Seed Images style.", suffix="jpg")
-    assert official["photo_cat_seed2.jpg"] == "A cat image in Seed Images style."
-    assert official["neon_cat_seed2.jpg"] == "A cat image in neon style." and len(official) == 144
-    assert asked_by(prompt="A {object} image in {style} style")["neon_cat_seed1.png"] == "A cat image in neon style"
-    assert len(asked_by(share=0.25)) == 2 * 9 * 2
-    dataset.domains["style"][4] = judges["style"].labels[4] = "Neon_Lines"
-    assert asked_by()["Neon_Lines_cat_seed1.png"] == "A cat image in Neon Lines style."
-    assert asked_by(underscores=True)["Neon_Lines_cat_seed1.png"] == "A cat image in Neon_Lines style."
+    assert official["photo_house_cat_seed2.jpg"] == "A house cat image in Seed Images style."
+    assert official["neon_glow_house_cat_seed2.jpg"] == "A house cat image in neon glow style."
+    assert len(official) == 2 * 16
+    without_stop = asked_by(prompt="A {object} image in {style} style")
+    assert without_stop["neon_glow_house_cat_seed1.png"] == "A house cat image in neon glow style"
+    assert len(asked_by(share=0.25)) == 2 * 4 * 1
+    dataset.domains["style"][3] = judges["style"].labels[3] = "Neon_Lines"
+    assert asked_by()["Neon_Lines_house_cat_seed1.png"] == "A house cat image in Neon Lines style."
+    assert asked_by(underscores=True)["Neon_Lines_house_cat_seed1.png"] == "A house_cat image in Neon_Lines style."
     for wrong, message in (({"reading": "mine"}, "retained, authors"), ({"suffix": "gif"}, "png or jpg")):
         with pytest.raises(BadInput, match=message):
             asked_by(**wrong)
@@ -265,7 +267,7 @@ def test_a_protocols_prompts_files_and_part(dataset: MiniCanvas, judges: dict[st
 
 @pytest.mark.parametrize("stated", [None, 0.99])
 def test_a_judge_is_measured_on_this_datasets_images_whatever_its_file_says(
-    dataset: MiniCanvas, tmp_path: Path, stated: float | None
+    dataset: Canvas, tmp_path: Path, stated: float | None
 ) -> None:
     judges = {domain: judge(domain, labels, accuracy=stated) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0, fid=[]), tmp_path)
@@ -279,19 +281,21 @@ def test_a_judge_is_measured_on_this_datasets_images_whatever_its_file_says(
     again = Benchmark(dataset, judges, Protocol("p", [1], judge_floor=0.0, fid=[]), tmp_path)
     assert again.accuracies == benchmark.accuracies
     gates = {"judge_accuracy": again.accuracies, "judge_stated": dict.fromkeys(judges, 0.99) if stated else {}}
-    rows = [{**cell, "seed": "1", "style_predicted": "photo", "object_predicted": "cat"} for cell in dataset.cells()]
-    results = again.results(Measured(tmp_path, rows, {}, 32), None, Request.of(dataset, "neon", None))
+    rows = [
+        {**cell, "seed": "1", "style_predicted": "photo", "object_predicted": "house_cat"} for cell in dataset.cells()
+    ]
+    results = again.results(Measured(tmp_path, rows, {}, 32), None, Request.of(dataset, "neon_glow", None))
     assert {key: results["gates"][key] for key in gates} == gates
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     assert ("its own file says 99.0 %" in run_table(Run(tmp_path, whole))) == bool(stated)
 
 
-def test_the_splits_lie_with_the_run(dataset: MiniCanvas, tmp_path: Path) -> None:
+def test_the_splits_lie_with_the_run(dataset: Canvas, tmp_path: Path) -> None:
     record = Record(tmp_path / "run", "a: 1")
     record.keep_splits(dataset)
     lines = gzip.decompress((tmp_path / "run" / "splits.csv.gz").read_bytes()).decode().splitlines()
-    assert lines[0] == "split,style,object,file,index" and len(lines) == 1 + 3 * 72 * 3
+    assert lines[0] == "split,style,object,file,index" and len(lines) == 1 + 16 * (6 + 3 + 3)
     stamp = (tmp_path / "run" / "splits.csv.gz").read_bytes()
     Record(tmp_path / "again", "a: 1").keep_splits(dataset)
     assert (tmp_path / "again" / "splits.csv.gz").read_bytes() == stamp
@@ -307,7 +311,7 @@ def test_a_runs_peak_memory_is_its_own(tmp_path: Path) -> None:
 
 
 def test_the_protocols_version_says_what_was_asked_and_read(
-    dataset: MiniCanvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path
+    dataset: Canvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path
 ) -> None:
     def version(given: Protocol, readers: dict[str, Judge] = judges) -> str:
         return Benchmark(dataset, readers, given, tmp_path).version(model)

@@ -12,7 +12,7 @@ from benchmarks.measure.finer import finer
 from benchmarks.measure.target import TargetMeter
 from benchmarks.record.results import Run
 from benchmarks.report.tables import run_table
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.metrics import harder
@@ -22,16 +22,16 @@ from fade.models import Diffusion
 def rows(domain: str) -> tuple[list[dict[str, str]], Request]:
     """neon with cat is the pair. Its image is read as a neon dog; every other neon one as photo, every cat as a dog."""
     found = []
-    for style in ("neon", "ink", "photo"):
-        for kind in ("cat", "dog", "fish"):
+    for style in ("neon_glow", "ink", "photo"):
+        for kind in ("house_cat", "dog", "sea_fish"):
             row = {"file": f"{style}{kind}", "seed": "1", "style": style, "object": kind}
-            pair = (style, kind) == ("neon", "cat")
-            row["style_predicted"] = "photo" if style == "neon" and not pair else style
-            row["object_predicted"] = "dog" if kind == "cat" else kind
+            pair = (style, kind) == ("neon_glow", "house_cat")
+            row["style_predicted"] = "photo" if style == "neon_glow" and not pair else style
+            row["object_predicted"] = "dog" if kind == "house_cat" else kind
             found.append(row | {"style_probability": "0.500000", "object_probability": "0.800000"})
     if domain == "object":
-        return found, Request("cat", "dog", "object", ("style", "neon"))
-    return found, Request("neon", "photo", "style", ("object", "cat"))
+        return found, Request("house_cat", "dog", "object", ("style", "neon_glow"))
+    return found, Request("neon_glow", "photo", "style", ("object", "house_cat"))
 
 
 @pytest.mark.parametrize("domain", ["style", "object"])
@@ -51,32 +51,36 @@ def test_the_pair_is_gone_and_each_of_the_two_is_kept_or_not_by_hand(domain: str
     assert harder(found) == ["sc", "oc", "up"]
 
 
-def test_a_request_of_a_pair_forgets_one_cell_and_keeps_the_rest_of_both(dataset: MiniCanvas, tmp_path: Path) -> None:
-    request = Request.of(dataset, "cat", None, "neon")
+def test_a_request_of_a_pair_forgets_one_cell_and_keeps_the_rest_of_both(dataset: Canvas, tmp_path: Path) -> None:
+    request = Request.of(dataset, "house_cat", None, "neon_glow")
     pairs = Pairs(dataset, request, 3, 64, 2, tmp_path, seen=0.4)
     cells = dataset.cells()
-    assert [tuple(cell.values()) for cell in cells if pairs.side(cell) == "forget"] == [("neon", "cat")]
-    assert pairs.side({"style": "photo", "object": "cat"}) is None or "photo" in pairs.seen
-    assert pairs.side({"style": "neon", "object": request.surrogate}) == "retain"
-    assert pairs.captions("forget") == [("A cat image in neon style.", f"A {request.surrogate} image in neon style.")]
-    with pytest.raises(BadInput, match="within is 'bird', a object as the target 'cat' is; name one of another domain"):
-        Request.of(dataset, "cat", None, "bird")
+    assert [tuple(cell.values()) for cell in cells if pairs.side(cell) == "forget"] == [("neon_glow", "house_cat")]
+    assert pairs.side({"style": "photo", "object": "house_cat"}) is None or "photo" in pairs.seen
+    assert pairs.side({"style": "neon_glow", "object": request.surrogate}) == "retain"
+    assert pairs.captions("forget") == [
+        ("A house cat image in neon glow style.", "A sea fish image in neon glow style.")
+    ]
+    with pytest.raises(
+        BadInput, match="within is 'wild_cat', a object as the target 'house_cat' is; name one of another domain"
+    ):
+        Request.of(dataset, "house_cat", None, "wild_cat")
     with pytest.raises(BadInput, match="within 'lion' is no concept of this dataset"):
-        Request.of(dataset, "cat", None, "lion")
+        Request.of(dataset, "house_cat", None, "lion")
 
 
 def test_anchors_are_images_of_the_surrogate_within_the_pairs_style(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+    dataset: Canvas, model: Diffusion, tmp_path: Path
 ) -> None:
-    pairs = Pairs(dataset, Request.of(dataset, "cat", None, "neon"), 3, 64, 2, tmp_path)
+    pairs = Pairs(dataset, Request.of(dataset, "house_cat", None, "neon_glow"), 3, 64, 2, tmp_path)
     pairs.prepare(model)
     cells = dataset.cells()
-    assert {tuple(cells[row].values()) for _, row in pairs.anchors.tolist()} == {("neon", "cat")}
-    assert {cells[int(pairs.cells["retain"][k])]["style"] for k, _ in pairs.anchors.tolist()} == {"neon"}
+    assert {tuple(cells[row].values()) for _, row in pairs.anchors.tolist()} == {("neon_glow", "house_cat")}
+    assert {cells[int(pairs.cells["retain"][k])]["style"] for k, _ in pairs.anchors.tolist()} == {"neon_glow"}
 
 
 def test_a_share_that_leaves_the_pair_out_is_refused_and_what_was_not_asked_is_not_there(
-    dataset: MiniCanvas, tmp_path: Path
+    dataset: Canvas, tmp_path: Path
 ) -> None:
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], share=0.25), tmp_path)
@@ -88,22 +92,24 @@ def test_a_share_that_leaves_the_pair_out_is_refused_and_what_was_not_asked_is_n
     assert set(finer(only, request, ["style", "object"])) & {"ua", "sc", "oc", "up"} == {"ua", "oc", "up"}
 
 
-def test_the_meter_of_a_pair(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+def test_the_meter_of_a_pair(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1, 2], fid=[], judge_floor=0), tmp_path / "cache")
-    meter = TargetMeter(benchmark, Request.of(dataset, "cat", None, "neon"))
+    meter = TargetMeter(benchmark, Request.of(dataset, "house_cat", None, "neon_glow"))
     answers = meter.base(model, "0" * 64)
     results = meter.results(answers, answers)
     assert {key: results["metrics"][key]["n"] for key in ("ua", "sc", "oc", "up", "ira")} == {
         "ua": 2,
-        "sc": 14,
-        "oc": 16,
-        "up": 2 * 2 * 56,
-        "ira": 142,
+        "sc": 6,
+        "oc": 6,
+        "up": 2 * 2 * 9,
+        "ira": 30,
     }
     assert (
-        results["within"] == "neon" and sum(results["landed"].values()) == 2 and "cra_target" not in results["metrics"]
+        results["within"] == "neon_glow"
+        and sum(results["landed"].values()) == 2
+        and "cra_target" not in results["metrics"]
     )
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
-    assert "without cat with neon" in run_table(Run(tmp_path, whole))
+    assert "without house_cat with neon_glow" in run_table(Run(tmp_path, whole))

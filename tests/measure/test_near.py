@@ -16,8 +16,9 @@ from benchmarks.measure.near import confusion, kept, look_alikes, nearest
 from benchmarks.measure.target import TargetMeter
 from benchmarks.record.results import Run
 from benchmarks.report.tables import run_table
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Request
+from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.judges import Judge
 from fade.metrics import about, harder, twins
@@ -90,11 +91,11 @@ def test_the_interval_of_probabilities_is_never_wider_and_covers_what_it_says() 
 
 
 def test_a_run_says_what_is_near_and_a_share_that_leaves_nothing_is_refused(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[], judge_floor=0), tmp_path / "cache")
-    request = Request.of(dataset, "neon", None)
+    request = Request.of(dataset, "neon_glow", None)
     meter = TargetMeter(benchmark, request, 0.5)
     answers = meter.base(model, "0" * 64)
     results = meter.results(answers, answers)
@@ -102,7 +103,7 @@ def test_a_run_says_what_is_near_and_a_share_that_leaves_nothing_is_refused(
         patch.setattr(Judge, "look", None)  # the base's images were looked at for the results
         near = look_alikes(benchmark, answers.grid, request)
     assert results["metrics"] == results["base"] and results["metrics"]["ira_near"]["of"] == near
-    assert len(set(near) - {"neon"}) == 2 and set(near) < set(dataset.domains["style"])
+    assert len(set(near) - {"neon_glow"}) == 2 and set(near) < set(dataset.domains["style"])
     n = {
         key: results["metrics"][key]["n"] for key in ("ira", "ira_seen", "ira_unseen", "cra", "cra_seen", "cra_unseen")
     }
@@ -111,6 +112,8 @@ def test_a_run_says_what_is_near_and_a_share_that_leaves_nothing_is_refused(
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     said = run_table(Run(tmp_path, whole))
-    assert f"its two nearest look-alikes are kept: {near[0]}, {near[1]}" in said and "IRA unseen ↑" in said
+    assert (
+        f"its two nearest look-alikes are kept: {words(near[0])}, {words(near[1])}" in said and "IRA unseen ↑" in said
+    )
     with pytest.raises(BadInput, match=r"pairs\.seen=0\.01 leaves no style"):
         TargetMeter(benchmark, request, 0.01)

@@ -18,7 +18,7 @@ from benchmarks.measure.oracle import Oracle, ratio
 from benchmarks.measure.target import TargetMeter
 from benchmarks.record.results import Run
 from benchmarks.report.tables import nearer, run_table, settings
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.files import read_json, write_json
@@ -35,54 +35,62 @@ def folder(model: Diffusion, tmp_path: Path) -> Path:
     for part in (made.unet, made.text_encoder):
         for weight in part.parameters():
             weight.data += 0.3 * torch.randn_like(weight)
-    made.save_pretrained(tmp_path / "oracles" / "neon" / "pipeline")
-    write_json(tmp_path / "oracles" / "neon" / "tiers.json", {"without": "neon"})
-    return tmp_path / "oracles" / "neon"
+    made.save_pretrained(tmp_path / "oracles" / "neon_glow" / "pipeline")
+    write_json(tmp_path / "oracles" / "neon_glow" / "tiers.json", {"without": "neon_glow"})
+    return tmp_path / "oracles" / "neon_glow"
 
 
-def benchmark(dataset: MiniCanvas, cache: Path) -> Benchmark:
+def benchmark(dataset: Canvas, cache: Path) -> Benchmark:
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     return Benchmark(dataset, judges, Protocol("p", [1], fid=[], judge_floor=0), cache)
 
 
 def test_the_folder_is_the_oracle_or_holds_one_for_some_targets(folder: Path, tmp_path: Path) -> None:
-    assert oracle_folder(None, "neon") is None
-    assert oracle_folder(str(folder), "cat") == folder  # which is refused when it is read
-    assert oracle_folder(str(folder.parent), "neon") == folder and oracle_folder(str(folder.parent), "cat") is None
+    assert oracle_folder(None, "neon_glow") is None
+    assert oracle_folder(str(folder), "house_cat") == folder  # which is refused when it is read
+    assert (
+        oracle_folder(str(folder.parent), "neon_glow") == folder
+        and oracle_folder(str(folder.parent), "house_cat") is None
+    )
     with pytest.raises(BadInput, match="holds no model that was pretrained without a concept"):
-        oracle_folder(str(tmp_path / "none"), "neon")
+        oracle_folder(str(tmp_path / "none"), "neon_glow")
 
 
 def test_an_oracle_of_another_concept_or_another_base_is_refused(model: Diffusion, folder: Path) -> None:
-    assert load_oracle(folder, model, "neon").sha256() != model.sha256()
-    with pytest.raises(BadInput, match="never saw 'neon', and the target is 'cat'; name another, or oracle=null"):
-        load_oracle(folder, model, "cat")
+    assert load_oracle(folder, model, "neon_glow").sha256() != model.sha256()
+    with pytest.raises(
+        BadInput, match="never saw 'neon_glow', and the target is 'house_cat'; name another, or oracle=null"
+    ):
+        load_oracle(folder, model, "house_cat")
     write_json(folder / "tiers.json", {"without": None})
-    with pytest.raises(BadInput, match="has seen every concept, and the target is 'neon'"):
-        load_oracle(folder, model, "neon")
-    write_json(folder / "tiers.json", {"without": "neon"})
+    with pytest.raises(BadInput, match="has seen every concept, and the target is 'neon_glow'"):
+        load_oracle(folder, model, "neon_glow")
+    write_json(folder / "tiers.json", {"without": "neon_glow"})
     other = copy.deepcopy(model)
     next(iter(other.pipe.vae.parameters())).data += 0.1
     with pytest.raises(BadInput, match="is of another base: its autoencoder is not this model's"):
-        load_oracle(folder, other, "neon")
+        load_oracle(folder, other, "neon_glow")
     (folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(BadInput, match="cannot load the oracle"):
-        load_oracle(folder, model, "neon")
+        load_oracle(folder, model, "neon_glow")
 
 
 def test_an_oracle_may_come_without_its_autoencoder_if_it_says_which(model: Diffusion, folder: Path) -> None:
-    own = load_oracle(folder, model, "neon").sha256()
+    own = load_oracle(folder, model, "neon_glow").sha256()
     shutil.rmtree(folder / "pipeline" / "vae")
     with pytest.raises(BadInput, match="is of another base"):
-        load_oracle(folder, model, "neon")
+        load_oracle(folder, model, "neon_glow")
     sign(folder, model.pipe.vae)
-    assert read_json(folder / "tiers.json")["without"] == "neon" and load_oracle(folder, model, "neon").sha256() == own
+    assert (
+        read_json(folder / "tiers.json")["without"] == "neon_glow"
+        and load_oracle(folder, model, "neon_glow").sha256() == own
+    )
 
 
 def test_the_distance_is_one_for_the_base_and_none_for_the_oracle(
-    dataset: MiniCanvas, model: Diffusion, folder: Path, tmp_path: Path
+    dataset: Canvas, model: Diffusion, folder: Path, tmp_path: Path
 ) -> None:
-    oracle = Oracle(folder, model, benchmark(dataset, tmp_path), Request.of(dataset, "neon", None))
+    oracle = Oracle(folder, model, benchmark(dataset, tmp_path), Request.of(dataset, "neon_glow", None))
     base = oracle.guesses(model)
     assert {name: metric["value"] for name, metric in oracle.distances(base, base).items()} == {
         "oracle_eps": 1.0,
@@ -91,9 +99,11 @@ def test_the_distance_is_one_for_the_base_and_none_for_the_oracle(
     assert all(metric["value"] == 0 for metric in oracle.distances(oracle.guesses(oracle.model), base).values())
     halfway = {name: (base[name] + oracle.truth[name]) / 2 for name in base}
     found = oracle.distances(halfway, base)["oracle_eps"]
-    assert [found[key] for key in ("value", "low", "high")] == pytest.approx([0.25] * 3) and found["n"] == 24
+    assert [found[key] for key in ("value", "low", "high")] == pytest.approx([0.25] * 3) and found["n"] == 12
     shown = {name: {dataset.cell(item)["style"] for item in oracle.items(name == "oracle_eps")} for name in base}
-    assert shown["oracle_eps"] == {"neon"} and shown["oracle_eps_kept"] == set(dataset.domains["style"]) - {"neon"}
+    assert shown["oracle_eps"] == {"neon_glow"} and shown["oracle_eps_kept"] == set(dataset.domains["style"]) - {
+        "neon_glow"
+    }
     assert ratio(base["oracle_eps"], oracle.truth["oracle_eps"], oracle.truth["oracle_eps"])["value"] is None
 
 
@@ -106,24 +116,27 @@ def test_the_interval_is_over_images() -> None:
 
 
 def test_a_target_with_an_oracle_has_its_row_and_its_distance(
-    dataset: MiniCanvas, model: Diffusion, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Canvas, model: Diffusion, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    meter = TargetMeter(benchmark(dataset, tmp_path), Request.of(dataset, "neon", None), oracle=str(folder.parent))
+    meter = TargetMeter(benchmark(dataset, tmp_path), Request.of(dataset, "neon_glow", None), oracle=str(folder.parent))
     base, never_saw = meter.base(model, "0" * 64), meter.never_saw()
     assert meter.oracle is not None and never_saw is not None
     results = meter.results(base, base, never_saw)
     assert results["metrics"]["oracle_eps"]["value"] == 1 and "oracle_eps" not in results["oracle"]
     assert results["oracle"].keys() == results["base"].keys() and results["oracle"] != results["base"]
-    assert sum(results["oracle_landed"].values()) == 8
+    assert sum(results["oracle_landed"].values()) == 4
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
     said = run_table(Run(tmp_path, whole))
     assert "the same prompts to the model that never saw it: " in said
     assert "| never saw it " in said and "| oracle eps ↓ " in said and "1.00 [1.00, 1.00]" in said
     with caplog.at_level(logging.WARNING):
-        meter.oracle.warn(["A cat image.", "a " * 40])
+        meter.oracle.warn(["A house cat image.", "a " * 40])
     assert "the oracle's tokenizer cuts 1 of 2 prompts" in caplog.text
-    assert TargetMeter(meter.benchmark, Request.of(dataset, "cat", None), oracle=str(folder.parent)).never_saw() is None
+    assert (
+        TargetMeter(meter.benchmark, Request.of(dataset, "house_cat", None), oracle=str(folder.parent)).never_saw()
+        is None
+    )
 
 
 def test_the_report_says_where_a_method_ended_nearer_and_has_the_row(tmp_path: Path) -> None:
@@ -137,13 +150,9 @@ def test_the_report_says_where_a_method_ended_nearer_and_has_the_row(tmp_path: P
 
     runs = [run("neon", 0.3, 0.4, 0.5), run("cat", 1.2, 1.4, 1.6), run("dog", 0.8, 0.9, 1.1)]
     assert nearer(runs) == [
-        ("minicanvas/default fade neuron p=0.1", "nearer for neon; farther for cat (mean 0.90 of the base's distance)")
+        ("canvas/default fade neuron p=0.1", "nearer for neon; farther for cat (mean 0.90 of the base's distance)")
     ]
     assert nearer([Run(tmp_path, finished(tmp_path / "x", "neon"))]) == []
     names = [str(row[0]) for row in settings(runs).rows]
-    assert names == [
-        "base model (minicanvas/default)",
-        "never saw it (minicanvas/default)",
-        "minicanvas/default fade neuron p=0.1",
-    ]
+    assert names == ["base model (canvas/default)", "never saw it (canvas/default)", "canvas/default fade neuron p=0.1"]
     assert cell_text(runs[0].metrics["oracle_eps"], "oracle_eps") == "0.40 [0.30, 0.50]"

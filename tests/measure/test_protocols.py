@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.measure.answers import answers
 from benchmarks.measure.benchmark import Protocol
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 
@@ -95,7 +95,7 @@ def ours(name: str) -> Protocol:
 
 
 @pytest.mark.parametrize("name", ["esd", "ca", "diffusers", "spm"])
-def test_a_protocol_repeats_its_samplers_noise_and_images(canvas: Diffusion, dataset: MiniCanvas, name: str) -> None:
+def test_a_protocol_repeats_its_samplers_noise_and_images(canvas: Diffusion, dataset: Canvas, name: str) -> None:
     protocol = ours(f"unlearncanvas_{name}")
     prompts = [dataset.caption(cell) for cell in dataset.cells()]
     wanted = answers(dataset, prompts, [188], protocol.noise, steps=STEPS - protocol.sampling.skip)[:3]
@@ -113,11 +113,11 @@ def test_a_protocol_repeats_its_samplers_noise_and_images(canvas: Diffusion, dat
 
 @pytest.mark.parametrize(("name", "draws", "highest"), [("esd", 100, 981), ("ca", 101, 991)])
 def test_the_compvis_samplers_draws_and_highest_step(
-    dataset: MiniCanvas, model: Diffusion, name: str, draws: int, highest: int
+    dataset: Canvas, model: Diffusion, name: str, draws: int, highest: int
 ) -> None:
     protocol = instantiate(composed(f"protocol=unlearncanvas_{name}").protocol, _convert_="all")
     sampling = protocol.sampling
-    wanted = answers(dataset, [""] * 72, [188], protocol.noise, steps=sampling.steps - sampling.skip)
+    wanted = answers(dataset, [""] * 16, [188], protocol.noise, steps=sampling.steps - sampling.skip)
     assert [answer.noise.draw for answer in wanted[:3]] == [0, draws, 2 * draws]
     scheduler = model.scheduler(sampling.sampler, sampling.skip)
     scheduler.set_timesteps(sampling.steps)

@@ -15,9 +15,9 @@ from benchmarks.measure.benchmark import Benchmark, Protocol
 from benchmarks.measure.judging import look, predict
 from benchmarks.measure.predictions import read_rows
 from benchmarks.measure.tiers import Questions, Told
+from fade.data.canvas.dataset import Canvas
 from fade.data.canvas.halves import halves
 from fade.data.dataset import Dataset
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.metrics import METRICS
@@ -91,13 +91,13 @@ def test_the_scores_by_hand(tmp_path: Path) -> None:
     assert found["ua_synonym"]["n"] == 16 and found["ua_synonym"]["low"] < 0.75 < found["ua_synonym"]["high"]
 
 
-def test_what_a_dataset_lacks_is_not_asked_and_asked_for_it_is_refused(dataset: MiniCanvas, tmp_path: Path) -> None:
+def test_what_a_dataset_lacks_is_not_asked_and_asked_for_it_is_refused(dataset: Canvas, tmp_path: Path) -> None:
     assert (
-        not questions(dataset, "neon", tmp_path).wanted
+        not questions(dataset, "neon_glow", tmp_path).wanted
         and not questions(canvas(), "neon_glow", tmp_path, tiers=[]).wanted
     )
-    with pytest.raises(BadInput, match=r"protocol\.tiers names 'synonym', which minicanvas does not have; it has name"):
-        questions(dataset, "neon", tmp_path, tiers=["synonym"])
+    with pytest.raises(BadInput, match=r"protocol\.tiers names 'synonym', which canvas does not have; it has name"):
+        questions(dataset, "neon_glow", tmp_path, tiers=["synonym"])
     with pytest.raises(BadInput, match=r"names 'slang', which canvas does not have; it has name, template, synonym"):
         questions(canvas(), "neon_glow", tmp_path, tiers=["name", "slang"])
     with pytest.raises(BadInput, match=r"protocol\.tier_seeds is \[1, 1\]; name each seed once"):

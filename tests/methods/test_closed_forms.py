@@ -13,7 +13,7 @@ from torch import Tensor
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
 from fade.adapters.text import TextEdit, suppressed
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.methods.rece import Rece
@@ -60,9 +60,9 @@ def test_uce_is_the_minimum_of_its_objective_and_keeps_what_it_preserves() -> No
 @pytest.mark.parametrize("kind", [Matrix, Patch])
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_uce_edits_every_key_and_value_by_its_captions(
-    model: Diffusion, dataset: MiniCanvas, encoded: Path, tokens: str, kind: type[Patch]
+    model: Diffusion, dataset: Canvas, encoded: Path, tokens: str, kind: type[Patch]
 ) -> None:
-    request = Request.of(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon_glow", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded, template="{object} {style}")
     patch = kind.attach(model, [r"attn2\.to_[kv]\.weight"])
     before = {name: weight.detach().double() for name, weight in patch.weights().items()}
@@ -74,12 +74,12 @@ def test_uce_edits_every_key_and_value_by_its_captions(
         return model.embed([caption]).tokens[0].double()[[count(caption)] if tokens == "last" else places]
 
     found, guides = [], []
-    n, m = count("neon"), count("photo")
+    n, m = count("neon glow"), count("photo")
     assert n != m
     for own, other in pairs.captions("forget"):
-        a = count(own[: own.index("neon")])  # [BOS] at 0, then a tokens, then the style's
+        a = count(own[: own.index("neon glow")])  # [BOS] at 0, then a tokens, then the style's
         there = [i if i <= a else min(i, a + m) if i <= a + n else min(i + m - n, 15) for i in range(16)]
-        assert own.endswith("neon") and other == own.replace("neon", "photo") and a + m <= 14
+        assert own.endswith("neon glow") and other == own.replace("neon glow", "photo") and a + m <= 14
         found.append(rows(own, list(range(16))))
         guides.append(rows(other, there))
     c, g = torch.cat(found), torch.cat(guides)
@@ -216,10 +216,10 @@ def test_speed_never_changes_how_the_empty_caption_is_read(model: Diffusion) -> 
 @pytest.mark.parametrize("kind", [Matrix, Patch])
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_speed_edits_values_in_the_null_space_of_its_captions(
-    model: Diffusion, dataset: MiniCanvas, encoded: Path, tokens: str, kind: type[Patch]
+    model: Diffusion, dataset: Canvas, encoded: Path, tokens: str, kind: type[Patch]
 ) -> None:
     """Without refinement one matrix serves all; the rows are the last tokens, or all but the one that begins."""
-    request = Request.of(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon_glow", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=encoded, template="{object} {style}")
     patch = kind.attach(model, [r"attn2\.to_v\.weight"])
     before = {name: weight.detach().double() for name, weight in patch.weights().items()}

@@ -71,7 +71,7 @@ def exact(batch: Batch) -> Batch:
 
 def shipped_schedule() -> DDIMScheduler:
     """v-prediction, zero terminal SNR."""
-    return DDIMScheduler.from_pretrained(ROOT / "fade" / "shipped" / "minicanvas" / "pipeline", subfolder="scheduler")
+    return DDIMScheduler.from_pretrained(ROOT / "fade" / "shipped" / "canvas" / "pipeline", subfolder="scheduler")
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -115,7 +115,7 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     assert adapter.teacher_passes == (2 + stop if teacher is None else teacher)
     assert len(counted) == passes + stop
     # a slope of one image may be so small that the third derivative shows in a difference over 1e-5
-    check_gradients(adapter.parameters(), losses, formula, 1e-6 if case[0] == "fade_robust" else 1e-5)
+    check_gradients(adapter.parameters(), losses, formula, 1e-6 if case[0] in FINE else 1e-5)
 
 
 def adapter_moved(adapter: Adapter) -> None:
@@ -126,6 +126,9 @@ def adapter_moved(adapter: Adapter) -> None:
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
+FINE = ("fade", "spare", "fade_robust")
 
 
 def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float) -> None:

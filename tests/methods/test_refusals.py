@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from loops import config_of, unlearner_of
 
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.methods import Method
@@ -117,10 +117,10 @@ def test_what_a_method_cannot_use_is_refused(method: Method, given: Any, message
 
 
 def test_what_does_not_go_together_is_refused_when_it_is_put_together(
-    model: Diffusion, dataset: MiniCanvas, tmp_path: Path
+    model: Diffusion, dataset: Canvas, tmp_path: Path
 ) -> None:
     """Before images are encoded: the pairs are not prepared here."""
-    request = Request.of(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon_glow", "photo")
     pairs = Pairs(dataset, request, forget=16, retain=64, batch=2, cache=tmp_path)
 
     def put(name: str, *overrides: str) -> None:
@@ -143,7 +143,7 @@ def test_what_does_not_go_together_is_refused_when_it_is_put_together(
             put(name, *overrides)
     with pytest.raises(InstantiationException, match=r"BadInput\('method\.terms\.forget is -1"):  # Hydra's, around it
         put("fade", "method.terms.forget=-1")
-    dataset.says = {"neon": ""}  # a concept of zero tokens
+    dataset.says = {"neon_glow": ""}  # a concept of zero tokens
     for name in ("fmn", "seot"):
         with pytest.raises(BadInput, match="does not say"):
             put(name)

@@ -60,7 +60,7 @@ def test_random_captions_have_no_token_of_the_concepts_own(model: Diffusion, pai
     captions = random_captions(model, pairs, torch.Generator().manual_seed(0))
     assert len(set(captions)) > 200 and captions == random_captions(model, pairs, torch.Generator().manual_seed(0))
     ids = [model.token_ids([caption])[0] for caption in captions]
-    concept = set(model.token_ids(["neon"])[0]) - set(model.token_ids(["A photo image in style."])[0])
+    concept = set(model.token_ids(["neon glow"])[0]) - set(model.token_ids(["A photo image in style."])[0])
     assert concept and not concept & {i for row in ids for i in row}
 
 

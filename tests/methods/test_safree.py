@@ -15,12 +15,12 @@ from fade.adapters.projection import Projection
 from fade.adapters.stored import Stored
 from fade.adapters.text import TextEdit
 from fade.attacks.trajectory import guided
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.safree import Safree
 from fade.models import Diffusion, Noise, Sampling
 
-PROMPTS = [*ASKED, "cat", "A fish, a fish and neon neon", "A house made as neon, beside a dog"]
+PROMPTS = [*ASKED, "cat", "A fish, a fish, neon neon", "A house made as neon, beside a dog", "A neon image in a house"]
 CONCEPTS = ("neon", "neon style")
 
 
@@ -160,10 +160,10 @@ def test_a_prompt_is_read_as_edited_in_its_steps_alone(model: Diffusion, tmp_pat
     assert not model.unet._forward_pre_hooks
 
 
-def test_the_phrases_of_every_request_span_the_concept(model: Diffusion, dataset: MiniCanvas, tmp_path: Path) -> None:
-    requests = [Request.of(dataset, "neon", "photo"), Request.of(dataset, "cat", "fish")]
+def test_the_phrases_of_every_request_span_the_concept(model: Diffusion, dataset: Canvas, tmp_path: Path) -> None:
+    requests = [Request.of(dataset, "neon_glow", "photo"), Request.of(dataset, "house_cat", "sea_fish")]
     pairs, edit = Pairs(dataset, requests, 16, 64, 2, tmp_path), TextEdit.attach(model)
     method = Safree({"style": ["{concept}", "{concept} style"]}, alpha=0.1, share=None, slope=5.0, midpoint=0.1)
     method.suits(model, edit, pairs)
     method.prepare(model, edit, pairs)
-    assert edit.projection == Projection(("neon", "neon style", "cat"), 0.1, None, 5.0, 0.1)
+    assert edit.projection == Projection(("neon glow", "neon glow style", "house cat"), 0.1, None, 5.0, 0.1)

@@ -43,11 +43,11 @@ def test_places_are_all_mentions_that_the_encoder_sees(model: Diffusion, pairs: 
     long = "neon " * 30
     assert model.token_positions(long, "neon") == list(range(1, 15)) and len(model.token_ids([long])[0]) == 14
     assert Uce("last").contexts(model, [(long, long)])[0].shape == (1, 32)
-    caption = pairs.dataset.caption({"style": "neon", "object": "cat"})
+    caption = pairs.dataset.caption({"style": "neon_glow", "object": "house_cat"})
     row = [pairs.dataset.caption(cell) for cell in pairs.dataset.cells()].index(caption)
     ids = model.pipe.tokenizer(caption).input_ids
     assert ids[int(pairs.end[row])] == model.pipe.tokenizer.eos_token_id
-    assert [ids[i] for i in pairs.concept[row].nonzero()[:, 0]] == ids_of(model, "neon")
+    assert [ids[i] for i in pairs.concept[row].nonzero()[:, 0]] == ids_of(model, "neon glow")
 
 
 def test_attention_is_recorded_under_gradient_checkpointing(model: Diffusion, pairs: Pairs) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import small
 from PIL import Image
 from torch import Tensor, nn
 
+from fade.data.dataset import Dataset
 from fade.data.folder import Folder
-from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.models import Diffusion
@@ -119,7 +120,7 @@ def test_a_loss_that_is_no_number_ends_the_stage(tmp_path: Path) -> None:
     assert not (tmp_path / "a.ckpt").exists()
 
 
-def recipe(out: Path, dataset: Folder | MiniCanvas) -> Pretraining:
+def recipe(out: Path, dataset: Dataset) -> Pretraining:
     judge = JudgeSettings(architecture="test_resnet", size=32, steps=3, batch=8, rate=1e-3, ema=0.9)
     autoencoder = AutoencoderSettings(
         widths=[8, 8],
@@ -208,7 +209,7 @@ def test_a_pretrained_folder_belongs_to_its_images(tmp_path: Path) -> None:
 
 
 def test_the_autoencoders_gate_names_what_helps(tmp_path: Path) -> None:
-    made = recipe(tmp_path / "out", MiniCanvas(TEMPLATE, PARTIALS, train=1, judge=1, test=1))
+    made = recipe(tmp_path / "out", small(1, 1, 1, partials=PARTIALS))
     made.autoencoder = replace(made.autoencoder, gate=1.0, steps=1)
     made.judge = replace(made.judge, steps=1)
     judge = made.train_judge("style")
@@ -224,7 +225,7 @@ def test_the_diffusion_loss_is_its_formula(model: Diffusion, tmp_path: Path, emp
     """v = √ᾱ ε − √(1 − ᾱ) z at t = 1000 u^0.7, under the caption of the image's own cell, or the empty one."""
     pipe, settings = (
         model.pipe,
-        replace(recipe(tmp_path, MiniCanvas(TEMPLATE, PARTIALS, 1, 1, 1)).diffusion, empty=empty, partial=0.0),
+        replace(recipe(tmp_path, small(1, 1, 1, partials=PARTIALS)).diffusion, empty=empty, partial=0.0),
     )
     pipe.scheduler = make_scheduler()
     captions = [["A cat image in neon style.", "", "A cat image."], ["neon", "", "cat"]]
@@ -242,12 +243,12 @@ def test_the_diffusion_loss_is_its_formula(model: Diffusion, tmp_path: Path, emp
     torch.testing.assert_close(found, ((guess - (alpha.sqrt() * noise - (1 - alpha).sqrt() * z)) ** 2).mean())
 
 
-def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> None:
+def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: Dataset) -> None:
     tokenizer = make_tokenizer([dataset.caption(cell) for cell in dataset.cells()], 16)
-    ids = tokenise(tokenizer, ["A cat image in watercolor style.", "", "A zebra."])
+    ids = tokenise(tokenizer, ["A wild cat image in neon glow style.", "", "A zebra."])
     assert ids.shape == (3, 16)
-    assert tokenizer.convert_ids_to_tokens(ids[0])[1:8] == [
-        f"{w}</w>" for w in ("a", "cat", "image", "in", "watercolor", "style", ".")
+    assert tokenizer.convert_ids_to_tokens(ids[0])[1:10] == [
+        f"{w}</w>" for w in ("a", "wild", "cat", "image", "in", "neon", "glow", "style", ".")
     ]
     assert len(set(ids[2].tolist())) > 5
 
@@ -255,9 +256,9 @@ def test_every_word_is_one_token_and_a_new_one_is_spelt(dataset: MiniCanvas) -> 
 @pytest.mark.slow
 def test_from_nothing_to_a_stock_pipeline(tmp_path: Path) -> None:
     """A few steps of every stage, a second call that does nothing but measure, a third that trains one stage longer."""
-    dataset = MiniCanvas(TEMPLATE, PARTIALS, train=2, judge=2, test=2)
+    dataset = small(2, 2, 2, partials=PARTIALS)
     found = recipe(tmp_path, dataset).run()
-    assert found["grid_images"] == 360 and set(found["judges"]) == {"style", "object"}
+    assert found["grid_images"] == 80 and set(found["judges"]) == {"style", "object"}
     assert set(found["training_s"]) == {"judge-style", "judge-object", "autoencoder", "diffusion"}
     assert load_pipeline(tmp_path / "pipeline").unet.dtype == torch.float32
     stamp = (tmp_path / "pipeline" / "model_index.json").stat().st_mtime_ns

@@ -27,7 +27,7 @@ from benchmarks.record.folder import Record
 from benchmarks.runs.single import study
 from fade.adapters.lora import Lora
 from fade.claims import born, signature
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
 from fade.files import read_json
@@ -36,23 +36,23 @@ from fade.models import Diffusion
 from fade.training.logs import JsonLines
 from fade.training.unlearner import fit
 
-CONFIG = "target: neon\n"
+CONFIG = "target: neon_glow\n"
 STEPS = 3
-PROTOCOL = Protocol("default", [1], judge_floor=0.0)  # the judges are untrained
+PROTOCOL = Protocol("default", [1], judge_floor=0.0, batch=8)  # the judges are untrained
 
 
 class Run:
     """`study` on the tests' own model; everything lies below one folder."""
 
-    def __init__(self, folder: Path, model: Diffusion, dataset: MiniCanvas) -> None:
+    def __init__(self, folder: Path, model: Diffusion, dataset: Canvas) -> None:
         self.folder, self.model, self.dataset = folder, model, dataset
         self.run, self.cache = folder / "run", folder / "cache"
 
     def __call__(self) -> dict[str, Any]:
-        request = Request.of(self.dataset, "neon", "photo")
-        record = Record(self.run, CONFIG, ["target=neon", f"output_dir={self.folder}"], self.cache)
+        request = Request.of(self.dataset, "neon_glow", "photo")
+        record = Record(self.run, CONFIG, ["target=neon_glow", f"output_dir={self.folder}"], self.cache)
         judges = {domain: judge(domain, labels) for domain, labels in self.dataset.domains.items()}
-        about = {"method": "fade", "overrides": ["target=neon", f"output_dir={self.folder}"]}
+        about = {"method": "fade", "overrides": ["target=neon_glow", f"output_dir={self.folder}"]}
         benchmark = Benchmark(self.dataset, judges, PROTOCOL, self.cache)
         made = recipe(self.dataset, self.cache, method=Fade(terms={"forget": 1.0}), checkpoint_every=1)
         saliency, loggers = self.cache / "saliency.safetensors", [JsonLines(self.run / "metrics.jsonl")]
@@ -82,7 +82,7 @@ def told(results: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, model: Diffusion, dataset: MiniCanvas) -> Run:
+def run(tmp_path: Path, model: Diffusion, dataset: Canvas) -> Run:
     return Run(tmp_path, model, dataset)
 
 
@@ -117,14 +117,18 @@ def test_a_run_whose_cache_and_folder_are_harmed_ends_as_the_undisturbed_one(
     shutil.rmtree(run.run)
     again("saliency", "real-", "latents", "features-judge")
     relabelled(run.base / "predictions.csv")
-    shutil.copyfile(run.base / "images" / "neon_cat_seed1.png", run.base / "images" / "photo_cat_seed1.png")
+    shutil.copyfile(
+        run.base / "images" / "neon_glow_house_cat_seed1.png", run.base / "images" / "photo_house_cat_seed1.png"
+    )
     (run.run / "results.json").unlink()
-    again("predictions.csv", "photo_cat_seed1.png")
+    again("predictions.csv", "photo_house_cat_seed1.png")
     # the folder: altered and still well formed
     relabelled(run.run / "predictions.csv")
-    shutil.copyfile(run.run / "images" / "neon_cat_seed1.png", run.run / "images" / "photo_cat_seed1.png")
+    shutil.copyfile(
+        run.run / "images" / "neon_glow_house_cat_seed1.png", run.run / "images" / "photo_house_cat_seed1.png"
+    )
     halved(run.run / "results.json")
-    again("results.json", "predictions.csv", "photo_cat_seed1.png")
+    again("results.json", "predictions.csv", "photo_house_cat_seed1.png")
     # cut short, emptied, lost
     for name in ("run.json", "config.yaml", "splits.csv.gz"):
         halved(run.run / name)
@@ -165,7 +169,7 @@ def test_a_lost_run_json_is_written_again_and_a_strange_folder_is_not_taken(tmp_
     assert read_json(tmp_path / "run" / "run.json")["identity"] and not (tmp_path / "run" / LOCK).exists()
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(BadInput, match="is no run of this configuration"):
-        Record(tmp_path / "run", "target: cat\n")
+        Record(tmp_path / "run", "target: house_cat\n")
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / ".config.yaml.0123456789ab.part").write_text("targ")  # killed before there was anything
     Record(tmp_path / "begun", CONFIG)
@@ -175,7 +179,7 @@ def test_a_lost_run_json_is_written_again_and_a_strange_folder_is_not_taken(tmp_
 
 HOLD = (
     "import sys, time; from pathlib import Path; from benchmarks.record.folder import Record\n"
-    "record = Record(Path(sys.argv[1]), sys.argv[2], ['target=neon'], Path('cache')); print('here', flush=True); "
+    "record = Record(Path(sys.argv[1]), sys.argv[2], ['target=neon_glow'], Path('cache')); print('here', flush=True); "
     "time.sleep(60)"
 )
 

@@ -14,6 +14,7 @@ import run
 from benchmarks.record.moved import KEYS, OPTIONS, current, key, target
 from benchmarks.runs.reopened import SHARED, opened
 from fade.checked import located
+from fade.errors import BadInput
 
 FOLDER = """
 dataset:
@@ -141,7 +142,6 @@ def test_what_is_called_otherwise_is_nowhere_today() -> None:
         "fade.data.folder.Folder",
         "fade.data.imagenette.Imagenette",
         "fade.data.lfw.LFW",
-        "fade.data.minicanvas.MiniCanvas",
         "fade.data.sun_attributes.SUNAttributes",
         "fade.data.unlearncanvas.UnlearnCanvas",
         "fade.diffusion.Diffusion.load",
@@ -151,3 +151,8 @@ def test_what_is_called_otherwise_is_nowhere_today() -> None:
 def test_what_an_earlier_run_is_made_of_is_there(earlier: str) -> None:
     """Every `_target_` that a model, a dataset, a judge or a protocol had before the rooms."""
     assert callable(located(current({"dataset": {}, "protocol": {"_target_": earlier}})["protocol"]["_target_"]))
+
+
+def test_a_run_of_the_grid_that_is_gone_says_so() -> None:
+    with pytest.raises(BadInput, match=r"fade\.data\.minicanvas\.MiniCanvas is gone: .*version 0\.1.*report reads"):
+        current({"dataset": {"_target_": "fade.data.minicanvas.MiniCanvas"}, "protocol": {"sampling": {}}})

@@ -144,7 +144,7 @@ def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
     told = {
         "format": 1,
         "kind": "sequence",
-        "dataset": "minicanvas",
+        "dataset": "canvas",
         "protocol": "default",
         "method": "fade",
         "strategy": "stack",

@@ -24,7 +24,7 @@ def share(value: float, n: int = 40) -> dict[str, Any]:
 
 def run(method: str, target: str, ua: float, kept: float = 1.0, seed: int = 0, images: int = 188) -> Run:
     results = {
-        "dataset": "minicanvas",
+        "dataset": "canvas",
         "protocol": "default",
         "method": method,
         "target": target,

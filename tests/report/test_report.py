@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path:
     (study / "half" / "results.json").write_text('{"format": 1, "dataset": "mini')
     write_json(study / "old" / "results.json", {"format": 0})
     write_json(study / "foreign" / "results.json", [1, 2])
-    write_json(study / "bare" / "results.json", {"format": 1, "dataset": "minicanvas"})
+    write_json(study / "bare" / "results.json", {"format": 1, "dataset": "canvas"})
     other = finished(study / "official", "neon")
     write_json(study / "official" / "results.json", {**other, "protocol": "official"})
     printed = write([study], tmp_path / "out")
@@ -215,6 +215,17 @@ def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").read_text().count('class="shot"') == 11
 
 
+def test_finished_runs_of_the_grid_that_is_gone_are_read(tmp_path: Path) -> None:
+    """As version 0.1 wrote them: the board has eight."""
+    for path in (ROOT / "benchmarks" / "board").glob("minicanvas-*.json"):
+        (tmp_path / path.stem).mkdir()
+        shutil.copyfile(path, tmp_path / path.stem / "results.json")
+    printed = write([tmp_path], tmp_path / "out")
+    assert printed.count("| minicanvas/default fade ") and printed.count("| minicanvas/default uce ")
+    runs, problems = read([tmp_path])
+    assert len(runs) == 8 and not problems and {run.target for run in runs} == {"sketch", "bird"}
+
+
 def test_answers_that_others_made_are_reported_without_costs_and_without_a_base(tmp_path: Path) -> None:
     scored = finished(tmp_path / "runs" / "a", "neon")
     del scored["sparsity"], scored["overrides"]
@@ -222,7 +233,7 @@ def test_answers_that_others_made_are_reported_without_costs_and_without_a_base(
         tmp_path / "runs" / "a" / "results.json", {**scored, "method": "scored", "base": {}, "cost": {"judge_s": 1.0}}
     )
     printed = write([tmp_path / "runs"], tmp_path / "out")
-    assert "| minicanvas/default scored " in printed and "| –" in printed and "warning" not in printed
+    assert "| canvas/default scored " in printed and "| –" in printed and "warning" not in printed
 
 
 @pytest.mark.parametrize(

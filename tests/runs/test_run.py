@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 from command import ROOT, SHIPPED, SHORT, Command, Done, complaint
 from configs import composed
-from diffusers import StableDiffusionPipeline
 from folders import sun
+from grids import write
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -25,14 +25,12 @@ from benchmarks.record.format import digest
 from benchmarks.record.submission import Track, problems
 from benchmarks.report.__main__ import status
 from benchmarks.runs.usage import complain
-from fade.data.minicanvas import write
-from fade.judges import Judge
 from fade.models.stable_diffusion import StableDiffusion
 
 STAGES = (
     "loading the pipeline",
-    "images: 72 to do",
-    "judging: 72 to do",
+    "images: 16 to do",
+    "judging: 16 to do",
     "locating: ",
     "distil: 4 to do",
     "real images: ",
@@ -52,11 +50,11 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        first = run("target=neon", *SHORT)
+        first = run("target=neon_glow", *SHORT)
     assert not [str(w.message) for w in shown if "lightning" in w.filename or "torch" in w.filename]
     assert all(stage in first.stderr for stage in STAGES)
-    assert first.stderr.index("distil: 4") < min(map(first.stderr.index, ("real images", "images: 72", "judging")))
-    assert "A cat image in neon style.  ->  A cat image in photo style." in first.stdout
+    assert first.stderr.index("distil: 4") < min(map(first.stderr.index, ("real images", "images: 16", "judging")))
+    assert "A house cat image in neon glow style.  ->  A house cat image in photo style." in first.stdout
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert {
@@ -71,7 +69,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         "base_sha256",
         "protocol_version",
     } <= results.keys()
-    assert results["sha256"] == digest(results) != digest({**results, "target": "sketch"})
+    assert results["sha256"] == digest(results) != digest({**results, "target": "pencil_sketch"})
     track = [results[key] for key in ("dataset", "protocol", "protocol_version", "base_sha256")]
     checkout = {**results, "git_commit": "0" * 40}
     assert (
@@ -79,25 +77,26 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
     )  # as the board reads it
     assert results["timesteps"] == "uniform" and results["prediction"] == "v_prediction"
     assert results["cost"]["teacher_passes"] == results["cost"]["steps"] == 4
-    assert results["metrics"]["ua"]["n"] == 8 and results["base"]["ua"]["value"] < 0.2
+    assert results["metrics"]["ua"]["n"] == 4 and results["base"]["ua"]["value"] < 0.2
     with (folder / "predictions.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 72
+        assert len(list(csv.DictReader(file))) == 16
     with Image.open(folder / "comparison.png") as picture:
-        assert picture.width > 600
+        assert picture.width > 500
     card = (folder / "adapter" / "README.md").read_text()
     assert (
         "| UA ↑" in card and "before_after.png" in card and results["adapter_sha256"] in card and "max_steps: 4" in card
     )
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    again = run("target=neon", *SHORT)
+    again = run("target=neon_glow", *SHORT)
     verdict = first.stdout.splitlines()[-1]
-    assert verdict.startswith("NOT FORGOTTEN: 8 of 8 still read as neon · kept ") and verdict.endswith("comparison.png")
+    assert verdict.startswith("NOT FORGOTTEN: 4 of 4 still read as neon_glow · kept ")
+    assert verdict.endswith("comparison.png")
     assert first.stdout.endswith(again.stdout.replace("done already; nothing was done now\n", "").partition("\n\n")[2])
     assert (
         again.stdout.splitlines()[-2:] == ["done already; nothing was done now", verdict]
         and "->  A" not in again.stdout
     )
-    low = run("target=neon", *SHORT, "fail_under.ua=0.9", "fail_under.cra=0.1", code=3)
+    low = run("target=neon_glow", *SHORT, "fail_under.ua=0.9", "fail_under.cra=0.1", code=3)
     assert complaint(low) == "error: ua is 0.000, below fail_under.ua=0.9"
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     # A run killed between its steps goes on: the same table from the adapter and the images that are there.
@@ -105,22 +104,22 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         (folder / name).unlink()
     for image in list((folder / "images").iterdir())[::3]:
         image.unlink()
-    run("target=neon", *SHORT)
+    run("target=neon_glow", *SHORT)
     resumed = json.loads((folder / "results.json").read_text())
     assert resumed["metrics"] == results["metrics"] and resumed["adapter_sha256"] == results["adapter_sha256"]
-    done = run("target=neon", *SHORT, f"out={folder}", "seed=7", code=1)
+    done = run("target=neon_glow", *SHORT, f"out={folder}", "seed=7", code=1)
     assert "another configuration" in done.stderr.splitlines()[-1]
 
 
 def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: Path, run: Command) -> None:
     """The same images, the same numbers: by the run that made them, and by task=score on a copy of its folder."""
-    run("target=neon", "protocol=subset", *SHORT, f"cache_dir={cache}")
+    run("target=neon_glow", "protocol=subset", *SHORT, f"cache_dir={cache}")
     (made,) = (tmp_path / "outputs").iterdir()
     (base,) = (folder for folder in cache.iterdir() if folder.name.startswith("base-"))
     shutil.copytree(made / "images", tmp_path / "answers")
     options = [
         "task=score",
-        "target=neon",
+        "target=neon_glow",
         "protocol=subset",
         "protocol.seeds=[188]",
         "dataset.test=2",
@@ -131,24 +130,24 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
     wanted, found = (json.loads((f / "results.json").read_text()) for f in (made, tmp_path / "scored"))
     for side in ("metrics", "base"):  # a run knows the look-alikes too
         assert found[side] == {name: value for name, value in wanted[side].items() if name in found[side]}
-    assert {"ua", "ira", "cra", "fid_judge"} <= found["metrics"].keys() and "18 images scored" in scored.stdout
+    assert {"ua", "ira", "cra", "fid_judge"} <= found["metrics"].keys() and "4 images scored" in scored.stdout
     alone = run(*options, f"out={tmp_path / 'alone'}")
-    assert "| base         | –" in alone.stdout
-    gone = sorted((tmp_path / "answers").glob("neon_*"))[0]
+    assert re.search(r"\| base +\| –", alone.stdout)
+    gone = sorted((tmp_path / "answers").glob("neon_glow_*"))[0]
     gone.unlink()
     line = run(*options, f"out={tmp_path / 'gap'}", code=1).stderr.splitlines()[-1]
-    assert f"1 of 18 images are missing: {gone.name}" in line and not (tmp_path / "gap" / "results.json").exists()
+    assert f"1 of 4 images are missing: {gone.name}" in line and not (tmp_path / "gap" / "results.json").exists()
     (tmp_path / "answers" / "mine.png").touch()
     assert "not of this answer set: mine.png" in run(*options, f"out={tmp_path / 'more'}", code=1).stderr
-    assert "needs answers=DIR" in complaint(run("task=score", "target=neon", code=1))
+    assert "needs answers=DIR" in complaint(run("task=score", "target=neon_glow", code=1))
 
 
 def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command) -> None:
     short = [*SHORT, f"cache_dir={cache}", "protocol.batch=4"]  # one of 36 is timed else
-    said = run("task=plan", "+sweeps=all_targets", "model=canvas", "dataset=canvas", *short).stdout
+    said = run("task=plan", "+sweeps=all_targets", "dataset=canvas", *short).stdout
     assert "220 images a run, 32 runs, and the base model's once: 7,260 images" in said and "in all: " in said
     quarter = run("task=plan", "protocol=subset", *short).stdout
-    assert "18 images a run, 1 run, and the base model's once: 36 images" in quarter
+    assert "4 images a run, 1 run, and the base model's once: 8 images" in quarter
     closed = run("task=plan", "method=uce", *(given for given in short if "max_steps" not in given)).stdout
     assert "0.000 s a training step" in closed
     assert not (tmp_path / "outputs").exists()
@@ -157,12 +156,12 @@ def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command
 @pytest.mark.parametrize(
     ("overrides", "code", "message"),
     [
-        (["target=noen"], 1, "target 'noen' is no concept of this dataset; closest: neon"),
-        (["target=neon", "surrogate=neon"], 1, "name another concept"),
-        (["target=neon", "surrogate=fish"], 1, "name a style"),
+        (["target=noen"], 1, "target 'noen' is no concept of this dataset; closest: neon_glow"),
+        (["target=neon_glow", "surrogate=neon_glow"], 1, "name another concept"),
+        (["target=neon_glow", "surrogate=sea_fish"], 1, "name a style"),
         (["sparsity.p=0"], 1, "sparsity.p is 0; it must be a number, above 0 and at most 1"),
         (["sparsity.p=1.2"], 1, "above 0 and at most 1"),
-        (["targt=neon"], 2, "targt"),
+        (["targt=neon_glow"], 2, "targt"),
         (["method=fdae"], 2, "fdae"),
         (["dataset=imagenette", "dataset.root=nowhere"], 1, "no folder nowhere/train"),
         (["dataset=imagenette"], 2, "Missing mandatory value: dataset.root"),
@@ -178,7 +177,7 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
+        (["pairs.forget=100000"], "pairs.forget=100000 needs 25000 of it"),
         (["protocol.sampling.sampler=FooScheduler"], "diffusers has no scheduler 'FooScheduler'"),
         (["timesteps=window", "timesteps.high=1000"], "timesteps end at 999"),
         (
@@ -186,7 +185,7 @@ def test_bad_input_is_one_line(tmp_path: Path, run: Command, overrides: list[str
             "pairs.batch is 3, which 2 processes cannot share",
         ),
         ([f"dataset.template='A {{object}} image in {{style}} style{', bird' * 40}'"], "the text encoder takes"),
-        (["task=plan", "pairs.forget=100000"], "pairs.forget=100000 needs 12500 of it"),
+        (["task=plan", "pairs.forget=100000"], "pairs.forget=100000 needs 25000 of it"),
     ],
     ids=lambda value: value[-1][:25] if isinstance(value, list) else None,
 )
@@ -194,14 +193,14 @@ def test_what_cannot_be_done_is_said_before_the_base_is_measured(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert message in complaint(run("target=neon", "protocol.seeds=[188]", *overrides, code=1))
+    assert message in complaint(run("target=neon_glow", "protocol.seeds=[188]", *overrides, code=1))
     assert not list(tmp_path.glob("cache/base-*"))
 
 
 @pytest.mark.processes
 def test_a_real_process_ends_with_one_line_and_its_code() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "run.py", "targt=neon"], cwd=ROOT, text=True, capture_output=True, check=False
+        [sys.executable, ROOT / "run.py", "targt=neon_glow"], cwd=ROOT, text=True, capture_output=True, check=False
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "targt" in complaint(Done(done.returncode, done.stdout, done.stderr))
@@ -215,7 +214,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
     ).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        done = run("target=neon", "protocol=subset", *SHORT, f"output_dir={disk}", f"cache_dir={cache}", code=1)
+        done = run("target=neon_glow", "protocol=subset", *SHORT, f"output_dir={disk}", f"cache_dir={cache}", code=1)
         assert "the disk is full" in done.stderr.splitlines()[-1]
         assert not list(disk.rglob("*.part")) and not list(disk.rglob("results.json"))
     finally:
@@ -224,14 +223,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
 
 @pytest.mark.processes
 def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> None:
-    done = run("-m", "target=noen,neon", *SHORT, code=1)
-    assert "target 'noen' is no concept" in done.stderr and "without neon" in done.stdout
+    done = run("-m", "target=noen,neon_glow", *SHORT, code=1)
+    assert "target 'noen' is no concept" in done.stderr and "without neon_glow" in done.stdout
     said = status(tmp_path / "outputs")
-    assert "1 finished, 0 running, 1 failed, 0 stopped, 0 missing" in said and "closest: neon" in said
+    assert "1 finished, 0 running, 1 failed, 0 stopped, 0 missing" in said and "closest: neon_glow" in said
 
 
 def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "data", per_cell=3, size=32, seed=0)
+    write(tmp_path / "data", per_cell=3, size=32)
     data = instantiate(composed("dataset=grid", f"dataset.root={tmp_path / 'data'}").dataset, _convert_="all")
     items = data.items("train")
     shutil.rmtree(tmp_path / "data")
@@ -245,33 +244,9 @@ def test_a_dataset_deleted_in_mid_sweep_is_one_line(tmp_path: Path, capsys: pyte
 def test_a_checkpoint_of_the_wrong_shape(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED / "pipeline", tmp_path / "pipeline")
     config = tmp_path / "pipeline" / "unet" / "config.json"
-    config.write_text(config.read_text().replace('"cross_attention_dim": 64', '"cross_attention_dim": 32'))
+    config.write_text(config.read_text().replace('"cross_attention_dim": 96', '"cross_attention_dim": 32'))
     with pytest.raises(fade.BadInput, match="cannot load the pipeline"):
         StableDiffusion.load(str(tmp_path / "pipeline"), 2, 3.0)
-
-
-def test_the_shipped_weights() -> None:
-    """Small, stock, and good: every style and object recognised on a few cells."""
-    assert sum(f.stat().st_size for f in SHIPPED.rglob("*") if f.is_file()) < 20e6
-    pipe = StableDiffusionPipeline.from_pretrained(SHIPPED / "pipeline", safety_checker=None, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    numbers = json.loads((SHIPPED / "numbers.json").read_text())
-    assert min(numbers["judges"].values()) >= 0.99
-    judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in ("style", "object")}
-    cells = list(zip(judges["style"].labels, [*judges["object"].labels, "cat"], strict=True))
-    prompts = [f"A {name} image in {style} style." for style, name in cells]
-    images = pipe(
-        prompts,
-        num_inference_steps=15,
-        guidance_scale=4.0,
-        output_type="pt",
-        generator=torch.Generator().manual_seed(0),
-    ).images.float()
-    with torch.no_grad():
-        styles = [judges["style"].labels[i] for i in judges["style"](images).argmax(-1)]
-        names = [judges["object"].labels[i] for i in judges["object"](images).argmax(-1)]
-    assert sum(a == b for (a, _), b in zip(cells, styles, strict=True)) >= 8
-    assert sum(a == b for (_, a), b in zip(cells, names, strict=True)) >= 8
 
 
 TINY = [
@@ -299,8 +274,8 @@ def test_your_own_images_from_pretraining_to_the_table(dataset: str, tmp_path: P
         sun(tmp_path / "data", n=30)
         target = "man-made"
     else:
-        write(tmp_path / "data", per_cell=8, size=32, seed=0)
-        target = "cat" if dataset == "grid" else "neon"
+        write(tmp_path / "data", per_cell=8, size=32)
+        target = "house_cat" if dataset == "grid" else "neon_glow"
         if dataset == "folder":  # one level: the style alone
             for path in list((tmp_path / "data").rglob("*.jpg")):
                 path.rename(path.parents[1] / f"{path.parent.name}{path.name}")

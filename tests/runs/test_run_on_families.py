@@ -19,7 +19,7 @@ def test_a_run_from_configuration_to_table(family: str, tmp_path: Path, run: Com
     tiny(family).pipe.save_pretrained(tmp_path / "pipeline")
     given = [f"model={PRESETS[family]}", f"model.path={tmp_path / 'pipeline'}", *LITTLE, *SHORT, "model.steps=2"]
     given += [] if family == "sdxl" else [f"model.text_length={LENGTH}"]
-    done = run("target=neon", "dataset=minicanvas", *given)
+    done = run("target=neon_glow", *given)
     assert "forgotten " in done.stdout.splitlines()[-1].lower()
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
@@ -28,5 +28,5 @@ def test_a_run_from_configuration_to_table(family: str, tmp_path: Path, run: Com
     assert card.get("text_length") == (None if family == "sdxl" else LENGTH)
     wrong = "DDIMScheduler" if family != "sdxl" else "FlowMatchEulerDiscreteScheduler"
     sampler = [f"protocol.sampling.sampler={wrong}", f"output_dir={tmp_path / 'other'}"]
-    refused = run("target=neon", "dataset=minicanvas", *given, *sampler, code=1)
+    refused = run("target=neon_glow", *given, *sampler, code=1)
     assert "choose one such as" in refused.stderr.splitlines()[-1] and not (tmp_path / "other").exists()

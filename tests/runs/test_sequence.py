@@ -13,6 +13,7 @@ import pytest
 import torch
 from command import SHIPPED, SHORT, Command, complaint
 from configs import composed
+from grids import canvas
 from judging import judge
 from loops import recipe, requests
 from PIL import Image
@@ -31,7 +32,7 @@ from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
 from fade.adapters.verify import predictions
 from fade.cli import main as fade_command
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.files import read_json
@@ -44,41 +45,42 @@ from fade.strategies.stack import Stack
 from fade.training.recipe import Recipe
 
 
-def guarded(dataset: MiniCanvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:
-    """cat, after neon and bird were removed."""
-    neon, bird, cat = requests(dataset, "neon", "bird", "cat")
+def guarded(dataset: Canvas, model: Diffusion, folder: Path, guard: bool) -> Pairs:
+    """A house cat, after neon glow and the wild cat were removed."""
+    neon, bird, cat = requests(dataset, "neon_glow", "wild_cat", "house_cat")
     pairs = Pairs(dataset, cat, forget=16, retain=64, batch=4, cache=folder, gone=[neon, bird], guard=guard)
     pairs.prepare(model)
     return pairs
 
 
-def test_what_is_gone_is_on_neither_side(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+def test_what_is_gone_is_on_neither_side(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     pairs = guarded(dataset, model, tmp_path, False)
     items = [item for side in pairs.choose().values() for item in side]
-    assert not any({"neon", "bird"} & set(item.concepts) for item in items)
+    assert not any({"neon_glow", "wild_cat"} & set(item.concepts) for item in items)
     cells = dataset.cells()
     asked = {tuple(cells[row].values()) for side in ("forget", "retain") for row in pairs.cells[side].tolist()}
-    assert not any({"neon", "bird"} & set(cell) for cell in asked)
+    assert not any({"neon_glow", "wild_cat"} & set(cell) for cell in asked)
 
 
 def test_the_guard_asks_for_what_is_gone_on_images_of_its_surrogate(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+    dataset: Canvas, model: Diffusion, tmp_path: Path
 ) -> None:
     plain, pairs = guarded(dataset, model, tmp_path, False), guarded(dataset, model, tmp_path, True)
     items = [item for side in pairs.choose().values() for item in side]
-    assert not any({"neon", "bird"} & set(item.concepts) for item in items)  # no forgotten image is read
+    assert not any({"neon_glow", "wild_cat"} & set(item.concepts) for item in items)  # no forgotten image is read
     cells = dataset.cells()
     asked = {tuple(cells[row].values()) for row in pairs.cells["retain"].tolist()}
-    assert {("neon", "car"), ("sketch", "bird"), ("neon", "bird")} <= asked  # captions alone, and both at once
-    assert ("neon", "cat") in {tuple(cells[row].values()) for row in pairs.cells["forget"].tolist()}
+    alone, both = {("neon_glow", "city_bus"), ("pencil_sketch", "wild_cat")}, ("neon_glow", "wild_cat")
+    assert {*alone, both} <= asked  # of captions
+    assert ("neon_glow", "house_cat") in {tuple(cells[row].values()) for row in pairs.cells["forget"].tolist()}
     known = {tuple(z.flatten().tolist()) for z in plain.latents["retain"]}
     assert {tuple(z.flatten().tolist()) for z in pairs.latents["retain"]} == known
     for latent, row in zip(pairs.latents["retain"], pairs.cells["retain"].tolist(), strict=True):
-        if cells[row]["style"] == "neon" and cells[row]["object"] == "car":
+        if cells[row]["style"] == "neon_glow" and cells[row]["object"] == "city_bus":
             photos = [
                 z
                 for z, r in zip(plain.latents["retain"], plain.cells["retain"].tolist(), strict=True)
-                if cells[r] == {"style": "photo", "object": "car"}
+                if cells[r] == {"style": "photo", "object": "city_bus"}
             ]
             assert any(torch.equal(latent, z) for z in photos)
 
@@ -96,19 +98,19 @@ def test_masks_that_avoid_and_masks_that_select(model: Diffusion, adapter: Lora)
     assert sum(int(m.sum()) for m in selected.values()) == round(0.1 * sum(m.numel() for m in selected.values()))
 
 
-def test_sequences_that_make_no_sense(dataset: MiniCanvas) -> None:
-    with pytest.raises(BadInput, match="'neon' twice"):
-        check_requests(dataset, ["neon", "cat", "neon"])
-    with pytest.raises(BadInput, match=r"surrogate 'fish' of 'cat' is itself removed.*what remains: bird, boat"):
-        check_requests(dataset, ["cat > fish", "fish > house"])
+def test_sequences_that_make_no_sense(dataset: Canvas) -> None:
+    with pytest.raises(BadInput, match="'neon_glow' twice"):
+        check_requests(dataset, ["neon_glow", "house_cat", "neon_glow"])
+    with pytest.raises(BadInput, match=r"'sea_fish' of 'house_cat' is itself removed.*remains: wild_cat, city_bus"):
+        check_requests(dataset, ["house_cat > sea_fish", "sea_fish > city_bus"])
     with pytest.raises(BadInput, match="name each of the requests 1 to 3"):
         check_revoked([4], 3)
-    for option in ("minicanvas_10", "minicanvas_10b"):
-        assert len(check_requests(dataset, composed(f"sequence={option}").sequence.requests)) == 10
+    for option in ("canvas_10", "canvas_10b"):
+        assert len(check_requests(canvas(), composed(f"sequence={option}").sequence.requests)) == 10
 
 
 def test_the_log_shows_every_change(tmp_path: Path) -> None:
-    for number, target in enumerate(("neon", "cat", "sketch"), 1):
+    for number, target in enumerate(("neon_glow", "house_cat", "pencil_sketch"), 1):
         event = {
             "event": "forgotten",
             "number": number,
@@ -124,8 +126,8 @@ def test_the_log_shows_every_change(tmp_path: Path) -> None:
     path = tmp_path / history.NAME
     text = path.read_text()
     other, file = (
-        text.replace('"target": "cat"', '"target": "dog"'),
-        text.replace('"adapter_sha256": "cat"', '"adapter_sha256": "dog"'),
+        text.replace('"target": "house_cat"', '"target": "dog"'),
+        text.replace('"adapter_sha256": "house_cat"', '"adapter_sha256": "dog"'),
     )
     for broken in (other, file, "\n".join(text.splitlines()[1:]), text[: len(text) // 2]):
         path.write_text(broken)
@@ -154,43 +156,43 @@ class Watched(Recipe):
         return Lora.attach(model, rank=2, alpha=2, name=name)
 
 
-def sequence(dataset: MiniCanvas, model: Diffusion, folder: Path) -> Continual:
+def sequence(dataset: Canvas, model: Diffusion, folder: Path) -> Continual:
     """neon, then cat, measured without distances on one image a cell."""
     judges = {domain: judge(domain, labels) for domain, labels in dataset.domains.items()}
     benchmark = Benchmark(dataset, judges, Protocol("p", [1], fid=[]), folder / "cache")
-    requests = check_requests(dataset, ["neon > photo", "cat > fish"])
+    requests = check_requests(dataset, ["neon_glow > photo", "house_cat > sea_fish"])
     record = Record(folder / "run", "a: 1")
     return Continual(record, model, benchmark, requests, Stack(), recipe(dataset, folder / "cache", Watched), {})
 
 
-def test_what_a_sequence_reports_by_hand(dataset: MiniCanvas, model: Diffusion, tmp_path: Path) -> None:
+def test_what_a_sequence_reports_by_hand(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
     run = sequence(dataset, model, tmp_path)
-    run.nearest = {"neon": "glass", "cat": "bird"}
-    read = {("neon", "bird"): "neon", ("glass", "bird"): "photo"}  # one neon is left, one glass is lost
+    run.nearest = {"neon_glow": "ink_sketch", "house_cat": "wild_cat"}
+    read = {("neon_glow", "wild_cat"): "neon_glow", ("ink_sketch", "wild_cat"): "photo"}  # one is left, one is lost
     rows = []
     for cell in dataset.cells():
         style, kind = cell["style"], cell["object"]
-        said = "photo" if style == "neon" else style
+        said = "photo" if style == "neon_glow" else style
         rows.append(
             {
                 **cell,
                 "file": f"{style} {kind}",
                 "seed": "1",
                 "style_predicted": read.get((style, kind), said),
-                "object_predicted": "boat" if (style, kind) == ("photo", "car") else kind,
+                "object_predicted": "wild_cat" if (style, kind) == ("photo", "city_bus") else kind,
             }
         )
     found = run.metrics(Measured(tmp_path, rows, {}, 32), [0, 1])
-    assert {target: m["value"] for target, m in found["ua"].items()} == {"neon": 7 / 8, "cat": 0}
-    kept = found["kept"]  # eight styles on eight objects; seven objects in nine styles: what nobody asked to remove
-    assert kept["style"]["value"] == pytest.approx(63 / 64) and kept["object"]["value"] == pytest.approx(62 / 63)
-    assert found["retention"] == pytest.approx((63 / 64 + 62 / 63) / 2)
-    assert found["nearest"]["value"] == pytest.approx((7 + 9) / (8 + 9)) and found["nearest"]["n"] == 17
-    assert set(run.metrics(Measured(tmp_path, rows, {}, 32), [0])["ua"]) == {"neon"}
+    assert {target: m["value"] for target, m in found["ua"].items()} == {"neon_glow": 3 / 4, "house_cat": 0}
+    kept = found["kept"]  # three styles on four objects, three objects in four styles: what nobody asked to remove
+    assert kept["style"]["value"] == kept["object"]["value"] == pytest.approx(11 / 12)
+    assert found["retention"] == pytest.approx(11 / 12)
+    assert found["nearest"]["value"] == pytest.approx((3 + 4) / (4 + 4)) and found["nearest"]["n"] == 8
+    assert set(run.metrics(Measured(tmp_path, rows, {}, 32), [0])["ua"]) == {"neon_glow"}
 
 
 def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+    dataset: Canvas, model: Diffusion, tmp_path: Path
 ) -> None:
     run = sequence(dataset, model, tmp_path)
     generator = np.random.default_rng(0)
@@ -200,7 +202,7 @@ def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most
     rows = [dict(answer.cell) for answer in run.benchmark.wanted]
     found = nearest(run.benchmark, Measured(tmp_path, rows, {}, 32), run.requests, run.never)
     pixels = read(run.benchmark.wanted, tmp_path / "images").float() / 255
-    for target, domain in (("neon", "style"), ("cat", "object")):
+    for target, domain in (("neon_glow", "style"), ("house_cat", "object")):
         labels = dataset.domains[domain]
         taken = run.benchmark.judges[domain].probabilities(pixels)[:, labels.index(target)]
         means = {x: taken[[row[domain] == x for row in rows]].mean().item() for x in labels if x != target}
@@ -209,7 +211,7 @@ def test_the_nearest_concept_is_the_one_that_the_judge_takes_for_the_target_most
 
 @pytest.mark.parametrize(("strategy", "below"), [(Stack(), [0]), (Independent(), [])])
 def test_independent_adapters_are_trained_on_the_base_alone(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path, strategy: Stack | Independent, below: list[int]
+    dataset: Canvas, model: Diffusion, tmp_path: Path, strategy: Stack | Independent, below: list[int]
 ) -> None:
     run, seen = sequence(dataset, model, tmp_path), []
     run.strategy = strategy
@@ -221,7 +223,7 @@ def test_independent_adapters_are_trained_on_the_base_alone(
 
 
 def test_the_card_of_a_request_says_all_that_a_single_runs_does(
-    dataset: MiniCanvas, model: Diffusion, tmp_path: Path
+    dataset: Canvas, model: Diffusion, tmp_path: Path
 ) -> None:
     about = {"method": "fade", "variant": "", "seeds": {"train": 0}, "overrides": ["seed=0"]}
     run = sequence(dataset, model, tmp_path)
@@ -276,25 +278,25 @@ def test_the_report_of_a_sequence() -> None:
             "cost": {"train_s": 7, "adapter_bytes": 10_000},
         }
 
-    steps = [step("neon"), step("neon", "sketch")]
-    taken = {**step("sketch"), "target": "neon", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
+    steps = [step("neon_glow"), step("neon_glow", "pencil_sketch")]
+    taken = {**step("pencil_sketch"), "target": "neon_glow", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
     run = {
         "method": "fade",
         "strategy": "independent",
         "overrides": ["strategy.compose=ties", "seed=3"],
         "seeds": {"train": 3},
-        "requests": [{"target": "neon"}, {"target": "sketch"}],
+        "requests": [{"target": "neon_glow"}, {"target": "pencil_sketch"}],
         "base": step(),
         "steps": steps,
         "revoked": [taken],
         "summary": summary(steps, {"retention": 1.0}),
     }
     html = page(of_sequences([SequenceRun(Path(), run)]), "a sequence")
-    assert "<summary>fade, independent, strategy.compose=ties, seed 3, neon first</summary>" in html
+    assert "<summary>fade, independent, strategy.compose=ties, seed 3, neon_glow first</summary>" in html
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (
         len(rows) == 1 + 1 + 1 + 2 + 1
-        and "without neon" in rows[-1]
+        and "without neon_glow" in rows[-1]
         and "[0.0, 10.0]" in rows[-1]
         and "[80.0, 100.0]" in rows[-2]
     )
@@ -309,8 +311,8 @@ def stacked(names: list[str], folder: Path, below: str = "adapter") -> list[floa
 
 
 THREE = [
-    "sequence=minicanvas_10",
-    'sequence.requests=["neon > photo","cat > fish","sketch > photo"]',
+    "sequence=canvas_10",
+    'sequence.requests=["neon_glow > photo","house_cat > sea_fish","pencil_sketch > photo"]',
     "sequence.revoke=[2]",
     *SHORT,
 ]
@@ -321,21 +323,21 @@ def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
     run: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(*THREE)
-    assert "3 sketch" in done.stdout and "without cat's" in done.stdout and "strategy stack" in done.stdout
-    (folder,) = (tmp_path / "outputs").glob("*minicanvas_10*")
+    assert "3 pencil_sketch" in done.stdout and "without house_cat's" in done.stdout and "strategy stack" in done.stdout
+    (folder,) = (tmp_path / "outputs").glob("*canvas_10*")
     whole, log = read_json(folder / "results.json"), (folder / history.NAME).read_text()
     assert [json.loads(line)["event"] for line in log.splitlines()] == ["forgotten"] * 3 + ["revoked"]
 
     # killed after the second request was trained: what was done is not done again, and it ends as it did
     (folder / "results.json").unlink()
-    shutil.rmtree(folder / "03-sketch")
-    shutil.rmtree(folder / "revoked-02-cat")
-    (folder / "02-cat" / "measured.json").unlink()
+    shutil.rmtree(folder / "03-pencil_sketch")
+    shutil.rmtree(folder / "revoked-02-house_cat")
+    (folder / "02-house_cat" / "measured.json").unlink()
     (folder / history.NAME).write_text("\n".join(log.splitlines()[:1]) + "\n")
-    kept = (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns
+    kept = (folder / "01-neon_glow" / "adapter" / "adapter.safetensors").stat().st_mtime_ns
     run(*THREE)
     again = read_json(folder / "results.json")
-    assert (folder / "01-neon" / "adapter" / "adapter.safetensors").stat().st_mtime_ns == kept
+    assert (folder / "01-neon_glow" / "adapter" / "adapter.safetensors").stat().st_mtime_ns == kept
     for a, b in zip(whole["steps"], again["steps"], strict=True):
         assert a["ua"] == b["ua"] and a["retention"] == b["retention"]
     hashes = [json.loads(line)["adapter_sha256"] for line in log.splitlines()[:3]]
@@ -343,20 +345,30 @@ def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
     assert [json.loads(line)["adapter_sha256"] for line in found[:3]] == hashes
 
     assert fade_command(["verify", str(folder), "--base", str(SHIPPED / "pipeline")]) == 0
-    assert "revoked    cat -> fish" in capsys.readouterr().out
+    assert "revoked    house_cat -> sea_fish" in capsys.readouterr().out
 
     base = ["--base", str(SHIPPED / "pipeline")]
     assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "two"), "--without", "2"]) == 0
     assert "2 requests as one patch" in capsys.readouterr().out
-    assert stacked(["01-neon", "03-sketch"], folder) == pytest.approx(stacked(["two"], tmp_path, ""), abs=1e-5)
+    assert stacked(["01-neon_glow", "03-pencil_sketch"], folder) == pytest.approx(
+        stacked(["two"], tmp_path, ""), abs=1e-5
+    )
     assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "none"), "--without", "4"]) == 1
     assert "the requests 1 to 3" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
-    shutil.move(folder / "02-cat" / "adapter", tmp_path / "aside")
+    shutil.move(folder / "02-house_cat" / "adapter", tmp_path / "aside")
     (folder / "results.json").unlink()
     assert "says that it was made" in complaint(run(*THREE, code=1))
 
 
 def test_a_sequence_that_cannot_be_is_refused_before_any_work(run: Command, tmp_path: Path) -> None:
-    done = run("sequence=minicanvas_10", "method=uce", "strategy=l2sp", *SHORT[:1], *SHORT[2:], code=1)
+    done = run(
+        "sequence=canvas_10",
+        "sequence.requests=[neon_glow]",
+        "method=uce",
+        "strategy=l2sp",
+        *SHORT[:1],
+        *SHORT[2:],
+        code=1,
+    )
     assert "strategy=plain" in complaint(done) and not (tmp_path / "outputs").exists()

@@ -137,11 +137,11 @@ def test_numbers_are_said_as_people_say_them() -> None:
 
 @pytest.mark.slow
 def test_a_plan_of_a_published_model_asks_for_no_weights(run: Command, tmp_path: Path) -> None:
-    said = run("task=plan", "model=sana", "target=neon", "dataset=minicanvas").stdout
+    said = run("task=plan", "model=sana", "target=neon_glow").stdout
     assert "transformer 1.604 B" in said and "under the adapter: 160 weights of 802.82 M numbers" in said
     assert "memory at 1024 px, 4 + 4 images a step: a step of training" in said
     assert "no seconds: the weights of Efficient-Large-Model/Sana_1600M_1024px_diffusers are not on this" in said
     assert not (tmp_path / "outputs").exists()
     joint = ["model=flux_dev", "method=fmn", "optimizer.build.lr=1e-4"]
-    refused = run("task=plan", *joint, "target=neon", "dataset=minicanvas", code=1)
+    refused = run("task=plan", *joint, "target=neon_glow", code=1)
     assert "no cross-attention whose maps" in refused.stderr

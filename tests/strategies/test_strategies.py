@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapting import shake
-from command import ROOT
+from command import ROOT, SMALL
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from loops import quiet, requests
@@ -20,9 +20,10 @@ import run
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
+from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Dataset
-from fade.data.minicanvas import MiniCanvas
 from fade.data.pairs import Batch, Pairs
+from fade.data.prompts import Cell, words
 from fade.errors import BadInput
 from fade.methods import Method
 from fade.methods.ediff import EraseDiff
@@ -125,7 +126,7 @@ def test_the_projection_leaves_nothing_along_its_columns() -> None:
 
 
 def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
-    """The model with a tokenizer that knows all of the dataset's words; the fixture's knows cat and neon."""
+    """The model with a text encoder of another width."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer([dataset.caption(cell) for cell in dataset.cells()], 16)
     encoder = make_text_encoder(tokenizer, tiny_settings(width))
@@ -134,11 +135,11 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
 
 @pytest.mark.parametrize("kind", [Lora, Patch])
 def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
-    model: Diffusion, dataset: MiniCanvas, tmp_path: Path, encoded: Path, kind: type[Adapter]
+    model: Diffusion, dataset: Canvas, tmp_path: Path, encoded: Path, kind: type[Adapter]
 ) -> None:
     """ΔW c = 0 for the words of the kept concepts, whatever AdamW, its decay and clipping make of the gradient."""
     model, strategy = speaking(model, dataset), Projection()
-    pairs = Pairs(dataset, requests(dataset, "neon"), forget=8, retain=64, batch=2, cache=encoded)
+    pairs = Pairs(dataset, requests(dataset, "neon_glow"), forget=8, retain=64, batch=2, cache=encoded)
     adapter = Lora.attach(model, rank=4, alpha=4) if kind is Lora else Patch.attach(model)
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
     unlearner = Unlearner(
@@ -152,12 +153,15 @@ def test_what_is_kept_reads_the_same_keys_and_values_after_three_steps(
         tmp_path / "saliency.safetensors",
     )
     fit(unlearner, quiet(3, 1), tmp_path, 3, [])
-    first = dataset.cells()[0]["object"]
-    kept = {
-        style: model.embed([f"A {first} image in {style} style."]).tokens[0, 5] for style in dataset.domains["style"]
-    }
-    neon = kept.pop("neon")
-    kept |= {name: model.embed([f"A {name} image in photo style."]).tokens[0, 2] for name in dataset.domains["object"]}
+    first, style = dataset.cells()[0]["object"], dataset.cells()[0]["style"]
+
+    def said(cell: Cell, label: str) -> Tensor:
+        text = dataset.caption(cell)
+        return model.embed([text]).tokens[0, model.token_positions(text, words(label))].mean(0)
+
+    kept = {label: said({"style": label, "object": first}, label) for label in dataset.domains["style"]}
+    neon = kept.pop("neon_glow")
+    kept |= {label: said({"style": style, "object": label}, label) for label in dataset.domains["object"]}
     changed = [name for name in adapter.weights() if "attn2.to_k" in name or "attn2.to_v" in name]
     assert len(changed) >= 2
     for change in (adapter.delta(name).detach() for name in changed):
@@ -228,7 +232,7 @@ def test_duges_terms_are_their_formulas(model: Diffusion, adapter: Lora, pairs: 
     wanted = torch.stack([((a - b) ** 2).mean() for a, b in zip(now, before, strict=True)]).mean()
     torch.testing.assert_close(found["attention"], wanted)
     torch.manual_seed(1)
-    bank = torch.tensor([0, 21, 42, 63])[torch.randint(0, 4, (2,))]  # of 64 retain images
+    bank = torch.tensor([0, 23, 47, 71])[torch.randint(0, 4, (2,))]  # of 72 retain images
     captions = [pairs.caption(pairs.dataset.cells()[int(pairs.cells["retain"][i])]) for i in bank]
     z_t = model.pipe.scheduler.add_noise(pairs.latents["retain"][bank], retain["noise"], retain["t"])
     given = model.unet(z_t, retain["t"], model.embed(captions).tokens).sample
@@ -238,24 +242,28 @@ def test_duges_terms_are_their_formulas(model: Diffusion, adapter: Lora, pairs: 
 # what is trained for a request
 
 
-def test_what_a_step_trains(dataset: MiniCanvas) -> None:
-    asked = requests(dataset, "neon", "cat", "sketch")
+def test_what_a_step_trains(dataset: Canvas) -> None:
+    asked = requests(dataset, "neon_glow", "house_cat", "pencil_sketch")
     for strategy, guard in ((Plain(), False), (Stack(), True), (Stack(avoid=True), True), (Duge(), False)):
         step = strategy.step(asked, 2, Fade(), Neuron(0.1), [])
-        assert [r.target for r in step.requests] == ["sketch"] and [r.target for r in step.gone] == ["neon", "cat"]
+        assert [r.target for r in step.requests] == ["pencil_sketch"] and [r.target for r in step.gone] == [
+            "neon_glow",
+            "house_cat",
+        ]
         assert step.guard == guard and step.times == 1
     step = Simultaneous().step(asked, 2, Fade(), Neuron(0.1), [])
     assert step.times == 3  # three budgets for three requests
-    assert [r.target for r in step.requests] == ["neon", "cat", "sketch"] and step.gone == []
+    assert [r.target for r in step.requests] == ["neon_glow", "house_cat", "pencil_sketch"] and step.gone == []
     step = Independent().step(asked, 2, Fade(), Neuron(0.1), [])
-    assert [r.target for r in step.requests] == ["sketch"] and step.gone == []
+    assert [r.target for r in step.requests] == ["pencil_sketch"] and step.gone == []
 
 
-def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanvas, tmp_path: Path) -> None:
+def test_three_requests_at_once_are_trained_for_three_budgets(dataset: Canvas, tmp_path: Path) -> None:
     """What run.py makes of a step: two steps a request are six."""
     asked = [
-        "experiment=minicanvas",
-        "dataset.train=1",
+        *SMALL,
+        "target=neon_glow",
+        "dataset.train=6",
         "dataset.test=1",
         "pairs.forget=8",
         "pairs.retain=64",
@@ -270,10 +278,12 @@ def test_three_requests_at_once_are_trained_for_three_budgets(dataset: MiniCanva
     HydraConfig.instance().set_config(cfg)
     task = run.task_of(cfg)
     recipe, model = task.recipe(task.dataset()), task.model()
-    step = Simultaneous().step(requests(dataset, "neon", "cat", "sketch"), 2, recipe.method, recipe.sparsity, [])
+    step = Simultaneous().step(
+        requests(dataset, "neon_glow", "house_cat", "pencil_sketch"), 2, recipe.method, recipe.sparsity, []
+    )
     unlearner = recipe.train(model, recipe.attach(model), step, tmp_path)
     assert unlearner.trainer.global_step == 6 and {r.target for r in unlearner.pairs.requests} == {
-        "neon",
-        "cat",
-        "sketch",
+        "neon_glow",
+        "house_cat",
+        "pencil_sketch",
     }

@@ -55,7 +55,7 @@ def run(
         "metrics": metrics,
         "cost": cost,
         "base": base,
-        "dataset": "minicanvas",
+        "dataset": "canvas",
         "protocol": "default",
         "seeds": {"train": seed, "images": [1, 2]},
         "sparsity": {"kind": "dense", "p": 1.0},
@@ -69,9 +69,9 @@ def changed(run: Run, **other: Any) -> Run:
 
 
 def test_a_target_with_more_seeds_weighs_no_more() -> None:
-    runs = [run("fade", "neon", 1.0, seed) for seed in range(3)] + [run("fade", "sketch", 0.5)]
+    runs = [run("fade", "block_print", 1.0, seed) for seed in range(3)] + [run("fade", "sketch", 0.5)]
     assert six(runs, ["style"])["style ua"] == pytest.approx(75.0)
-    header, rows = compared([*runs, *[run("uce", t, 1.0) for t in ("neon", "sketch")]])
+    header, rows = compared([*runs, *[run("uce", t, 1.0) for t in ("block_print", "sketch")]])
     assert [row[0] for row in rows] == ["uce", "fade", "base (nothing done)"] and rows[1][
         header.index("style ua")
     ] == "75.0"
@@ -185,8 +185,8 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
             "different datasets, protocols or image seeds",
         ),
         (
-            [run("uce", t, 1.0) for t in ("a", "b", "cat", "neon")],
-            "settings were chosen on cat, neon, which no table may report",
+            [run("uce", t, 1.0) for t in ("a", "b", "palm_tree", "block_print")],
+            "settings were chosen on block_print, palm_tree, which no table may report",
         ),
     ],
 )
@@ -197,12 +197,16 @@ def test_what_is_no_comparison_is_refused(others: list[Run], message: str) -> No
         same_targets([*runs, *others])
 
 
-def tried(method: str, key: str, means: dict[str, float], targets: tuple[str, ...] = ("neon", "cat")) -> list[Run]:
+def tried(
+    method: str, key: str, means: dict[str, float], targets: tuple[str, ...] = ("block_print", "palm_tree")
+) -> list[Run]:
     return [run(method, t, ua, overrides=(f"{key}={value}",)) for value, ua in means.items() for t in targets]
 
 
 def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> None:
-    runs = tried("ca", "lr", {"0.003": 0.2, "0.001": 0.9, "0.0003": 0.1}) + tried("ca", "lr", {"1": 1.0}, ("neon",))
+    runs = tried("ca", "lr", {"0.003": 0.2, "0.001": 0.9, "0.0003": 0.1}) + tried(
+        "ca", "lr", {"1": 1.0}, ("block_print",)
+    )
     runs += tried("esd", "lr", {"0.0003": 0.2, "0.001": 0.9}) + tried(
         "spm", "lr", {"0.001": 0.9, "0.002": 0.2, "0.004": 0.1}
     )
@@ -210,7 +214,7 @@ def test_the_best_setting_comes_first_and_its_place_in_the_grid_is_said() -> Non
     runs += tried("fmn", "lr", {"0.001": 0.5}) + tried(
         "ca", "lr", {"0.001": 0.0}, ("sketch",)
     )  # one value; no development target
-    runs += [run("seot", t, 0.5) for t in ("neon", "cat")]
+    runs += [run("seot", t, 0.5) for t in ("block_print", "palm_tree")]
     (_, rows), lines = tuning(runs)
     assert [row[1] for row in rows if row[0] == "ca"] == ["lr=0.001", "lr=0.003", "lr=0.0003"]
     chosen = {row[0]: row[1] for row in rows if row[-1] == "chosen"}
@@ -240,7 +244,7 @@ def test_what_every_run_of_several_methods_was_given_is_no_setting() -> None:
         run(method, t, ua, overrides=("pairs.seen=0.5", f"lr={lr}"))
         for method in ("ca", "esd")
         for lr, ua in (("1", 0.9), ("2", 0.1))
-        for t in ("neon", "cat")
+        for t in ("block_print", "palm_tree")
     ]
     (_, rows), lines = tuning(given)
     assert {row[1] for row in rows} == {"lr=1", "lr=2"} and all("seen" not in line for line in lines)
@@ -277,7 +281,7 @@ def test_the_whole_comparison_of_folders(tmp_path: Path) -> None:
     write_json(tmp_path / "scored" / "results.json", {**results, "identity": "s", "cost": {"judge_s": 1.0}})
     text = write([tmp_path], "fade", tmp_path / "out", False)
     assert "scored: left out, it says no seed or no cost of training" in text and "base (nothing done)" in text
-    assert "Of all 1 pairs of methods 0 are decided" in text and "FADE's rate was chosen on fish too." in text
+    assert "Of all 1 pairs of methods 0 are decided" in text
     assert {f.name for f in (tmp_path / "out").iterdir()} >= {"methods.csv", "methods.md", "differences.tex"}
 
 
@@ -292,8 +296,8 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
             "style_predicted": style,
             "object_predicted": kind,
         }
-        for style in ("neon", "photo")
-        for kind in ("cat", "bird")
+        for style in ("block_print", "photo")
+        for kind in ("palm_tree", "bird")
     ]
     found = []
     for method, seed, colour in (
@@ -311,9 +315,9 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
             "gates": {"judge_accuracy": {"style": 1.0, "object": 1.0}, "images": 4},
             "base_answers": str(tmp_path / "base"),
         }
-        found.append(Run(folder, {**run(method, "neon", 1.0, seed).results, **about}))
+        found.append(Run(folder, {**run(method, "block_print", 1.0, seed).results, **about}))
     assert pictures(found, tmp_path) == []
-    with Image.open(tmp_path / "neon.png") as sheet:
+    with Image.open(tmp_path / "block_print.png") as sheet:
         assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
         assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (
             255,
@@ -321,4 +325,4 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
             0,
         )
     shutil.rmtree(tmp_path / "base")
-    assert "no picture of neon" in pictures(found, tmp_path)[0]
+    assert "no picture of block_print" in pictures(found, tmp_path)[0]

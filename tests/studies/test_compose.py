@@ -11,6 +11,7 @@ import torch
 import yaml
 from adapting import made, predict, state
 from configs import composed as composed_config
+from grids import OBJECTS, PART, STYLES, small
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -21,7 +22,6 @@ from benchmarks.runs.reopened import SHARED, opened, shared
 from benchmarks.studies import attached
 from benchmarks.studies.compose import Target, composed, interfere, interference, jointly, matrix, picture
 from fade.adapters.merging import changes_of, ties, trimmed
-from fade.data.minicanvas import MiniCanvas
 from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.judges import Judge
@@ -76,31 +76,31 @@ def test_together_and_gone_again(model: Diffusion, tmp_path: Path) -> None:
 
 
 def test_interference_of_one_is_the_usual_score_and_of_two_leaves_both_out(model: Diffusion, tmp_path: Path) -> None:
-    dataset = MiniCanvas("A {object} image in {style} style.", {}, 1, 1, 1)
+    dataset = small(1, 1, 1)
     rows = []
-    for k, cell in enumerate(dataset.cells()):  # neon reads as photo, every third bird as a boat
+    for k, cell in enumerate(dataset.cells()):  # neon glow reads as photo, every third wild cat as a fish
         read = {
-            "style_predicted": "photo" if cell["style"] == "neon" else cell["style"],
-            "object_predicted": "boat" if cell["object"] == "bird" and k % 3 == 0 else cell["object"],
+            "style_predicted": "photo" if cell["style"] == "neon_glow" else cell["style"],
+            "object_predicted": "sea_fish" if cell["object"] == "wild_cat" and k % 3 == 0 else cell["object"],
         }
         rows.append({**cell, **read, "seed": "1"})
-    neon, bird = target(model, "neon", "style", 0, tmp_path), target(model, "bird", "object", 1, tmp_path)
+    neon, bird = target(model, "neon_glow", "style", 0, tmp_path), target(model, "wild_cat", "object", 1, tmp_path)
     alone = interference(rows, (neon,), [neon, bird], ["style", "object"])
-    usual = scores(rows, "neon", "style", ["style", "object"])
-    assert alone["ua neon"] == usual["ua"]
+    usual = scores(rows, "neon_glow", "style", ["style", "object"])
+    assert alone["ua neon_glow"] == usual["ua"]
     assert alone["ira"]["value"] == usual["ira"]["value"] and alone["cra"]["value"] == usual["cra"]["value"] < 1
     both = interference(rows, (neon, bird), [neon, bird], ["style", "object"])
-    assert both["ira"]["value"] == both["cra"]["value"] == 1 and both["ua bird"]["value"] == pytest.approx(
+    assert both["ira"]["value"] == both["cra"]["value"] == 1 and both["ua wild_cat"]["value"] == pytest.approx(
         1 / 3, abs=0.12
     )
     entries = [
         {"members": [], "rule": "", **interference(rows, (), [neon, bird], ["style", "object"])},
-        {"members": ["neon"], "rule": "", **alone},
-        {"members": ["neon", "bird"], "rule": "sum", **both},
+        {"members": ["neon_glow"], "rule": "", **alone},
+        {"members": ["neon_glow", "wild_cat"], "rule": "sum", **both},
     ]
     header, lines = matrix(entries, [neon, bird])
     assert (
-        header[2:] == ["UA neon", "UA bird", "IRA", "CRA"]
+        header[2:] == ["UA neon_glow", "UA wild_cat", "IRA", "CRA"]
         and lines[1][2].endswith("*")
         and not lines[1][3].endswith("*")
     )
@@ -111,14 +111,19 @@ def test_interference_of_one_is_the_usual_score_and_of_two_leaves_both_out(model
 
 def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
     spec = {
-        "_target_": "fade.data.minicanvas.MiniCanvas",
+        "_target_": "fade.data.canvas.dataset.Canvas",
         "template": "{style} {object}",
         "partials": {},
+        "sentences": {},
+        "said": {},
         "train": 1,
         "judge": 1,
         "test": 1,
+        "pairs": 0,
+        "styles": STYLES,
+        "objects": OBJECTS,
     }
-    shipped = {d: f"${{shipped:minicanvas/judges/{d}}}" for d in ("style", "object")}
+    shipped = {d: f"${{shipped:canvas/judges/{d}}}" for d in ("style", "object")}
     config = {
         "dataset": spec,
         "judges": shipped,
@@ -130,7 +135,7 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
         },
         "model": {
             "_target_": "fade.models.stable_diffusion.StableDiffusion.load",
-            "path": "${shipped:minicanvas/pipeline}",
+            "path": "${shipped:canvas/pipeline}",
             "steps": 2,
             "guidance": 3.0,
         },
@@ -140,7 +145,7 @@ def test_parts_of_a_run_are_built_again(tmp_path: Path) -> None:
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
     task = run.task_of(composed_config(f"cache_dir={tmp_path}/cache"))
     model, benchmark = shared(task, [tmp_path / "a", tmp_path / "b"], seeds=[7])
-    assert model.steps == 2 and [a.seed for a in benchmark.wanted] == [7] * 72
+    assert model.steps == 2 and [a.seed for a in benchmark.wanted] == [7] * 16
     config["protocol"]["seeds"] = [1]  # type: ignore[index]
     (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(BadInput, match="differ in protocol"):
@@ -158,7 +163,7 @@ def test_a_joint_adapter_of_other_targets_is_refused(model: Diffusion, tmp_path:
 
 
 DATASETS = [
-    ["dataset=minicanvas"],
+    PART,
     ["dataset=folder", "dataset.root=own", "dataset.domains.object=[cat,dog]"],
     ["dataset=grid", "dataset.root=own", "dataset.domains.style=[a,b]", "dataset.domains.object=[c,d]"],
     ["dataset=imagenette", "dataset.root=own"],

@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from command import ROOT, SHORT
+from command import ROOT, SHORT, SMALL
 
 from fade.errors import BadInput
 from fade.training.ranks import check_world, share
@@ -26,8 +26,8 @@ def ran(folder: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, f
     command = [
         sys.executable,
         "run.py",
-        "experiment=minicanvas",
-        "target=neon",
+        *SMALL,
+        "target=neon_glow",
         *SHORT,
         "trainer.log_every_n_steps=1",
         *where,

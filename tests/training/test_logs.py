@@ -99,7 +99,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None) -> None:
     results = finished(tmp_path / "run", "neon")
     Image.new("RGB", (300, 100)).save(tmp_path / "run" / "comparison.png")
-    mirror = Mirror(partial(wandb, tmp_path / "run", True, project="fade", group="g", tags=["minicanvas", "neon"]))
+    mirror = Mirror(partial(wandb, tmp_path / "run", True, project="fade", group="g", tags=["canvas", "neon"]))
     mirror.log_hyperparams({"target": "neon", "sparsity": {"p": 0.1}})
     mirror.log_rows("layers", layers(SALIENCY, MASKS))
     mirror.log_metrics({"loss/forget": 0.5}, 1)
@@ -117,7 +117,7 @@ def test_what_was_written_offline_equals_the_results(tmp_path: Path, quiet: None
             started = record.run
         for item in record.summary.update:
             summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
-    assert started is not None and started.run_group == "g" and list(started.tags) == ["minicanvas", "neon"]
+    assert started is not None and started.run_group == "g" and list(started.tags) == ["canvas", "neon"]
     for name in ("ua", "ira", "cra"):
         for key in ("value", "low", "high", "n"):
             assert summary[f"metrics/{name}/{key}"] == results["metrics"][name][key]
@@ -193,7 +193,7 @@ def test_a_wandb_report_is_specified_without_a_login(sweep: list[Run]) -> None:
     made = spec(sweep)
     assert made.runs == (RunSet("outputs/sparsity", "outputs/sparsity"), RunSet("outputs/seeds", "outputs/seeds"))
     over_p = Panel("scatter", "UA ↑ over the kept fraction", ("metrics/ua/value",), "config:sparsity.p", True)
-    assert over_p in made.panels and "3 runs, 1 targets, minicanvas" in made.about
+    assert over_p in made.panels and "3 runs, 1 targets, canvas" in made.about
     (columns,) = [panel for panel in made.panels if panel.kind == "columns"]
     assert columns.y == ("config:sparsity.p", "metrics/ua/value", "metrics/ira/value", "metrics/cra/value")
     assert {panel.kind for panel in spec(sweep[1:]).panels} == {"bar", "scatter", "line", "pictures"}

@@ -14,7 +14,7 @@ from loops import Killed, dying, quiet, unlearner
 
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
-from fade.data.minicanvas import MiniCanvas
+from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.errors import BadInput
 from fade.methods.fade import Fade
@@ -272,40 +272,40 @@ def test_a_weight_for_a_term_that_there_is_not_and_one_below_zero_are_errors() -
     assert Fade(terms={"retain": 2.0}).terms == {"forget": 0.3, "retain": 2.0} and Fade.terms["retain"] == 1.0
 
 
-def test_requests(dataset: MiniCanvas) -> None:
-    assert Request.of(dataset, "neon", None) == Request("neon", "photo", "style")
-    assert Request.of(dataset, "photo", None).surrogate == "popart"
-    assert Request.of(dataset, "cat", None) == Request("cat", "fish", "object")
+def test_requests(dataset: Canvas) -> None:
+    assert Request.of(dataset, "neon_glow", None) == Request("neon_glow", "photo", "style")
+    assert Request.of(dataset, "photo", None).surrogate == "pencil_sketch"
+    assert Request.of(dataset, "house_cat", None) == Request("house_cat", "sea_fish", "object")
     for target, surrogate, message in (
-        ("neom", None, "closest: neon"),
-        ("neon", "neon", "another concept"),
-        ("neon", "cat", "name a style"),
-        ("cat", "dgo", "surrogate 'dgo'"),
+        ("neom", None, "closest: neon_glow"),
+        ("neon_glow", "neon_glow", "another concept"),
+        ("neon_glow", "house_cat", "name a style"),
+        ("house_cat", "dgo", "surrogate 'dgo'"),
     ):
         with pytest.raises(BadInput, match=message):
             Request.of(dataset, target, surrogate)
 
 
-def test_too_few_images_are_refused(dataset: MiniCanvas, tmp_path: Path) -> None:
-    request = Request.of(dataset, "neon", "photo")
-    with pytest.raises(BadInput, match=r"neon/bird has 3 training images, pairs\.forget=160 needs 20"):
+def test_too_few_images_are_refused(dataset: Canvas, tmp_path: Path) -> None:
+    request = Request.of(dataset, "neon_glow", "photo")
+    with pytest.raises(BadInput, match=r"neon_glow/house_cat has 6 training images, pairs\.forget=160 needs 40"):
         Pairs(dataset, request, forget=160, retain=64, batch=2, cache=tmp_path).choose()
 
 
 def test_what_training_cannot_use_is_refused_before_it_is_begun(
-    dataset: MiniCanvas, model: Diffusion, adapter: Adapter, tmp_path: Path
+    dataset: Canvas, model: Diffusion, adapter: Adapter, tmp_path: Path
 ) -> None:
     """Too few images, captions that would be cut, timesteps that the model lacks, too small a pool."""
     model.pipe.tokenizer.model_max_length = 32  # it knows few words, and spells the others
-    request = Request.of(dataset, "neon", "photo")
+    request = Request.of(dataset, "neon_glow", "photo")
     drawn = partial(Pairs, dataset, request, retain=64, batch=2, cache=tmp_path)
-    with pytest.raises(BadInput, match=r"pairs\.forget=160 needs 20"):
+    with pytest.raises(BadInput, match=r"pairs\.forget=160 needs 40"):
         drawn(forget=160).check(model)
     drawn(forget=16).check(model)
     long = "A {object} image in {style} style" + ", bird" * 20
     with pytest.raises(
         BadInput,
-        match=r"the caption 'A bird image in blueprint style, bird.*' has \d+ tokens and .* takes 30; shorten it",
+        match=r"the caption 'A house cat image in photo style, bird.*' has \d+ tokens and .* takes 30; shorten it",
     ):
         drawn(forget=16, template=long).check(model)
     model.check_prompts(["neon " * 30])
@@ -320,9 +320,9 @@ def test_what_training_cannot_use_is_refused_before_it_is_begun(
             r"method\.pool is 31, and the distances are measured on 32 of its latents",
         ),
         (
-            Lacu(pool=7, mapping_samples=1, related_samples=1, latents="target"),
+            Lacu(pool=3, mapping_samples=1, related_samples=1, latents="target"),
             Uniform(),
-            "measured on 8 of its latents",
+            "measured on 4 of its latents",
         ),
     ):
         with pytest.raises(BadInput, match=message):
