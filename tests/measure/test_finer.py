@@ -112,4 +112,4 @@ def test_the_meter_of_a_pair(dataset: Canvas, model: Diffusion, tmp_path: Path) 
     )
     cost = {"locate_s": 1, "distil_s": 2, "generate_s": 3, "judge_s": 4, "adapter_bytes": 1000}
     whole = {**results, "method": "fade", "cost": cost, "sparsity": {"kind": "neuron", "p": 0.1, "density": 0.1}}
-    assert "without house_cat with neon_glow" in run_table(Run(tmp_path, whole))
+    assert "without house cat with neon glow" in run_table(Run(tmp_path, whole))
