@@ -61,7 +61,7 @@ def together(runs: Sequence[Path], cache: Path) -> tuple[Diffusion, Benchmark]:
     dataset, device = made(first["dataset"]), "cuda" if torch.cuda.is_available() else "cpu"
     judges = {
         domain: Judge.load(spec) if isinstance(spec, str) else made({**spec, "domain": domain, "labels": labels})
-        for domain, labels in dataset.domains.items()
+        for domain, labels in dataset.whole.items()
         if (spec := first["judges"].get(domain)) is not None
     }
     protocol = made({**first["protocol"], "sampling": made(first["protocol"]["sampling"])})
