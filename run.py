@@ -40,7 +40,8 @@ OmegaConf.register_new_resolver("shipped", shipped, replace=True)
 OmegaConf.register_new_resolver("joined", lambda names: ",".join(get_object(names)), replace=True)  # a sweep's targets
 ATTACK = ("run", "base", "attack")  # what task=attack alone reads
 # where a run goes, and what is asked of its end, is no part of what it is
-WHERE = ("out", "output_dir", "cache_dir", "logger", "device", "launcher", "fail_under", "runs", "compose", *ATTACK)
+PLACES = ("out", "output_dir", "cache_dir", "logger", "device", "launcher")
+WHERE = (*PLACES, "fail_under", "again", "runs", "compose", *ATTACK)
 
 # imported when they are asked for: a wrong command line is answered at once
 TASKS = {

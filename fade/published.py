@@ -69,6 +69,13 @@ def attacks_of(names: Sequence[str]) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.merge(*(_option("attack", name) for name in names)), resolve=True)  # type: ignore[return-value]
 
 
+def protocol_sampling(name: str) -> dict[str, Any]:
+    """What a protocol's own files say of its sampling beside the default, which leaves it to the model."""
+    said = OmegaConf.to_container(_option("protocol", name)["sampling"], resolve=True)
+    default = OmegaConf.to_container(_option("protocol", "default")["sampling"], resolve=True)
+    return {key: value for key, value in said.items() if value != default[key]}  # type: ignore[union-attr, index, misc, call-overload]
+
+
 def guidance_of(preset: str) -> float:
     """How strongly a model's own images are guided, by its file of conf/model."""
     return float(_read(f"model/{preset}")["model"]["guidance"])

@@ -41,6 +41,7 @@ NOT_STAGE_ONE = frozenset(
             "output_dir",
             "cache_dir",
             "fail_under",
+            "again",
         ),
         *("device", "logger", "launcher", "checkpoint_every", "protocol", "judges", "pretrain", "strategy", "sequence"),
         *("method.terms", "sparsity", "adapter.rank", "adapter.alpha", "adapter.dropout", "optimizer.build"),

@@ -36,6 +36,34 @@ COSTS = {
     "teacher_passes": "teacher passes",
     "steps": "steps",
 }
+# overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
+WHAT_AND_WHERE = {
+    "target",
+    "surrogate",
+    "seed",
+    "method",
+    "sparsity",
+    "sparsity.p",
+    "dataset",
+    "dataset.root",
+    "dataset.classifiers",  # as it was
+    "classifiers",
+    "model.path",
+    "oracle",
+    "again",
+    "protocol",
+    "+sweeps",
+    "out",
+    "output_dir",
+    "cache_dir",
+    "logger",
+    "device",
+    "launcher",
+}
+
+
+AGAIN = "again.json"  # beside results.json: the same adapter measured with more steps (benchmarks/runs/again.py)
+QUICK = ("fast",)  # protocols for development: so few steps that their numbers are not reported
 
 
 def read_results(path: Path) -> dict[str, Any]:

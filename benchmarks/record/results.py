@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from benchmarks.measure.predictions import Row, read_rows
-from benchmarks.record.format import COSTS, Metric, check_run, read_results
+from benchmarks.record.format import AGAIN, COSTS, QUICK, WHAT_AND_WHERE, Metric, check_run, read_results
 from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.files import read_json, unharmed
@@ -26,30 +26,6 @@ from fade.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# overrides that say what was run and where, not how; the sparsity has a name of its own in `setting`
-WHAT_AND_WHERE = {
-    "target",
-    "surrogate",
-    "seed",
-    "method",
-    "sparsity",
-    "sparsity.p",
-    "dataset",
-    "dataset.root",
-    "dataset.classifiers",  # as it was
-    "classifiers",
-    "model.path",
-    "oracle",
-    "protocol",
-    "+sweeps",
-    "out",
-    "output_dir",
-    "cache_dir",
-    "logger",
-    "device",
-    "launcher",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +42,11 @@ class Finished:
     @property
     def protocol(self) -> str:
         return str(self.results["protocol"])
+
+    @property
+    def mark(self) -> str:
+        """What every table of it says beside its numbers; "" where they may be reported."""
+        return f"protocol={self.protocol}: few steps, for development" if self.protocol in QUICK else ""
 
     @property
     def method_name(self) -> str:
@@ -241,7 +222,8 @@ class Run(Finished):
         p = self.sparsity["p"]
         chosen = {"sparsity.p": "" if p == 1 else f"p={p:g}"} | {k: f"{k}={v}" for k, v in self.chosen.items()}
         words = [text for name, text in chosen.items() if name != key]
-        return " ".join(filter(None, [f"{self.dataset}/{self.protocol}", self.method, self.sparsity["kind"], *words]))
+        asked = f"{self.dataset}/{self.protocol}" + ("(development)" if self.mark else "")
+        return " ".join(filter(None, [asked, self.method, self.sparsity["kind"], *words]))
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -268,6 +250,17 @@ class Run(Finished):
         """What task=attack wrote beside the run, by attack; nothing of a file that cannot be read."""
         found = [unharmed(path, read_json) for path in sorted((self.folder / "attacks").glob("**/*.json"))]
         return [row for row in found if row and "success" in row]
+
+    @cached_property
+    def again(self) -> dict[str, Any]:
+        """The part of results.json that was measured again with more steps; empty where none was."""
+        return unharmed(self.folder / AGAIN, read_json) or {}
+
+    @property
+    def asked_again(self) -> dict[str, dict[str, Metric]]:
+        """Its metrics, and the base's, with more steps."""
+        found = {"base": "base", "after": "metrics"} if self.again else {}
+        return {f"{name}, {self.again['steps']} steps": self.again[part] for name, part in found.items()}
 
     @property
     def picture(self) -> Path | None:
@@ -305,7 +298,8 @@ def read(folders: Sequence[Path], alone: bool = True) -> tuple[list[Run], list[s
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             problems.append(f"{path}: left out, no usable result ({type(error).__name__}: {error})")
     runs, repeated = unique(found)
-    problems += repeated
+    runs, quick = without_quick(runs)
+    problems += [*repeated, *quick]
     if not runs and alone:
         why = f" ({problems[0]})" if problems else ""
         raise BadInput(f"no results.json below {', '.join(map(str, folders))}; run something first{why}")
@@ -333,6 +327,15 @@ def unique(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         if kept is not run:
             lines.append(f"{run.folder}: left out, the same configuration as {kept.folder}")
     return list(first.values()), lines
+
+
+def without_quick(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Where some runs may be reported, these alone; and a line for those that are left out, which fewer steps asked."""
+    good = [run for run in runs if not run.mark]
+    left = [run for run in runs if run.mark]
+    if not good or not left:
+        return list(runs), []
+    return good, [f"{len(left)} of {len(runs)} runs left out ({left[0].mark}); name the folders of these alone"]
 
 
 def metric_values(runs: Iterable[Run], metric: str, base: bool = False) -> list[float]:

@@ -145,7 +145,8 @@ def read_sequences(folders: Sequence[Path]) -> list[SequenceRun]:
             results = read_results(path)
             if results.get("kind") == "sequence":
                 found.append(SequenceRun(path.parent, results))
-    return sorted(found, key=lambda run: (run.targets[0], run.label, str(run.seed)))
+    good = [run for run in found if not run.mark]
+    return sorted(good or found, key=lambda run: (run.targets[0], run.label, str(run.seed)))
 
 
 def frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def shrunk(path: Path, budget: int) -> bytes:
 
 def warnings(runs: Sequence[Run], problems: Sequence[str]) -> list[str]:
     """What was left out, and what must not be compared."""
-    notes = list(problems)
+    notes = [*{run.mark for run in runs if run.mark}, *problems]
     protocols = {run.protocol for run in runs}
     if len(protocols) > 1:
         names = ", ".join(sorted(protocols))
@@ -124,6 +124,11 @@ def shortened(table: tables.Table | None, names: Mapping[str, str]) -> tables.Ta
         return table
     rows = [[row[0]._replace(text=names.get(row[0].text, row[0].text)), *row[1:]] for row in table.rows]
     return replace(table, rows=rows)
+
+
+def marked(table: tables.Table | None, mark: str) -> tables.Table | None:
+    """A table whose caption begins with what must stand beside its numbers."""
+    return replace(table, caption=f"{mark}. {table.caption}") if table and mark else table
 
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Mapping[Path, str]) -> list[Section]:
@@ -184,8 +189,11 @@ def sections(
     runs, by their folders."""
     found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home, names) if runs else ())]
     brief = called(list(by_setting(runs)))
+    mark = next((run.mark for run in [*runs, *requests] if run.mark), "")
     found = [
-        replace(part, content=shortened(part.content, brief)) if isinstance(part.content, tables.Table) else part
+        replace(part, content=marked(shortened(part.content, brief), mark))
+        if isinstance(part.content, tables.Table)
+        else part
         for part in found
     ]
     return [section for section in found if section.content]

@@ -32,7 +32,7 @@ def summary(runs: Sequence[SequenceRun]) -> Table:
     rows = [
         [
             Cell(" ".join(run.targets)),
-            Cell(run.label),
+            Cell(" ".join(filter(None, [run.label, run.mark and f"({run.mark})"]))),
             number(run.seed),
             *(number(run.summary.get(key), form) for key, (_, form) in SUMMARY.items()),
         ]

@@ -133,7 +133,7 @@ def asked_harder(runs: Sequence[Run]) -> list[str]:
 def run_table(run: Run) -> str:
     """Base and unlearned model, one row each; then what the numbers rest on and what they cost."""
     models = {"base": run.base, NEVER: run.oracle, f"without {run.gone}": run.metrics}
-    models = {name: found for name, found in models.items() if found or name != NEVER}
+    models = {name: found for name, found in models.items() if found or name != NEVER} | run.asked_again
     header = ["model", *headings(usual())]
     rows = [[name, *(cell_text(found.get(key), key) for key in usual())] for name, found in models.items()]
     stated = run.judge_stated
@@ -143,6 +143,7 @@ def run_table(run: Run) -> str:
         if a is not None
     )
     lines = [
+        *([run.mark] if run.mark else []),
         table(header, rows),
         *harder_lines(models, asked_harder([run])),
         f"{run.method_name}: {run.target} -> {run.surrogate} ({run.domain}); percent with 95 % "

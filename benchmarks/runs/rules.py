@@ -33,6 +33,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "attack.never": bool,
     "attack.judge_images": Count,
     "attack.seeds": Annotated[list[Seed], Field(min_length=1)],
+    "again": Literal["careful"] | None,
     "seed": Seed,
     "device": Word,
     "out": Word | None,
@@ -109,7 +110,8 @@ def check_asked(config: Mapping[str, Any]) -> None:
     where = "a sequence" if config.get("sequence") else "task=score" if config["task"] == "score" else None
     oracle = config.get("oracle")
     one = oracle is not None and not list(Path(oracle).glob("*/tiers.json"))  # a folder of several has none for most
-    asked = {"oracle": one, "protocol.tiers": config.get("protocol", {}).get("tiers")}
+    tiers = config.get("protocol", {}).get("tiers")
+    asked = {"oracle": one, "protocol.tiers": tiers, "again": config.get("again")}
     asked |= {"within": config.get("within")} if config.get("sequence") else {}
     for key in (key for key, value in asked.items() if where and value):
         raise BadInput(f"{key} asks a model about one target, which {where} does not; leave {key} away")

@@ -10,6 +10,7 @@ from benchmarks.measure.target import Answers, TargetMeter
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb, portable
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
+from benchmarks.runs.again import advice, between, measured_again
 from benchmarks.runs.task import Task
 from benchmarks.runs.trained import trained
 from benchmarks.runs.verdict import end
@@ -30,28 +31,39 @@ def unlearn(task: Task) -> None:
     recipe, config = task.recipe(dataset), task.config
     request = task.request(dataset)
     benchmark = task.benchmark(dataset, request)
-    captions = benchmark.check_captions(request)
+    benchmark.check_captions(request)
     meter = TargetMeter(benchmark, request, recipe.pairs["seen"], config["oracle"])
     target = "-with-".join([request.target, *(request.within or ())[1:]])
     name = f"{dataset.name}-{target}-{task.chosen['method']}-{recipe.sparsity.kind}"
     record = task.record(name)
-    loggers = task.loggers(record.folder)
-    done = results = record.results
+    done = record.results
+    results = done or fresh(task, recipe, meter, record)
     if results is None:
-        print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
-        print(f"  trained on by {', '.join(recipe.pairs['captions'])}; asked by {', '.join(meter.tiers)}")
-        with record.kept():
-            model = task.model()
-            meter.check(model)
-            recipe.check(model, [recipe.step(request)])
-            about, saliency = task.about(recipe, benchmark), task.saliency(model)
-            results = study(record, model, meter, recipe, about, saliency, loggers)
-        if results is None:
-            return  # this process helped rank zero, which says what came of it
-        for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
-            mirror.log_hyperparams(config)
-            mirror.finish(results, record.folder)
-    end(Run(record.folder, results), config["fail_under"], done is not None)
+        return  # this process helped rank zero, which says what came of it
+    run = Run(record.folder, results)
+    more = config["again"] is not None and between(run, config) and not run.again
+    if more:
+        run = measured_again(task, run)
+    end(run, config["fail_under"], done is not None and not more, advice(run, config))
+
+
+def fresh(task: Task, recipe: Recipe, meter: TargetMeter, record: Record) -> dict[str, Any] | None:
+    """A run that is not finished, trained and measured; None in a process that only helped to train."""
+    captions, loggers = meter.benchmark.check_captions(meter.request), task.loggers(record.folder)
+    print("\n".join(f"  {forget}  ->  {surrogate}" for forget, surrogate in captions))
+    print(f"  trained on by {', '.join(recipe.pairs['captions'])}; asked by {', '.join(meter.tiers)}")
+    with record.kept():
+        model = task.model()
+        meter.check(model)
+        recipe.check(model, [recipe.step(meter.request)])
+        about, saliency = task.about(recipe, meter.benchmark), task.saliency(model)
+        results = study(record, model, meter, recipe, about, saliency, loggers)
+    if results is None:
+        return None
+    for mirror in (logger for logger in loggers if isinstance(logger, Mirror)):
+        mirror.log_hyperparams(task.config)
+        mirror.finish(results, record.folder)
+    return results
 
 
 def study(

@@ -24,15 +24,17 @@ class Below(BadInput):
     """A finished run that is worse than `fail_under` allows: exit code 3."""
 
 
-def end(run: Run | SequenceRun, limits: Mapping[str, Any], done: bool) -> None:
-    """Print a run's table, what lies in its folder, and its verdict; done: before this command. Raises Below."""
+def end(run: Run | SequenceRun, limits: Mapping[str, Any], done: bool, advice: str = "") -> None:
+    """Print a run's table, what lies in its folder, what is advised, and its verdict; done: before this command. Raises
+    Below."""
     table = sequence_table(run) if isinstance(run, SequenceRun) else run_table(run)
     folder = run.folder
     files = ", ".join(
         sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     )
+    advice = advice and f"{advice}\n"
     again = "done already; nothing was done now\n" if done else ""
-    print(f"\n{table}\n{folder}/: {files}\n\n{again}{verdict(run)}")
+    print(f"\n{table}\n{folder}/: {files}\n\n{again}{advice}{verdict(run)}")
     enough(run, limits)
 
 

@@ -300,6 +300,11 @@ def _usable(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, [f"{run.folder}: left out, it says no seed or no cost of training" for run in found if run not in kept]
 
 
+def mark_of(runs: Sequence[Run]) -> str:
+    """What stands in the first heading of every table of them."""
+    return next((f" ({run.mark})" for run in runs if run.mark), "")
+
+
 def briefly(
     labels: Sequence[str], header: Sequence[str], rows: Sequence[list[str]]
 ) -> tuple[list[str], list[list[str]]]:
@@ -326,6 +331,7 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
         labels = list(dict.fromkeys(run.label for run in runs))
         parts |= {name: briefly(labels, *parts[name]) for name in ("methods", "differences")}
         parts |= {"agreement": agreement(runs)} if ranked else {}
+        parts = {name: ([header[0] + mark_of(runs), *header[1:]], rows) for name, (header, rows) in parts.items()}
         lines = [decided(runs)]
     for name, part in parts.items() if out else ():
         assert out is not None

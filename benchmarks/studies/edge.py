@@ -9,6 +9,7 @@ tiers, its look-alikes and a part of all others are then asked by every sampler.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,6 +153,7 @@ def main() -> None:
         at_least(0, tier_seeds=given.tier_seeds)
         above(0, share=given.share)
         samplers = [Sampler.of(text) for text in dict.fromkeys([given.reference, *given.samplers])]
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
         print(study(given.folders, given.out, samplers, given.seeds, given.tier_seeds, given.share))

@@ -110,6 +110,14 @@ its noise, with code 1.
 """
 
 
+EDGE = "\n## Fewer steps"  # where what benchmarks.studies.edge found begins in the page
+
+
+def beside(text: str) -> str:
+    """What of the page is not this study's."""
+    return "".join(text.partition(EDGE)[1:])
+
+
 def keep(folder: Path, rows: Sequence[Row], docs: bool) -> None:
     """Write speed.json, with what it held of parts that were not measured now; docs: and the page of it."""
     path = folder / "speed.json"
@@ -121,7 +129,8 @@ def keep(folder: Path, rows: Sequence[Row], docs: bool) -> None:
     write_json(path, stored)
     if docs:
         write_json(speed.ROOT / "docs" / "performance.json", stored)
-        write_text(speed.ROOT / "docs" / "performance.md", page(stored))
+        path = speed.ROOT / "docs" / "performance.md"
+        write_text(path, page(stored) + beside(path.read_text(encoding="utf-8")))
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ here on the CPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 
 STEPS = 10
+PACES = ("fast", "balanced", "careful")
 Made = Iterator[tuple[Tensor, Tensor]]  # x_T, image
 
 
@@ -140,3 +142,16 @@ def test_a_protocol_that_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(BadInput, match=message):
             Protocol("p", [1], **wrong)  # type: ignore[arg-type]
+
+
+def test_fast_and_careful_ask_what_balanced_asks_with_other_steps() -> None:
+    """The same images from the same noise, so that their verdicts may be laid beside each other, one by one."""
+    made = {name: instantiate(composed(f"protocol={name}").protocol, _convert_="all") for name in PACES}
+    steps = {name: protocol.sampling.steps for name, protocol in made.items()}
+    assert steps["fast"] <= 8 < steps["careful"] and steps["balanced"] is None  # the model's own
+    for name, protocol in made.items():
+        assert protocol.name == name
+        alike = {**vars(protocol), "name": "balanced", "sampling": Sampling()}
+        assert alike == vars(made["balanced"])
+        sampler = protocol.sampling.sampler
+        assert replace(protocol.sampling, steps=None, sampler=None) == Sampling(), sampler

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.studies import _speed as speed
 from benchmarks.studies._clock import Row
-from benchmarks.studies.speed import page, read, slower, text
+from benchmarks.studies.speed import beside, page, read, slower, text
 from fade.errors import BadInput
 from fade.files import write_json
 from fade.sparsity import Neuron
@@ -35,6 +35,8 @@ def test_only_what_grew_by_more_than_its_noise_is_named(tmp_path: Path) -> None:
 
 def test_the_page_is_made_of_the_run() -> None:
     made = page({"rows": [ROW.plain()], "versions": {"torch": "0"}})
+    other = "\n## Fewer steps, where half is forgotten\n\n84 of 85\n"
+    assert beside(made + other) == other and beside(made) == ""
     assert "## a step, against *a bare loop*" in made and text([ROW]) in made and "torch 0" in made
 
 
