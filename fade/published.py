@@ -57,7 +57,13 @@ def published(method: str | Method, seed: int = 0, preset: str = MODEL) -> dict[
         _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
         given,
     )
-    return {key: OmegaConf.to_container(merged[key], resolve=True) for key in (*GROUPS, "method", "pairs")}  # type: ignore[index, misc]
+    return filled(merged, (*GROUPS, "method", "pairs"))
+
+
+def filled(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """What a configuration has under these keys, as plain values, its interpolations filled in."""
+    whole = OmegaConf.create(config)
+    return {key: OmegaConf.to_container(whole[key], resolve=True) for key in keys}
 
 
 def attacks_of(names: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def embedded(path: str | None = None) -> dict[str, Any] | None:
     for name in sorted(p.stem for p in (CONF / "model").glob("*.yaml") if (CONF / "dataset" / p.name).is_file()):
         parts = OmegaConf.merge(_read(f"model/{name}"), _read(f"dataset/{name}"))
         if name == default if path is None else Path(parts["model"]["path"]).resolve() == Path(path).resolve():
-            found = {key: OmegaConf.to_container(parts[key], resolve=True) for key in ("model", "dataset", "judges")}
+            found = filled(parts, ("model", "dataset", "judges"))
             return {"name": name, "target": config["target"] if name == default else None, **found}
     return None
 

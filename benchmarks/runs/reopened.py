@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import OmegaConf
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.moved import current
@@ -16,7 +15,7 @@ from benchmarks.runs.task import Task
 from fade.errors import BadInput
 from fade.judges import Judge
 from fade.models import Diffusion
-from fade.published import made
+from fade.published import filled, made
 
 SHARED = ("dataset", "judges", "protocol", "model")  # what runs must have in common to be measured together
 
@@ -55,7 +54,7 @@ def shared(task: Task, runs: list[Path], seeds: list[int] | None = None) -> tupl
 
 def together(runs: Sequence[Path], cache: Path) -> tuple[Diffusion, Benchmark]:
     """The same for who does not know Hydra, on the GPU where there is one."""
-    parts = [_filled(run, cache) for run in runs]
+    parts = [filled({**config_of(run), "cache_dir": str(cache)}, SHARED) for run in runs]
     check_shared(runs, parts)
     first = parts[0]
     dataset, device = made(first["dataset"]), "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,12 +65,6 @@ def together(runs: Sequence[Path], cache: Path) -> tuple[Diffusion, Benchmark]:
     }
     protocol = made({**first["protocol"], "sampling": made(first["protocol"]["sampling"])})
     return made(first["model"]), Benchmark(dataset, judges, protocol, cache, device)
-
-
-def _filled(run: Path, cache: Path) -> dict[str, Any]:
-    """What SHARED names of a run, every value filled in."""
-    config = OmegaConf.create({**config_of(run), "cache_dir": str(cache)})
-    return {key: OmegaConf.to_container(config[key], resolve=True) for key in SHARED}
 
 
 def check_shared(runs: Sequence[Path], parts: Sequence[Mapping[str, Any]]) -> None:
