@@ -10,7 +10,7 @@ import diffusers
 import transformers
 
 from fade.adapters import check_scale, history
-from fade.adapters.export import changed_weights, export, export_factors
+from fade.adapters.export import by_part, changed_weights, export, export_factors
 from fade.adapters.factors import PROMPT
 from fade.adapters.folder import HOW
 from fade.adapters.merging import folded
@@ -42,7 +42,8 @@ def exported(given: argparse.Namespace) -> None:
         adapter = stored.attach(base_of(given), force=given.force)
         adapter.scale = given.scale
         error = export(adapter, given.out, given.to, given.rank, given.limit)
-    how = HOW[given.to].format(part=named(stored.about.get("family")).denoiser)
+    family, changed = named(stored.about.get("family")), stored.about.get("layers") or stored.about.get("weights") or {}
+    how = HOW[given.to].format(part=next(iter(by_part(changed, family)), family.denoiser))
     exact = f"fitted at rank {given.rank}: misses {100 * error:.3f} % of the change" if given.rank else "exact"
     print(f"{given.out}/ ({exact}); load it with {how}")
 
@@ -62,11 +63,13 @@ def merge(given: argparse.Namespace) -> None:
         raise BadInput(
             f"{odd} is not finite at scale {given.scale:g} in {given.dtype}; nothing was written: lower the scale"
         )
-    model.network.load_state_dict(values, strict=False)
+    weights = model.changeable()
+    for name, value in values.items():
+        weights[name].data = value
     with atomic_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
     print(
-        f"{given.out}/: {len(values)} tensors of the U-Net changed, {given.dtype}; load it with "
+        f"{given.out}/: {len(values)} tensors changed, {given.dtype}; load it with "
         f'{model.pipeline.__name__}.from_pretrained("{given.out}")'
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fade.models import Diffusion
-from fade.models.ledger import Ledger, Writer, ledger, plain
+from fade.models.ledger import Ledger, Writer, ledger
 
 Containers = (dict, OrderedDict, list, set)
 
@@ -63,7 +63,7 @@ def take_back(model: Diffusion, written: Ledger, writers: list[Writer]) -> None:
     """The weights as these writers alone leave them. What one of them is still training is nobody else's."""
     written.writers[:] = writers
     training = {name for writer in writers if writer.training for name in writer.overwrites()}
-    weights = {plain(name): weight for name, weight in model.network.named_parameters()}
+    weights = model.changeable()
     for name in written.original.keys() - training:
         weights[name].data = written.value(name, weights[name])
         weights[name].grad = None

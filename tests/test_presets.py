@@ -4,7 +4,7 @@ Sources are repositories at a commit: ESD rohitgandikota/erasing 25613d2, UCE ro
 28c81ed, CA nupurkmr9/concept-ablation c11fb1b, SalUn OPTML-Group/Unlearn-Saliency a6e89fd, SPM Con6924/SPM 3dd762e, FMN
 SHI-Labs/Forget-Me-Not a4a81e8, SEOT sen-mao/SuppressEOT 69942d6, SHS JingWu321/Scissorhands_ex b2d28a9, EDiff
 JingWu321/EraseDiff 14f4e98, LACU SonyResearch/LACU bde26c3, RECE CharlesGong12/RECE 403a67f, SPEED Ouxiang-Li/SPEED
-6d3df0c, UC OPTML-Group/UnlearnCanvas 920cfd1.
+6d3df0c, DQF adobe-research/DiffQuickFixRelease 0bc4794, UC OPTML-Group/UnlearnCanvas 920cfd1.
 """
 
 from __future__ import annotations
@@ -102,6 +102,19 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         }
         | KEYS_AND_VALUES,
         "UCE uce_sd_erase.py: erase_scale 1, preserve_scale 1, lamb 0.5",
+    ),
+    "method/diff_quickfix": (
+        {
+            "/adapter": "patch",
+            "/sparsity": "dense",
+            "adapter.targets": [r"text_encoder\.(text_model\.)?encoder\.layers\.0\.self_attn\.out_proj\.weight"],
+            "method.ridge": 0.01,
+            "method.ends": True,
+            "method.preserve": 0.0,
+            "trainer.max_steps": 0,
+            "trainer.precision": "32-true",
+        },
+        "DQF causal_trace_model_edit.ipynb: self_layer 0, reg 0.01, use_eos 1",
     ),
     "method/rece": (
         {

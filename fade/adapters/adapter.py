@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fade.adapters.factors import PROMPT, Factors
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import plain
 from fade.tensors import tensors_hash
 
 Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
@@ -200,8 +199,8 @@ class Adapter(ABC):
 
 
 def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
-    """Raises BadInput where the U-Net lacks one of the named weights or has another shape."""
-    found = {plain(name): list(weight.shape) for name, weight in model.network.named_parameters()}
+    """Raises BadInput where the pipeline lacks one of the named weights or has another shape."""
+    found = {name: list(weight.shape) for name, weight in model.changeable().items()}
     for name, shape in shapes.items():
         if found.get(name) != shape:
             raise BadInput(

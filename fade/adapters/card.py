@@ -74,5 +74,5 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
     shown = {k: v for k, v in about.items() if k not in ("results", "picture", "versions", "config")}
     for key in ("layers", "weights"):
         if isinstance(shown.get(key), dict):
-            shown[key] = f"{len(shown[key])} of the U-Net's"
+            shown[key] = f"{len(shown[key])} of the pipeline's"
     return shown

@@ -5,8 +5,10 @@ The raw masked file never leaves: a stock loader would apply it without its mask
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft import LoraConfig
@@ -31,6 +33,7 @@ FILES = (
     "patch.safetensors",
 )
 TITLE = "# An unlearning adapter, exported"
+T = TypeVar("T")
 
 
 def export(
@@ -90,23 +93,45 @@ def export_factors(
                 "give a higher rank or limit, or no rank for the exact form"
             )
     base = named(family)
+    parts = by_part(factors, base)
+    part = one_part(parts) if to == "peft" else base.denoiser
     with _exported(folder) as temporary:
         if to == "diffusers":
-            _diffusers(temporary, factors, base)
+            _diffusers(temporary, parts, base)
         else:
-            _peft(temporary, factors)
-        _explain(temporary, to, base)
+            _peft(temporary, parts[part])
+        _explain(temporary, to, part)
     return error
 
 
 def export_patch(folder: Path, values: dict[str, Tensor], family: str | None = None) -> float:
-    """Write the changed weights themselves. Raises BadInput where one is not finite, or the folder holds more."""
+    """Write the changed weights themselves. Raises BadInput where one is not finite, they are of several parts of the
+    pipeline, or the folder holds more."""
     if odd := not_finite(values):
         raise BadInput(f"{odd} is not finite at this scale; nothing was written: lower the scale")
+    parts = by_part(values, named(family))
+    part = one_part(parts)
     with _exported(folder) as temporary:
-        write_tensors(temporary / "patch.safetensors", values, {"made_by": "fade"})
-        _explain(temporary, "patch", named(family))
+        write_tensors(temporary / "patch.safetensors", parts[part], {"made_by": "fade"})
+        _explain(temporary, "patch", part)
     return 0.0
+
+
+def by_part(changed: Mapping[str, T], family: type[Diffusion]) -> dict[str, dict[str, T]]:
+    """What is changed of each part of the pipeline, by the part's own names (Diffusion.changeable)."""
+    found: dict[str, dict[str, T]] = {}
+    for name, value in changed.items():
+        part, _, rest = name.partition(".")
+        own = (part, rest) if part in family.encoders else (family.denoiser, name)
+        found.setdefault(own[0], {})[own[1]] = value
+    return found
+
+
+def one_part(parts: Collection[str]) -> str:
+    """Raises BadInput where they are several, which one file of this form cannot carry."""
+    if len(parts) != 1:
+        raise BadInput(f"the change is of {' and '.join(parts)}, and this form is read by one part; use to=diffusers")
+    return next(iter(parts))
 
 
 def _exported(folder: Path) -> AbstractContextManager[Path]:
@@ -149,10 +174,10 @@ def _tensors(factors: dict[str, Factors], prefix: str = "") -> dict[str, Tensor]
     }
 
 
-def _diffusers(folder: Path, factors: dict[str, Factors], family: type[Diffusion]) -> None:
-    part = family.denoiser
-    given = {f"{part}_lora_layers": _tensors(factors), f"{part}_lora_adapter_metadata": _config(factors).to_dict()}
-    family.pipeline.save_lora_weights(folder, **given, safe_serialization=True)
+def _diffusers(folder: Path, parts: dict[str, dict[str, Factors]], family: type[Diffusion]) -> None:
+    layers = {f"{part}_lora_layers": _tensors(factors) for part, factors in parts.items()}
+    metadata = {f"{part}_lora_adapter_metadata": _config(factors).to_dict() for part, factors in parts.items()}
+    family.pipeline.save_lora_weights(folder, **layers, **metadata, safe_serialization=True)
 
 
 def _peft(folder: Path, factors: dict[str, Factors]) -> None:
@@ -163,7 +188,7 @@ def _peft(folder: Path, factors: dict[str, Factors]) -> None:
     write_tensors(folder / "adapter_model.safetensors", _tensors(factors, "base_model.model."), {"format": "pt"})
 
 
-def _explain(folder: Path, to: str, family: type[Diffusion]) -> None:
-    how = HOW[to].format(part=family.denoiser)
+def _explain(folder: Path, to: str, part: str) -> None:
+    how = HOW[to].format(part=part)
     text = f"{TITLE}\n\nNeeds no package but the stock one:\n\n```python\n{how}\n```\n"
     (folder / "README.md").write_text(text, encoding="utf-8")

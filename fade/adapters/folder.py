@@ -29,7 +29,7 @@ KINDS = {  # by the card's name
 LATER = ("results", "picture")  # what the card learns after the file is written
 DTYPES = ("float32", "float16", "bfloat16")
 CYCLES = 100  # of `fade verify`
-HOW = {  # what an export is read with, by its form; {part}: the name in the pipeline of what denoises
+HOW = {  # what an export is read with, by its form; {part}: the name in the pipeline of what is changed
     "diffusers": 'pipe.load_lora_weights("this folder")',
     "peft": 'peft.PeftModel.from_pretrained(pipe.{part}, "this folder")',
     "patch": 'pipe.{part}.load_state_dict(safetensors.torch.load_file("this folder/patch.safetensors"), strict=False)',

@@ -1,4 +1,5 @@
-"""A change of whole weights: what the methods leave that train the network itself (ESD, UCE, SalUn, ...).
+"""A change of whole weights: what the methods leave that train the network itself (ESD, UCE, SalUn, ...), or a text
+encoder (Diff-QuickFix).
 
 The weights of the pipeline are trained in place; the file holds the difference, kept entries only. Several patches on
 one pipeline add up: W = W_0 + Σ s_i ΔW_i.
@@ -17,13 +18,14 @@ from fade.adapters import Adapter, Masks, check_scale, check_shapes
 from fade.adapters.factors import Factors
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.models.ledger import ledger, plain
+from fade.models.ledger import ledger
 
 Decoded = dict[str, tuple[Tensor, Tensor]]  # name of a weight -> difference, mask
 
 
 class Patch(Adapter):
-    """Changed weights of a U-Net. The optimizer gets the weights themselves; `off` swaps the untouched ones in.
+    """Changed weights of a U-Net, or of a text encoder. The optimizer gets the weights themselves; `off` swaps the
+    untouched ones in.
 
     Masks are enforced twice: gradients outside are zero, and after each step of the optimizer the values there are put
     back, so that weight decay does not move them either.
@@ -46,18 +48,17 @@ class Patch(Adapter):
     @classmethod
     def attach(cls, model: Diffusion, targets: list[str] | tuple[str, ...] | None = None, name: str = "fade") -> Self:
         """Free every parameter of the network whose name one of the regular expressions `targets` finds; without them
-        what reads the text itself, such as the keys and values of its cross-attention.
+        what reads the text itself, such as the keys and values of its cross-attention. Those of a text encoder are
+        found by expressions that begin with the encoder's name, never by `.*`.
 
         Raises BadInput where nothing matches or an expression is none.
         """
         targets = [key for key in (model.text_keys, model.pooled_keys) if key] if targets is None else targets
         try:
             found = {
-                plain(n): p
-                for n, p in model.network.named_parameters()
-                if ".lora_" not in n
-                and plain(n).rpartition(".")[0] not in model.idle
-                and any(re.search(t, plain(n)) for t in targets)
+                name: weight
+                for name, weight in model.changeable().items()
+                if name.rpartition(".")[0] not in model.idle and any(_finds(model, key, name) for key in targets)
             }
         except re.error as error:
             raise BadInput(
@@ -247,3 +248,9 @@ class Patch(Adapter):
         """A patch with given differences, attached."""
         kept = {key: (delta.float(), delta != 0) for key, delta in deltas.items()}
         return cls.restored(model, {}, kept, name)
+
+
+def _finds(model: Diffusion, target: str, name: str) -> bool:
+    """Whether the expression finds the weight; of a text encoder only one that begins with the encoder's name does."""
+    part = name.partition(".")[0]
+    return bool(re.search(target, name)) and (part not in model.encoders or bool(re.match(rf"\^?{part}\b", target)))

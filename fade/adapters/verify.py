@@ -67,7 +67,8 @@ def round_trip(model: Diffusion, stored: Stored, folder: Path) -> float:
 
 
 def weights_of(model: Diffusion) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.network.state_dict().items()}
+    parts = {part: getattr(model, part) for part in (model.denoiser, *model.encoders)}
+    return {f"{part}.{name}": value.clone() for part, own in parts.items() for name, value in own.state_dict().items()}
 
 
 def largest_gap(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from fade.adapters.export import by_part
 from fade.api import RETAIN, TEMPLATES, diffusion_of, sampled_as, without
 from fade.attacks import Attack, Counter, Scene
 from fade.attacks.meter import Meter, Subject
@@ -89,7 +91,8 @@ def attack(
 
 
 def before_of(pipe: DiffusionPipeline, base: DiffusionPipeline | None) -> Diffusion:
-    """The model before unlearning: the base, or the pipeline with a network of its own, as it was before its adapters.
+    """The model before unlearning: the base, or the pipeline with a network of its own, and with text encoders of their
+    own where they are changed, as they were before its adapters.
 
     Raises BadInput where nothing is on the pipeline and no base is given.
     """
@@ -103,7 +106,12 @@ def before_of(pipe: DiffusionPipeline, base: DiffusionPipeline | None) -> Diffus
     own = type(network).from_config(network.config)
     own.load_state_dict({name: original.get(name, value) for name, value in weights.items()})
     own.to(network.device, network.dtype)
-    return diffusion_of(type(pipe)(**{**pipe.components, model.denoiser: own}))
+    parts = {model.denoiser: own}
+    for part, values in by_part(original, type(model)).items():
+        if part in model.encoders:
+            parts[part] = deepcopy(getattr(model, part))
+            parts[part].load_state_dict(values, strict=False)
+    return diffusion_of(type(pipe)(**{**pipe.components, **parts}))
 
 
 @contextmanager

@@ -17,15 +17,17 @@ from fade.attacks.relearn import freed
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
-from fade.models.ledger import untouched_weights
+from fade.models.ledger import ledger, untouched_weights
 
 Change = Callable[[str, Tensor], Tensor]  # (name of a weight, its values) -> values
 
 
 def check_merged(model: Diffusion) -> None:
-    """Raises BadInput where what was changed is not in the weights."""
+    """Raises BadInput where what was changed is not in the weights of the network."""
     if model.prompts.listeners:
         raise BadInput("the change depends on the prompt and is not in the weights alone, which this attack changes")
+    if odd := [name for name in ledger(model.network).original if name.partition(".")[0] in model.encoders]:
+        raise BadInput(f"the change is of {odd[0]}, and this attack changes the weights of what denoises alone")
 
 
 LEVELS = (  # the quantiles of a normal distribution, by their published values

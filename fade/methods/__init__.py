@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Method:
     kinds: tuple[str, ...] = ("lora", "patch")
     combines = False  # whether `combine` turns the terms' gradients into the step's
     draws_t = True  # whether its forget term uses the t of the batch, which `timesteps` draws
+    part: Literal["network", "text"] = "network"  # of the pipeline, that it changes: what denoises, or a text encoder
     passes = 0  # how many times it takes further steps before some of its own
     variant = ""
 
@@ -69,6 +71,16 @@ class Method:
             raise BadInput(f"{name} has no loss to train; trainer.max_steps is {steps} and must be 0")
         if self.terms and not steps:
             raise BadInput(f"{name} is trained; trainer.max_steps is 0 and must be 1 or more")
+
+    def check_part(self, model: Diffusion, adapter: Adapter) -> None:
+        """Raises BadInput for weights of the other part of the pipeline: captions are read once, before training, so a
+        text encoder's would have no gradient."""
+        text = self.part == "text"
+        if odd := [name for name in adapter.weights() if (name.partition(".")[0] in model.encoders) != text]:
+            raise BadInput(
+                f"{type(self).__name__} changes {'a text encoder' if text else 'what denoises'}, and {odd[0]} is of "
+                f"{'what denoises' if text else 'a text encoder'}: change adapter.targets"
+            )
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """Raises BadInput for weights or captions that the method cannot work on. The pairs are not prepared yet."""

@@ -160,6 +160,17 @@ class Diffusion(nn.Module, ABC):
     def channels(self) -> int:
         return self.vae.config.latent_channels
 
+    def changeable(self) -> dict[str, nn.Parameter]:
+        """What an adapter can change, by name: the network's weights by its own names, a text encoder's with the
+        encoder's name in front (text_encoder.encoder.layers.0...)."""
+        parts = {part: module for part, module in self.named_children() if part in (self.denoiser, *self.encoders)}
+        return {
+            plain(name) if part == self.denoiser else f"{part}.{plain(name)}": weight
+            for part, module in parts.items()
+            for name, weight in module.named_parameters()
+            if ".lora_" not in name
+        }
+
     @property
     def idle(self) -> tuple[str, ...]:
         """Layers that nothing of the output depends on: no candidates of any change."""
@@ -181,7 +192,7 @@ class Diffusion(nn.Module, ABC):
             if ".lora_" not in name
         }
         for name, original in ledger(self.network).original.items():
-            key = f"{self.denoiser}.{name}"
+            key = name if name.partition(".")[0] in self.encoders else f"{self.denoiser}.{name}"
             tensors[key] = original.to(tensors[key].dtype)
         return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
 

@@ -73,7 +73,7 @@ class Around(Method):
     def __init__(self, inner: Method) -> None:
         self.inner = inner
         self.terms, self.kinds, self.combines, self.variant = inner.terms, inner.kinds, inner.combines, inner.variant
-        self.draws_t, self.passes = inner.draws_t, inner.passes
+        self.draws_t, self.passes, self.part = inner.draws_t, inner.passes, inner.part
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.inner.suits(model, adapter, pairs)

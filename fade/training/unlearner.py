@@ -75,6 +75,7 @@ class Unlearner(L.LightningModule):
         at_least(1, optimizer__schedule__locate_batch=locate_batch)
         sparsity.suits(adapter.weights())
         timesteps.suits(model)
+        method.check_part(model, adapter)
         method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
         self.make_optimizer, self.saliency_file = optimizer, saliency_file

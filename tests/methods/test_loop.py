@@ -79,7 +79,7 @@ def answer(model: Diffusion) -> Tensor:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs, tmp_path: Path, name: str) -> None:
     config = config_of(name, 2)
-    before, untouched = {k: v.clone() for k, v in model.unet.state_dict().items()}, answer(model)
+    before, untouched = {k: v.detach().clone() for k, v in model.changeable().items()}, answer(model)
     adapter = instantiate(config.adapter, _convert_="all")(model)
     method: Method = instantiate(config.method)
     method.check(
@@ -101,9 +101,9 @@ def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs,
     Stored.of(adapter, {}).write(tmp_path / "adapter")
     identity = adapter.sha256()
     adapter.detach()
-    after = model.unet.state_dict()
+    after = model.changeable()
     assert after.keys() == before.keys() and all(torch.equal(after[k], before[k]) for k in before)
-    assert torch.equal(answer(model), untouched) and not any(p.requires_grad for p in model.unet.parameters())
+    assert torch.equal(answer(model), untouched) and not any(p.requires_grad for p in model.parameters())
     again = Stored.read(tmp_path / "adapter").attach(model)
     assert again.sha256() == identity and (answer(model) - changed).abs().max() == 0
     with again.off():
@@ -111,9 +111,9 @@ def test_every_method_from_yaml_to_file_and_back(model: Diffusion, pairs: Pairs,
 
 
 def check_only_masked_weights_moved(model: Diffusion, adapter: Adapter, before: dict[str, Tensor]) -> None:
-    """In the U-Net itself: a LoRA and an edit of the text move nothing; a patch moves what its masks keep."""
+    """In the weights themselves: a LoRA and an edit of the text move nothing; a patch moves what its masks keep."""
     masks = adapter.masks() if isinstance(adapter, Patch) else {}
-    weights = {n.replace(".base_layer", ""): w for n, w in model.unet.named_parameters() if ".lora_" not in n}
+    weights = model.changeable()
     assert weights.keys() == before.keys()
     moved = 0
     for name, weight in weights.items():
