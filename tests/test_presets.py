@@ -561,7 +561,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "model/canvas_flow": (
         {
-            "model.path": "pretrained/canvas_flow/pipeline",
+            "model.path": "${shipped:canvas_flow/pipeline}",
             "model.steps": 15,
             "model.guidance": 4.0,
             "/adapter": "lora_both",

@@ -281,6 +281,7 @@ def test_the_report_of_a_sequence() -> None:
     steps = [step("neon_glow"), step("neon_glow", "pencil_sketch")]
     taken = {**step("pencil_sketch"), "target": "neon_glow", "back": {"value": 0.0, "low": 0.0, "high": 0.1}}
     run = {
+        "protocol": "default",
         "method": "fade",
         "strategy": "independent",
         "overrides": ["strategy.compose=ties", "seed=3"],

@@ -1,0 +1,19 @@
+"""The shipped Stable Diffusion 3 of the canvas, from configuration to table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from command import SHORT, Command
+
+
+def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_path: Path, run: Command) -> None:
+    run("model=canvas_flow", "target=pencil_sketch", *(o for o in SHORT if o != "model.steps=4"), "model.steps=10")
+    (folder,) = (tmp_path / "outputs").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["prediction"] == "flow"
+    assert results["base"]["ua"]["value"] == 0 and results["base"]["ira"]["value"] >= 0.9
+    assert results["base"]["cra"]["value"] >= 0.8
+    card = json.loads((folder / "adapter" / "adapter.json").read_text())
+    assert card["text_length"] == 24
