@@ -141,7 +141,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def long_run(cluster: Cluster) -> list[str]:
     """Of so many steps that three waits of at most 30 s, Slurm's own clock, pass in the training."""
-    return ["target=tree", f"trainer.max_steps={round(95 / seconds_a_step())}"]
+    return ["target=sea_fish", f"trainer.max_steps={round(95 / seconds_a_step())}"]
 
 
 @pytest.fixture(scope="module")
