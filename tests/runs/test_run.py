@@ -224,7 +224,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path,
 @pytest.mark.processes
 def test_a_sweep_goes_on_past_a_run_that_fails(tmp_path: Path, run: Command) -> None:
     done = run("-m", "target=noen,neon_glow", *SHORT, code=1)
-    assert "target 'noen' is no concept" in done.stderr and "without neon_glow" in done.stdout
+    assert "target 'noen' is no concept" in done.stderr and "without neon glow" in done.stdout
     said = status(tmp_path / "outputs")
     assert "1 finished, 0 running, 1 failed, 0 stopped, 0 missing" in said and "closest: neon_glow" in said
 
