@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.measure.predictions import Row
 from benchmarks.record.format import Metric
 from benchmarks.report.tables import Table
+from benchmarks.runs.again import BETWEEN
 from benchmarks.studies._edge import NARROW, Edge
 from fade.intervals import Z2, wilson
 
-EDGE = (0.1, 0.9)  # UA by the reference within which an adapter is at the edge
 KEPT = ("near", "other")  # kinds of rows that do not ask for the target
 LEAST, POINTS = 97.0, 1.0  # what a sampler must reach: percent of the target's verdicts, points of UA
 _DRAWS = 2000  # of the bootstrap
@@ -79,7 +79,8 @@ def _points(metric: Metric) -> str:
 
 def at_edge(found: Iterable[Verdicts]) -> list[Verdicts]:
     """Those whose UA by the reference lies between."""
-    return [one for one in found if EDGE[0] <= one.ua <= EDGE[1]]
+    low, high = BETWEEN
+    return [one for one in found if low <= one.ua <= high]
 
 
 def row_of(pairs: Sequence[tuple[Verdicts, Verdicts]]) -> Compared:

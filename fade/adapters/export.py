@@ -121,9 +121,8 @@ def by_part(changed: Mapping[str, T], family: type[Diffusion]) -> dict[str, dict
     """What is changed of each part of the pipeline, by the part's own names (Diffusion.changeable)."""
     found: dict[str, dict[str, T]] = {}
     for name, value in changed.items():
-        part, _, rest = name.partition(".")
-        own = (part, rest) if part in family.encoders else (family.denoiser, name)
-        found.setdefault(own[0], {})[own[1]] = value
+        part = family.part_of(name)
+        found.setdefault(part, {})[name if part == family.denoiser else name.removeprefix(f"{part}.")] = value
     return found
 
 

@@ -252,5 +252,5 @@ class Patch(Adapter):
 
 def _finds(model: Diffusion, target: str, name: str) -> bool:
     """Whether the expression finds the weight; of a text encoder only one that begins with the encoder's name does."""
-    part = name.partition(".")[0]
-    return bool(re.search(target, name)) and (part not in model.encoders or bool(re.match(rf"\^?{part}\b", target)))
+    part = model.part_of(name)
+    return bool(re.search(target, name)) and (part == model.denoiser or bool(re.match(rf"\^?{part}\b", target)))

@@ -26,7 +26,7 @@ def check_merged(model: Diffusion) -> None:
     """Raises BadInput where what was changed is not in the weights of the network."""
     if model.prompts.listeners:
         raise BadInput("the change depends on the prompt and is not in the weights alone, which this attack changes")
-    if odd := [name for name in ledger(model.network).original if name.partition(".")[0] in model.encoders]:
+    if odd := [name for name in ledger(model.network).original if model.part_of(name) != model.denoiser]:
         raise BadInput(f"the change is of {odd[0]}, and this attack changes the weights of what denoises alone")
 
 

@@ -76,7 +76,7 @@ class Method:
         """Raises BadInput for weights of the other part of the pipeline: captions are read once, before training, so a
         text encoder's would have no gradient."""
         text = self.part == "text"
-        if odd := [name for name in adapter.weights() if (name.partition(".")[0] in model.encoders) != text]:
+        if odd := [name for name in adapter.weights() if (model.part_of(name) == model.denoiser) == text]:
             raise BadInput(
                 f"{type(self).__name__} changes {'a text encoder' if text else 'what denoises'}, and {odd[0]} is of "
                 f"{'what denoises' if text else 'a text encoder'}: change adapter.targets"

@@ -160,6 +160,12 @@ class Diffusion(nn.Module, ABC):
     def channels(self) -> int:
         return self.vae.config.latent_channels
 
+    @classmethod
+    def part_of(cls, name: str) -> str:
+        """The part of the pipeline that a weight of `changeable` is of: a text encoder, or the denoiser."""
+        part = name.partition(".")[0]
+        return part if part in cls.encoders else cls.denoiser
+
     def changeable(self) -> dict[str, nn.Parameter]:
         """What an adapter can change, by name: the network's weights by its own names, a text encoder's with the
         encoder's name in front (text_encoder.encoder.layers.0...)."""
@@ -192,7 +198,7 @@ class Diffusion(nn.Module, ABC):
             if ".lora_" not in name
         }
         for name, original in ledger(self.network).original.items():
-            key = name if name.partition(".")[0] in self.encoders else f"{self.denoiser}.{name}"
+            key = f"{self.denoiser}.{name}" if self.part_of(name) == self.denoiser else name
             tensors[key] = original.to(tensors[key].dtype)
         return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
 

@@ -73,8 +73,7 @@ class FlowPretraining(TieredDiffusion):
         return judges, vae
 
     def fresh(self, vae: AutoencoderKL, texts: list[str], latents: Tensor) -> StableDiffusion3Pipeline:
-        assert self.base is not None
-        known = self.base / "pipeline"
+        known = self.standing() / "pipeline"
         s = self.diffusion
         clip = CLIPTokenizer.from_pretrained(known / "tokenizer", model_max_length=s.max_length)
         words = CLIPTextModel.from_pretrained(known / "text_encoder", dtype=torch.float32)

@@ -69,10 +69,15 @@ class TieredPretraining(TieredDiffusion):
         without: str | None = None,
         base: str | None = None,
     ) -> None:
-        texts = (shares, scenes, seed, look_every, workers, accelerator, devices, start, without, base)
-        super().__init__(dataset, out, size, diffusion, *texts)
+        shared = (shares, scenes, seed, look_every, workers, accelerator, devices, start, without, base)
+        super().__init__(dataset, out, size, diffusion, *shared)
         self.judge, self.autoencoder, self.verdict, self.decoder = judge, autoencoder, verdict, decoder
         self.warm = warm
+
+    def check_base(self) -> None:
+        """Of a model that leaves a concept out; else it makes its own."""
+        if self.without is not None:
+            super().check_base()
 
     def train(self) -> dict[str, Judge]:
         """The stages that are asked for; the judges that judge."""

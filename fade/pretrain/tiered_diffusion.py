@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fade.pretrain.staged import Staged
 log = logging.getLogger(__name__)
 
 
-class TieredDiffusion(Staged):
+class TieredDiffusion(Staged, ABC):
     """As `Staged`: the last stage alone, around the autoencoder of `base`, a folder that pretraining has left, and read
     by its judges. Captions are drawn over all tiers; shares: how often one of each tier, beside `empty` and `partial`.
     scenes: the share of scenes of two objects among what is seen. start: a folder that pretraining has left, from
@@ -65,6 +66,7 @@ class TieredDiffusion(Staged):
         self.start, self.base = (None if folder is None else Path(folder) for folder in (start, base))
         self.check_shares()
         self.check_without()
+        self.check_base()
         self.check_start()
 
     def check_shares(self) -> None:
@@ -79,7 +81,7 @@ class TieredDiffusion(Staged):
             )
 
     def check_without(self) -> None:
-        """Raises BadInput for a concept that is none, for the style that is none, and for a base that is missing."""
+        """Raises BadInput for a concept that is none, and for the style that is none."""
         if self.without is None:
             return
         find_domain(self.without, self.dataset.domains, "pretrain.without")
@@ -87,11 +89,19 @@ class TieredDiffusion(Staged):
             raise BadInput(
                 f"pretrain.without is {self.without!r}, the style that is none: every model has seen it; name another"
             )
+
+    def check_base(self) -> None:
+        """Raises BadInput where the autoencoder and the judges that it needs are missing."""
+        self.standing()
+
+    def standing(self) -> Path:
+        """The folder whose autoencoder and judges it shares. Raises BadInput where it holds none."""
         if self.base is None or not (self.base / "pipeline" / "vae").is_dir():
             raise BadInput(
-                "pretrain.without needs pretrain.base=FOLDER, whose autoencoder and judges it shares; "
-                f"{self.base} holds none: run task=pretrain out=FOLDER first"
+                f"{'this recipe' if self.without is None else 'pretrain.without'} needs pretrain.base=FOLDER, whose "
+                f"autoencoder and judges it shares; {self.base} holds none: run task=pretrain out=FOLDER first"
             )
+        return self.base
 
     def check_start(self) -> None:
         """Raises BadInput for weights to go on from that are missing, or that have seen what is to be left out."""
@@ -120,8 +130,7 @@ class TieredDiffusion(Staged):
 
     def train(self) -> dict[str, Judge]:
         """On the latents of the base's autoencoder; the base's judges."""
-        assert self.base is not None
-        judges, vae = self.stand(self.base)
+        judges, vae = self.stand(self.standing())
         self.train_diffusion(vae, judges)
         return judges
 
@@ -186,18 +195,18 @@ class TieredDiffusion(Staged):
         pipe.vae = vae
         return pipe
 
+    @abstractmethod
     def fresh(self, vae: AutoencoderKL, texts: list[str], latents: Tensor) -> DiffusionPipeline:
         """Untrained, of latents (N, C, h, w), around the autoencoder, with a vocabulary of the texts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self, pipe: DiffusionPipeline, texts: list[str]) -> Tensor:
         """Token ids (M, ..., L), as `loss` wants them. Raises BadInput for a text that a tokenizer would cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, pipe: DiffusionPipeline, latents: Tensor, owner: Tensor, chance: Tensor, captions: Captions) -> Loss:
         """What is lowered. latents (N, C, h, w); owner (N,): the cell of each, of those that `captions` holds; chance
         (N,): how often each is drawn."""
-        raise NotImplementedError
 
     def finished(self, pipe: DiffusionPipeline, vae: AutoencoderKL) -> None:
         """Write the pipeline in float16, with this autoencoder."""

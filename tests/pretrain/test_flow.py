@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from grids import canvas
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from fade.errors import BadInput
 from fade.models.families import family_of
 from fade.models.prompts import Text
 from fade.pretrain.captions import Captions
@@ -132,3 +133,10 @@ def test_two_steps_leave_a_pipeline_that_stock_diffusers_draws_with(tmp_path: Pa
     after = on.load(tmp_path / "on" / "pipeline")
     apart = [(a - b).abs().max() for a, b in zip(*(p.transformer.parameters() for p in (pipe, after)), strict=True)]
     assert 0 < float(max(apart)) < 0.1
+
+
+@pytest.mark.parametrize("base", [None, "empty"])
+def test_a_flow_without_a_folder_to_begin_from_is_refused_before_any_work(tmp_path: Path, base: str | None) -> None:
+    shares = {"name": 0.34, "template": 0.16, "synonym": 0.18, "description": 0.18}
+    with pytest.raises(BadInput, match=r"this recipe needs pretrain\.base=FOLDER, whose autoencoder and judges"):
+        FlowPretraining(canvas(), tmp_path, 64, settings(), shares, 0.35, base=base and str(tmp_path / base))
