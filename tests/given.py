@@ -49,7 +49,11 @@ def model() -> Diffusion:
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
     unet = make_unet(settings, 4, 8)
     return StableDiffusion(
-        make_pipeline(vae, make_text_encoder(tokenizer, settings), tokenizer, unet, scheduler), 2, 3.0
+        make_pipeline(
+            vae, make_text_encoder(tokenizer, settings.text_width, settings.text_layers), tokenizer, unet, scheduler
+        ),
+        2,
+        3.0,
     )
 
 

@@ -1,7 +1,7 @@
 """Is unlearning a step toward never having seen the concept, or only away from the base?
 
 oracle_eps  ‖ε_unlearned − ε_oracle‖² / ‖ε_base − ε_oracle‖² over noised held-out images of the target under its own
-prompts: 1 is the untouched base, 0 the model that never saw it
+prompts: 1 is the untouched base, 0 the model that never saw it; ε is what the network predicts, in a flow a velocity
 oracle_eps_kept  the same where something else is asked for
 """
 

@@ -128,6 +128,10 @@ class Diffusion(nn.Module, ABC):
             getattr(pipe, cls.denoiser).enable_gradient_checkpointing()
         return pipe
 
+    def like(self, pipe: DiffusionPipeline) -> Self:
+        """Another pipeline of this family, read and sampled as this one is."""
+        return type(self)(pipe, self.steps, self.guidance, self.size)
+
     # what it is
 
     @property

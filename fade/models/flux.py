@@ -68,6 +68,11 @@ class Flux(LongText):
     ) -> Self:
         return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length, told)
 
+    def like(self, pipe: DiffusionPipeline) -> Self:
+        made = super().like(pipe)
+        made.told = self.told
+        return made
+
     def own_size(self) -> int:
         return self.pipe.default_sample_size * self.pipe.vae_scale_factor
 

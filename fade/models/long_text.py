@@ -49,6 +49,11 @@ class LongText(Diffusion, ABC):
     ) -> Self:
         return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length)
 
+    def like(self, pipe: DiffusionPipeline) -> Self:
+        made = super().like(pipe)
+        made.reads(self.text_length)
+        return made
+
 
 def checked_length(length: int | None, tokenizer: Any, usual: int) -> int:
     """How many rows a language model makes of a caption. Raises BadInput for more than its tokenizer was made for."""

@@ -96,15 +96,15 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     ).input_ids
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, s: DiffusionSettings) -> CLIPTextModel:
+def make_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=s.text_width,
-        intermediate_size=4 * s.text_width,
-        projection_dim=s.text_width,
-        num_hidden_layers=s.text_layers,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=s.max_length,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -149,7 +149,7 @@ def fresh_pipeline(
     vae: AutoencoderKL, tokenizer: CLIPTokenizer, latents: Tensor, s: DiffusionSettings
 ) -> StableDiffusionPipeline:
     """An untrained text encoder and U-Net, of latents (N, C, h, w), around the autoencoder."""
-    text_encoder = make_text_encoder(tokenizer, s)
+    text_encoder = make_text_encoder(tokenizer, s.text_width, s.text_layers)
     return make_pipeline(
         vae, text_encoder, tokenizer, make_unet(s, latents.shape[1], latents.shape[-1]), make_scheduler()
     )

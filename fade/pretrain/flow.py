@@ -27,7 +27,7 @@ from transformers import (
 from fade.checked import Count, Portion
 from fade.judges import Judge
 from fade.pretrain.captions import Captions, check_lengths
-from fade.pretrain.diffusion import tokenise
+from fade.pretrain.diffusion import make_text_encoder, make_tokenizer, tokenise
 from fade.pretrain.stage import Loss, Schedule
 from fade.pretrain.tiered_diffusion import TieredDiffusion
 
@@ -57,7 +57,9 @@ class FlowSettings(Schedule):
 
 class FlowPretraining(TieredDiffusion):
     """As `TieredDiffusion`, a Stable Diffusion 3. Its first CLIP begins as the text encoder of `base`, and reads with
-    its tokenizer, as Stable Diffusion 3 begins with encoders that are there; the rest begins from nothing."""
+    its tokenizer, as Stable Diffusion 3 begins with encoders that are there; the rest begins from nothing. With
+    `without` that CLIP does too, of the same size and with a vocabulary of its own: the base's has read the
+    concept."""
 
     network = "transformer"
     diffusion: FlowSettings
@@ -73,11 +75,13 @@ class FlowPretraining(TieredDiffusion):
         return judges, vae
 
     def fresh(self, vae: AutoencoderKL, texts: list[str], latents: Tensor) -> StableDiffusion3Pipeline:
-        known = self.standing() / "pipeline"
-        s = self.diffusion
+        s, known = self.diffusion, self.standing() / "pipeline"
         clip = CLIPTokenizer.from_pretrained(known / "tokenizer", model_max_length=s.max_length)
         words = CLIPTextModel.from_pretrained(known / "text_encoder", dtype=torch.float32)
         torch.manual_seed(self.seed + 2)
+        if self.without is not None:
+            clip = make_tokenizer(texts, s.max_length)
+            words = make_text_encoder(clip, words.config.hidden_size, words.config.num_hidden_layers)
         return make_flow(vae, clip, words, make_t5_tokenizer(texts, s.max_length), s, latents.shape[-1])
 
     def tokens(self, pipe: StableDiffusion3Pipeline, texts: list[str]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import tiny
 from finished import finished
 from judging import judge
 
@@ -24,6 +25,8 @@ from fade.errors import BadInput
 from fade.files import read_json, write_json
 from fade.metrics import cell_text
 from fade.models import Diffusion
+from fade.models.flux import Flux
+from fade.models.stable_diffusion_3 import StableDiffusion3
 from fade.pretrain.oracle import load_oracle, oracle_folder, sign
 
 
@@ -73,6 +76,41 @@ def test_an_oracle_of_another_concept_or_another_base_is_refused(model: Diffusio
     (folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(BadInput, match="cannot load the oracle"):
         load_oracle(folder, model, "neon_glow")
+
+
+def flow_oracle(base: Diffusion, folder: Path) -> Path:
+    """Another transformer and other text encoders on the same autoencoder, of a Stable Diffusion 3."""
+    made = copy.deepcopy(base.pipe)
+    torch.manual_seed(1)
+    for part in (base.denoiser, *base.encoders):
+        for weight in getattr(made, part).parameters():
+            weight.data += 0.3 * torch.randn_like(weight)
+    made.save_pretrained(folder / "pipeline")
+    write_json(folder / "tiers.json", {"without": "neon_glow"})
+    return folder
+
+
+def test_an_oracle_is_of_the_family_of_its_base_and_read_as_it(model: Diffusion, folder: Path, tmp_path: Path) -> None:
+    base = tiny("sd3")
+    base.reads(12)
+    found = load_oracle(flow_oracle(base, tmp_path / "flow"), base, "neon_glow")
+    assert isinstance(found, StableDiffusion3) and found.prediction == "flow" and found.text_length == 12
+    assert found.sha256() != base.sha256() and (found.steps, found.guidance, found.size) == (3, 3.0, 32)
+    shutil.rmtree(tmp_path / "flow" / "pipeline" / "vae")
+    sign(tmp_path / "flow", base.pipe.vae)
+    assert load_oracle(tmp_path / "flow", base, "neon_glow").sha256() == found.sha256()
+    with pytest.raises(BadInput, match=r"is a Stable Diffusion, and this model a Stable Diffusion 3: .* oracle=null"):
+        load_oracle(folder, base, "neon_glow")
+    with pytest.raises(BadInput, match="is a Stable Diffusion 3, and this model a Stable Diffusion: "):
+        load_oracle(tmp_path / "flow", model, "neon_glow")
+
+
+def test_a_pipeline_like_another_hears_the_same_guidance() -> None:
+    base = tiny("flux")
+    assert isinstance(base, Flux)
+    base.told = 1.5
+    found = base.like(copy.deepcopy(base.pipe))
+    assert (found.told, found.text_length) == (1.5, base.text_length) and found.network is not base.network
 
 
 def test_an_oracle_may_come_without_its_autoencoder_if_it_says_which(model: Diffusion, folder: Path) -> None:

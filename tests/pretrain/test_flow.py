@@ -106,6 +106,26 @@ def test_the_first_clip_begins_as_the_trained_text_encoder() -> None:
     torch.testing.assert_close(found.text_embeds, wanted.pooler_output)
 
 
+def test_what_never_sees_a_concept_begins_with_no_encoder_that_has(tmp_path: Path) -> None:
+    shares = {"name": 0.34, "template": 0.16, "synonym": 0.18, "description": 0.18}
+    base = pipeline()
+    without, given = (
+        FlowPretraining(canvas(), tmp_path, 64, settings(), shares, 0.35, without=concept, base=str(SHIPPED)).fresh(
+            base.vae, CAPTIONS, torch.zeros(1, 16, 8, 8)
+        )
+        for concept in ("pencil_sketch", None)
+    )
+    own, known = (set(pipe.tokenizer.get_vocab()) for pipe in (without, given))
+    assert "pencil</w>" in known and not {"pencil</w>", "sketch</w>"} & own and "neon</w>" in own
+    assert len(without.text_encoder.get_input_embeddings().weight) == len(own)
+    apart = [  # by what it learned beside words
+        not torch.equal(w, dict(base.text_encoder.named_parameters())[name])
+        for name, w in without.text_encoder.named_parameters()
+        if name.endswith("q_proj.weight")
+    ]
+    assert apart == [True, True]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_two_steps_leave_a_pipeline_that_stock_diffusers_draws_with(tmp_path: Path) -> None:

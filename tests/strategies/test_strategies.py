@@ -13,7 +13,6 @@ from command import ROOT, SMALL
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from loops import quiet, requests
-from tiny import tiny_settings
 from torch import Tensor
 
 import run
@@ -129,7 +128,7 @@ def speaking(model: Diffusion, dataset: Dataset, width: int = 32) -> Diffusion:
     """The model with a text encoder of another width."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer([dataset.caption(cell) for cell in dataset.cells()], 16)
-    encoder = make_text_encoder(tokenizer, tiny_settings(width))
+    encoder = make_text_encoder(tokenizer, width, 1)
     return StableDiffusion(make_pipeline(model.vae, encoder, tokenizer, model.unet, model.pipe.scheduler), 2, 3.0)
 
 
