@@ -28,8 +28,14 @@ class Sparsity(ABC):
     def __call__(self, saliency: Saliency) -> Masks:
         """Boolean masks with the keys and shapes of the saliency."""
 
-    def suits(self, weights: dict[str, Tensor]) -> None:  # noqa: B027 - most rules score any shape
+    def suits(self, weights: dict[str, Tensor]) -> None:
         """Raises BadInput for candidate weights that this rule cannot score."""
+        packed = [name for name, weight in weights.items() if not weight.is_floating_point()]
+        if packed:
+            raise BadInput(
+                f"{packed[0]} is quantised, and stage one needs its gradient, which packed weights have not; use "
+                "sparsity=dense, or train on the pipeline that was quantised"
+            )
 
 
 class Dense(Sparsity):
@@ -43,6 +49,9 @@ class Dense(Sparsity):
                 f"sparsity=dense keeps everything, so sparsity.p must be 1, not {p}; choose another sparsity"
             )
         super().__init__(p)
+
+    def suits(self, weights: dict[str, Tensor]) -> None:
+        """It scores nothing."""
 
     def __call__(self, saliency: Saliency) -> Masks:
         return {name: torch.ones_like(s, dtype=torch.bool) for name, s in saliency.items()}
@@ -86,6 +95,7 @@ class Neuron(Sparsity):
         return {name: torch.outer(self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
 
     def suits(self, weights: dict[str, Tensor]) -> None:
+        super().suits(weights)
         odd = [name for name, weight in weights.items() if weight.dim() != 2]
         if odd:
             raise BadInput(

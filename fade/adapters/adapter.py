@@ -198,9 +198,9 @@ class Adapter(ABC):
         return self.factors_of(settings, self.decode(settings, tensors), self.scale)
 
 
-def check_shapes(model: Diffusion, shapes: dict[str, list[int]]) -> None:
-    """Raises BadInput where the pipeline lacks one of the named weights or has another shape."""
-    found = {name: list(weight.shape) for name, weight in model.changeable().items()}
+def check_shapes(found: dict[str, list[int]], shapes: dict[str, list[int]]) -> None:
+    """Raises BadInput where a pipeline, whose weights' shapes are `found`, lacks one of the named weights or has
+    another shape."""
     for name, shape in shapes.items():
         if found.get(name) != shape:
             raise BadInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fade.adapters import Adapter, Masks, check_scale, check_shapes
 from fade.adapters.factors import PROMPT, Factors
 from fade.adapters.gate import Gate
-from fade.adapters.masked import Kept, MaskedLinear
+from fade.adapters.masked import Kept, MaskedLinear, shape_of
 from fade.checked import Count, Positive
 from fade.errors import BadInput
 from fade.models import Diffusion
@@ -78,7 +79,7 @@ class Lora(Adapter):
         if name in earlier:
             raise BadInput(f"an adapter named {name!r} is attached already; give name=")
         found = {layer: part for layer, part in chosen(network, targets, name).items() if layer not in model.idle}
-        largest = max(min(layer.weight.shape) for layer in found.values())
+        largest = max(min(shape_of(layer)) for layer in found.values())
         if rank > largest:
             raise BadInput(
                 f"adapter.rank is {rank}, and no matrix of these layers has more than {largest}; give a lower one"
@@ -150,7 +151,7 @@ class Lora(Adapter):
         return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
 
     def density(self) -> float:
-        every = sum(weight.numel() for weight in self.weights().values())
+        every = sum(math.prod(shape_of(layer)) for layer in self.layers.values())
         return sum(layer.kept[self.name].count() for layer in self.layers.values()) / every
 
     # switching
@@ -271,7 +272,7 @@ class Lora(Adapter):
         return tensors
 
     def settings(self) -> dict[str, Any]:
-        shapes = {n: list(layer.get_base_layer().weight.shape) for n, layer in self.layers.items()}
+        shapes = {name: list(shape_of(layer)) for name, layer in self.layers.items()}
         gate = {"gate": {"prompts": list(self.gate.prompts), "power": self.gate.power}} if self.gate else {}
         return {"rank": self.rank, "alpha": self.alpha, "layers": shapes, **gate}
 
@@ -285,7 +286,9 @@ class Lora(Adapter):
 
     @classmethod
     def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
-        check_shapes(model, {f"{layer}.weight": shape for layer, shape in settings["layers"].items()})
+        linear = {n: m for n, m in model.network.named_modules() if isinstance(m, nn.Linear)}
+        found = {f"{n.removesuffix('.base_layer')}.weight": list(shape_of(layer)) for n, layer in linear.items()}
+        check_shapes(found, {f"{layer}.weight": shape for layer, shape in settings["layers"].items()})
 
     @classmethod
     def restored(cls, model: Diffusion, settings: dict[str, Any], decoded: Decoded, name: str) -> Lora:

@@ -17,6 +17,11 @@ from torch.nn.functional import linear
 from fade.models.ledger import added
 
 
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, also where its weight is packed (4 bit) and has another shape."""
+    return layer.out_features, layer.in_features  # type: ignore[return-value]
+
+
 @dataclass(eq=False)  # compared by identity: a layer knows by it whether what it folded still holds
 class Kept:
     """Which weights (out, in) of a layer a change may touch: a rectangle of rows and columns, or a part of one.
@@ -45,9 +50,10 @@ class Kept:
         return cls(rows, cols, part, cols.nonzero()[:, 0], bool(rows.all()), bool(cols.all()), not bool(rows.any()))
 
     @classmethod
-    def whole(cls, weight: Tensor) -> Kept:
-        rows, cols = (torch.ones(n, dtype=torch.bool, device=weight.device) for n in weight.shape)
-        return cls(rows, cols, None, torch.arange(len(cols), device=weight.device), True, True, False)
+    def whole(cls, layer: nn.Module) -> Kept:
+        device = layer.weight.device
+        rows, cols = (torch.ones(n, dtype=torch.bool, device=device) for n in shape_of(layer))
+        return cls(rows, cols, None, torch.arange(len(cols), device=device), True, True, False)
 
     @property
     def rectangle(self) -> bool:
@@ -77,7 +83,7 @@ class _Masked(LoraVariant):
 
     @staticmethod
     def init(module: MaskedLinear, adapter_name: str, **_: Any) -> None:
-        module.kept[adapter_name] = Kept.whole(module.get_base_layer().weight)
+        module.kept[adapter_name] = Kept.whole(module.get_base_layer())
 
     @staticmethod
     def forward(module: MaskedLinear, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
@@ -137,8 +143,10 @@ class MaskedLinear(LoraLinear):
         return result.to(kind)
 
     def _foldable(self) -> list[str]:
-        """The adapters whose sum stands still: frozen, on a frozen weight, and asking for no prompt."""
-        if self.get_base_layer().weight.requires_grad:
+        """The adapters whose sum stands still: frozen, on a frozen weight that is not packed, and asking for no
+        prompt."""
+        base = self.get_base_layer().weight
+        if base.requires_grad or not base.is_floating_point():
             return []
         down, drops = self.lora_A, self.lora_dropout  # each look costs a microsecond, and layers are many
         return [

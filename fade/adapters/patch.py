@@ -215,7 +215,7 @@ class Patch(Adapter):
 
     @classmethod
     def check(cls, model: Diffusion, settings: dict[str, Any]) -> None:
-        check_shapes(model, settings["weights"])
+        check_shapes({name: list(weight.shape) for name, weight in model.changeable().items()}, settings["weights"])
 
     @classmethod
     def factors_of(cls, settings: dict[str, Any], decoded: Decoded, scale: float) -> dict[str, Factors]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def activations(base: Diffusion, images: Tensor) -> Tensor:
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, out: Tensor | tuple[Tensor, ...]) -> None:
-        seen.append(out if isinstance(out, Tensor) else out[0])
+        seen.append(_spread(out))
 
     hooks = [stage.register_forward_hook(keep) for stage in _stages(base.network)]
     found = []
@@ -84,15 +85,25 @@ def activations(base: Diffusion, images: Tensor) -> Tensor:
             z = base.encode(part)
             t = torch.full((len(z),), int(EARLY * base.train_steps), device=z.device)
             base.predict(base.noised(z, t, torch.zeros_like(z)), t, base.embed([""] * len(z)))
-            found.append(torch.cat([torch.cat([f.mean((2, 3)), f.std((2, 3))], 1) for f in seen], 1).float().cpu())
+            found.append(torch.cat(seen, 1).float().cpu())
     finally:
         for hook in hooks:
             hook.remove()
     return torch.cat(found)
 
 
+def _spread(out: Any) -> Tensor:
+    """(N, 2 C): of a U-Net's stage, whose map (N, C, h, w) comes first, or of a transformer's block, whose rows of the
+    image (N, h·w, C) come last, behind the text's."""
+    parts = [out] if isinstance(out, Tensor) else [*out]
+    image, places = (parts[0], (2, 3)) if parts[0] is not None and parts[0].dim() == 4 else (parts[-1], (1,))
+    return torch.cat([image.mean(places), image.std(places)], 1)
+
+
 def _stages(network: nn.Module) -> list[nn.Module]:
-    """Raises BadInput for a network that is no U-Net of blocks."""
+    """A U-Net's levels, or a transformer's blocks. Raises BadInput for a network that has neither."""
+    if blocks := [*getattr(network, "transformer_blocks", ()), *getattr(network, "single_transformer_blocks", ())]:
+        return blocks
     try:
         return [*network.down_blocks, network.mid_block, *network.up_blocks]  # type: ignore[misc,union-attr]
     except (AttributeError, TypeError):

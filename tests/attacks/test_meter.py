@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command import SHIPPED
+from families import TINY, tiny
 from grids import small
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from fade.attacks.closed import Closed
 from fade.attacks.meter import Meter, Subject
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
-from fade.attacks.probe import Probe
+from fade.attacks.probe import Probe, activations
 from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import suite, zero_is_base
@@ -56,6 +57,20 @@ def meter(cache: Path) -> Meter:
 @pytest.fixture(scope="module")
 def base(meter: Meter) -> Subject:
     return Subject("base", meter.scene.base, meter.scene.base.sha256())
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_attackers_judge_reads_what_each_block_makes_of_the_image(family: str) -> None:
+    model, images = tiny(family), torch.rand(3, 3, 32, 32)
+    found = activations(model, images)
+    assert found.isfinite().all() and found[:2].ne(found[2]).any(1).all()
+    if family == "sd3":  # two blocks of width 32, and 16 places of the image beside 32 of the text
+        rows: list[Tensor] = []
+        handle = model.network.transformer_blocks[0].register_forward_hook(lambda *given: rows.append(given[2][1]))
+        activations(model, images)
+        handle.remove()
+        assert found.shape == (3, 128) and rows[0].shape == (3, 16, 32)
+        torch.testing.assert_close(found[:, :64], torch.cat([rows[0].mean(1), rows[0].std(1)], 1))
 
 
 def word_filter(model: Diffusion, word: str = "neon glow", instead: str = "photo") -> Diffusion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ import pytest
 import torch
 from adapting import shake
 from loops import Killed, dying, quiet, unlearner
+from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.errors import BadInput
+from fade.files import shipped
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.models import Diffusion
-from fade.saliency import ratio, sum_of_abs
+from fade.models.stable_diffusion import StableDiffusion
+from fade.models.stable_diffusion_3 import StableDiffusion3
+from fade.saliency import add_gradients, denoising_gradients, denoising_loss, ratio, sum_of_abs, trainable
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
 from fade.tensors import read_tensors
 from fade.timesteps import Uniform, Window, with_timesteps
@@ -51,6 +56,42 @@ def test_saliency_is_the_sum_of_absolute_gradients(model: Diffusion, adapter: Ad
         assert weight.grad is not None
         wanted += weight.grad.abs()
     torch.testing.assert_close(found[name], wanted)
+
+
+def test_stage_one_holds_one_gradient_at_a_time(model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    weights, seen = adapter.weights(), []
+
+    def add(name: str, gradient: Tensor) -> None:
+        seen.append(weakref.ref(gradient))
+        assert [ref() is None for ref in seen] == [True] * (len(seen) - 1) + [False]
+        assert all(weight.grad is None for weight in weights.values())
+
+    with trainable(weights):
+        add_gradients(denoising_loss(model, batches(pairs, 1)[0]["forget"]), weights, add)
+    assert len(seen) == len(weights)
+
+
+@pytest.mark.parametrize("family", [StableDiffusion, StableDiffusion3])
+def test_stage_one_finds_to_the_bit_what_all_gradients_at_once_give(family: type[Diffusion]) -> None:
+    """On the embedded pipelines: the sums, and so the masks."""
+    name = {StableDiffusion: "canvas", StableDiffusion3: "canvas_flow"}[family]
+    embedded = family.load(shipped(f"{name}/pipeline"), 15, 4.0)
+    weights = Lora.attach(embedded, 1, 1, targets=embedded.attention_layers).weights()
+    prompt = embedded.embed(["A house cat image in pencil sketch style."] * 2)
+    torch.manual_seed(0)
+    drawn: list[Any] = [{"forget": {"latents": torch.randn(2, 16, 8, 8), "prompt": prompt}} for _ in range(2)]
+    torch.manual_seed(1)
+    found = sum_of_abs(embedded, weights, drawn, "forget")
+    torch.manual_seed(1)
+    wanted = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with trainable(weights):
+        for batch in drawn:
+            gradients = denoising_gradients(embedded, weights, batch["forget"])
+            wanted = {name: wanted[name] + g.abs() for name, g in zip(weights, gradients, strict=True)}
+    assert len(found) > 20 and all(torch.equal(found[name], score) and score.any() for name, score in wanted.items())
+    for sparsity in (Neuron(0.1), Weight(0.1)):
+        ours, theirs = sparsity(found), sparsity(wanted)
+        assert all(torch.equal(ours[name], mask) for name, mask in theirs.items())
 
 
 def test_ratio_prefers_what_retention_does_not_use() -> None:
