@@ -11,9 +11,10 @@ from typing import Any
 class About:
     """A metric, described.
 
-    says: what it tells, in words. higher: whether more is better. share: a proportion in [0, 1], shown in percent with
-    its interval; else a distance or a score, shown as it is, times `times`, which may have no value and then says why.
-    harder: one of the questions that only some datasets and settings ask: shown where it was asked.
+    says: what is counted, in words, and not how it came out. higher: whether more is better. share: a proportion in
+    [0, 1], shown in percent with its interval; else a distance or a score, shown as it is, times `times`, which may
+    have no value and then says why. harder: one of the questions that only some datasets and settings ask: shown where
+    it was asked.
     """
 
     title: str
@@ -36,24 +37,24 @@ class About:
 
 KERNEL = 1000  # tables show kernel distances times this
 METRICS: dict[str, About] = {
-    "ua": About("UA", "the concept is gone"),
-    "ira": About("IRA", "its own domain is kept"),
-    "cra": About("CRA", "the other domain is kept"),
-    "cra_target": About("CRA on target", "the rest of the forgotten image is kept"),
+    "ua": About("UA", "images that ask for it, no longer read as it"),
+    "ira": About("IRA", "of others in its own domain, read right"),
+    "cra": About("CRA", "of others in the other domain, read right"),
+    "cra_target": About("CRA on target", "the rest of what asks for it, read right"),
     "fid_judge": About("fid_judge", "kept images from real ones, by the judges' features", higher=False, share=False),
     "kid_judge": About("kid_judge", "the same by a kernel, for few images", higher=False, share=False, times=KERNEL),
-    "ua_template": About("UA template", "gone in other sentences too", harder=True),
-    "ua_synonym": About("UA synonym", "gone under other words", harder=True),
-    "ua_description": About("UA description", "gone where only its looks are said", harder=True),
-    "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one is still there", harder=True),
-    "ira_near": About("IRA near", "its two nearest look-alikes are kept", harder=True),
-    "ira_seen": About("IRA seen", "kept in its domain: what the retain set showed", harder=True),
-    "ira_unseen": About("IRA unseen", "kept in its domain: what the retain set never showed", harder=True),
-    "cra_seen": About("CRA seen", "kept in the other domain: what the retain set showed", harder=True),
-    "cra_unseen": About("CRA unseen", "kept in the other domain: what the retain set never showed", harder=True),
-    "sc": About("SC", "of a pair, the style with other objects is kept", harder=True),
-    "oc": About("OC", "of a pair, the object in other styles is kept", harder=True),
-    "up": About("UP", "what shows neither of a pair is kept", harder=True),
+    "ua_template": About("UA template", "asked for in other sentences, no longer read as it", harder=True),
+    "ua_synonym": About("UA synonym", "asked for by other words, no longer read as it", harder=True),
+    "ua_description": About("UA description", "asked for by its looks alone, no longer read as it", harder=True),
+    "rest_of_prompt": About("rest of prompt", "beside a forgotten object the other one, read right", harder=True),
+    "ira_near": About("IRA near", "of its two nearest look-alikes, read right", harder=True),
+    "ira_seen": About("IRA seen", "in its domain what the retain set showed, read right", harder=True),
+    "ira_unseen": About("IRA unseen", "in its domain what the retain set never showed, read right", harder=True),
+    "cra_seen": About("CRA seen", "in the other domain what the retain set showed, read right", harder=True),
+    "cra_unseen": About("CRA unseen", "in the other domain what the retain set never showed, read right", harder=True),
+    "sc": About("SC", "of a pair, the style with other objects, read right", harder=True),
+    "oc": About("OC", "of a pair, the object in other styles, read right", harder=True),
+    "up": About("UP", "what shows neither of a pair, read right", harder=True),
     "oracle_eps": About(
         "oracle eps", "how far from a model that never saw it, the base being 1", higher=False, share=False, harder=True
     ),

@@ -154,6 +154,10 @@ class Benchmark:
             request.concerns if request and protocol.whole_target else lambda _: False,
         )
 
+    def of(self, request: Request) -> Benchmark:
+        """The same, asked of another target."""
+        return Benchmark(self.dataset, self.judges, self.protocol, self.cache, str(self.device), request)
+
     @cached_property
     def accuracies(self) -> dict[str, float]:
         """Each judge's, on this dataset's test images, whatever number it came with; kept in the cache."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ from fade.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
+F = TypeVar("F", bound="Finished")
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,13 +330,13 @@ def unique(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return list(first.values()), lines
 
 
-def without_quick(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def without_quick(runs: Sequence[F], name: str = "runs") -> tuple[list[F], list[str]]:
     """Where some runs may be reported, these alone; and a line for those that are left out, which fewer steps asked."""
     good = [run for run in runs if not run.mark]
     left = [run for run in runs if run.mark]
     if not good or not left:
         return list(runs), []
-    return good, [f"{len(left)} of {len(runs)} runs left out ({left[0].mark}); name the folders of these alone"]
+    return good, [f"{len(left)} of {len(runs)} {name} left out ({left[0].mark}); name the folders of these alone"]
 
 
 def metric_values(runs: Iterable[Run], metric: str, base: bool = False) -> list[float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.record.format import Metric, read_results
-from benchmarks.record.results import Finished, result_files
+from benchmarks.record.results import Finished, result_files, without_quick
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,16 +137,17 @@ class SequenceRun(Finished):
         return f"{self.label}, seed {self.seed}, {self.targets[0]} first"
 
 
-def read_sequences(folders: Sequence[Path]) -> list[SequenceRun]:
-    """The finished sequences of requests below the folders; `read` says what is broken."""
+def read_sequences(folders: Sequence[Path]) -> tuple[list[SequenceRun], list[str]]:
+    """The finished sequences of requests below the folders, and a line where some are left out (`without_quick`); of
+    what is broken `read` says it."""
     found = []
     for path in result_files(folders):
         with suppress(ValueError, KeyError, TypeError, OSError):
             results = read_results(path)
             if results.get("kind") == "sequence":
                 found.append(SequenceRun(path.parent, results))
-    good = [run for run in found if not run.mark]
-    return sorted(good or found, key=lambda run: (run.targets[0], run.label, str(run.seed)))
+    kept, left_out = without_quick(found, "sequences")
+    return sorted(kept, key=lambda run: (run.targets[0], run.label, str(run.seed))), left_out
 
 
 def frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:

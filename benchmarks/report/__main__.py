@@ -24,8 +24,9 @@ from fade.console import command, one_line
 
 def write(folders: list[Path], out: Path) -> str:
     """Write the page, the tables and the figures to `out`; return what is printed."""
-    requests = read_sequences(folders)
+    requests, quick = read_sequences(folders)
     runs, problems = read(folders, alone=not requests)
+    problems += quick
     parts = {"targets": per_target(runs), "summary": summary(runs)} if runs else {}
     if (attacked := brought_back(runs)) is not None:
         parts["attacks"] = attacked

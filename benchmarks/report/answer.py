@@ -142,10 +142,10 @@ def _numbers(run: Run, shows: Shows) -> list[Number]:
     """UA, IRA, CRA and the rest of the forgotten images, in words; and what an attack reached, where one was run."""
     others = ", ".join(f"{name}s" for name in run.judge_accuracy if name != run.domain)
     says = {
-        "ua": f"{run.gone} is gone (UA)",
-        "ira": f"other {run.domain}s are kept (IRA)",
-        "cra": f"{others} are kept (CRA)",
-        "cra_target": f"{others} are right where {run.gone} was asked for",
+        "ua": f"asked for {run.gone}, not read as it (UA)",
+        "ira": f"other {run.domain}s, read right (IRA)",
+        "cra": f"{others}, read right (CRA)",
+        "cra_target": f"{others}, read right where {run.gone} was asked for",
     }
     measured = [(key, run.metric(key), run.metric(key, base=True)) for key in says]
     found = [

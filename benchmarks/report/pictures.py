@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # their modules import torch, which the report does without
     from fade.data.pairs import Request
 
 
-COLUMNS = 10  # of a picture at most
+COLUMNS, SIDE, GAP, LEFT, HEAD = 10, 96, 4, 150, 30  # of a picture: images at most, and pixels
 
 
 def comparison(
@@ -28,47 +29,48 @@ def comparison(
     request: Request,
     path: Path,
     kept: Sequence[str] = (),
-    side: int = 96,
 ) -> None:
-    """A picture: the target and what is to be kept, before and after, across the other domain (or the seeds).
+    """A picture: the target and what is to be kept, before and after, each by the images that were asked for.
 
-    base, run: folders of images of the same answer set; a cell that the answer set leaves out stays white. kept:
-    concepts of the target's domain; where none is named, the surrogate and another.
+    base, run: folders of images of the same answer set. kept: concepts of the target's domain; where none is named, the
+    surrogate and another.
     """
     apart = [c for c in dataset.domains[request.domain] if c not in (request.target, request.surrogate)]
-    shown = [request.target, *(kept or [request.surrogate, *apart[-1:]])]
-    other = next((d for d in dataset.domains if d != request.domain), None)
-    seeds = list(dict.fromkeys(str(answer.seed) for answer in wanted))
-    first: dict[tuple[str, str], str] = {}
-    for answer in wanted:
-        key = (answer.cell[request.domain], answer.cell[other] if other else str(answer.seed))
-        first.setdefault(key, answer.file)
-    columns = fullest(dataset.domains[other] if other else seeds, shown, first)
-    lines = [(concept, name, folder) for concept in shown for name, folder in (("before", base), ("after", run))]
-    left, top = 150, 22
-    sheet = Image.new("RGB", (left + len(columns) * (side + 4), top + len(lines) * (side + 4) + 16), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, column in enumerate(columns):
-        draw.text((left + i * (side + 4) + 4, 5), words(column) if other else f"seed {column}", fill="black")
-    for j, (concept, name, folder) in enumerate(lines):
-        y = top + j * (side + 4) + 8 * (j // 2)
-        draw.text(
-            (6, y + side // 2 - 6),
-            f"{words(concept)}, {name}",
-            fill="black" if concept != request.target else "#b00020",
-        )
-        for i, column in enumerate(columns):
-            if (concept, column) in first:
-                with Image.open(folder / first[concept, column]) as file:
-                    sheet.paste(file.resize((side, side), Image.Resampling.LANCZOS), (left + i * (side + 4), y))
+    asked = {
+        concept: spread([answer for answer in wanted if answer.cell[request.domain] == concept])
+        for concept in (request.target, *(kept or [request.surrogate, *apart[-1:]]))
+    }
+    blocks = [block(base, run, request, *own) for own in asked.items() if own[1]]
+    sheet = Image.new("RGB", (max(one.width for one in blocks), sum(one.height for one in blocks)), "white")
+    for one, y in zip(blocks, accumulate((one.height for one in blocks), initial=0), strict=False):
+        sheet.paste(one, (0, y))
     with atomic(path) as temporary:
         sheet.save(temporary, format="png")
 
 
-def fullest(names: Sequence[str], shown: Sequence[str], there: Container[tuple[str, str]]) -> list[str]:
-    """COLUMNS of the names at most, in their order: those in which most of what is shown has an image."""
-    best = sorted(names, key=lambda name: -sum((concept, name) in there for concept in shown))[:COLUMNS]
-    return [name for name in names if name in best]
+def block(base: Path, run: Path, request: Request, concept: str, shown: Sequence[Answer]) -> Image.Image:
+    """One concept before and after; above each pair what else it shows, and its seed."""
+    step = SIDE + GAP
+    sheet = Image.new("RGB", (LEFT + len(shown) * step, HEAD + 2 * step + 8), "white")
+    draw, colour = ImageDraw.Draw(sheet), "#b00020" if concept == request.target else "black"
+    for i, answer in enumerate(shown):
+        others = [words(label) for domain, label in answer.cell.items() if domain != request.domain]
+        draw.text((LEFT + i * step, 2), "\n".join([*others, f"seed {answer.seed}"]), fill="black", spacing=1)
+    for j, (name, folder) in enumerate((("before", base), ("after", run))):
+        y = HEAD + j * step
+        draw.text((6, y + SIDE // 2 - 6), f"{words(concept)}, {name}", fill=colour)
+        for i, answer in enumerate(shown):
+            with Image.open(folder / answer.file) as file:
+                sheet.paste(file.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (LEFT + i * step, y))
+    return sheet
+
+
+def spread(own: Sequence[Answer]) -> list[Answer]:
+    """COLUMNS of a concept's answers at most: from all over the cells of the first seed; of further seeds too where it
+    has fewer."""
+    first = [answer for answer in own if answer.seed == own[0].seed]
+    some, count = (first, COLUMNS) if len(first) >= COLUMNS else (own[:COLUMNS], min(len(own), COLUMNS))
+    return [some[k * len(some) // count] for k in range(count)]
 
 
 def progress(base: Path, steps: list[Path], wanted: list[Answer], requests: list[Request], path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from benchmarks.measure.answers import generate, read
+from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.judging import look
+from benchmarks.measure.shared import made_of
 from benchmarks.measure.tiers import Questions
 from benchmarks.runs.architectures import ARCHITECTURES, without_weights
 from benchmarks.runs.size import said, sized
 from benchmarks.runs.task import Task
+from fade.data.pairs import Request
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.strategies import Step
@@ -25,9 +29,46 @@ from fade.training.recipe import Recipe
 PROBE_STEPS = 3
 
 
-def jobs(swept: dict[str, Any]) -> int:
-    """How many runs a sweep's parameters ask for."""
-    return prod(len(str(values).split(",")) for values in swept.values())
+@dataclass(frozen=True)
+class Planned:
+    """The questions of each target that is planned, and how many runs each of them has."""
+
+    targets: list[Questions]
+    each: int
+
+    @property
+    def runs(self) -> int:
+        return len(self.targets) * self.each
+
+    @property
+    def images(self) -> list[int]:
+        """Of a run of each target."""
+        return [len(one.benchmark.wanted) + len(one.wanted) for one in self.targets]
+
+    @property
+    def base(self) -> int:
+        """The base model's: of the grid what all targets together ask for, and what is asked of each one beyond it."""
+        grid = {made_of(answer) for one in self.targets for answer in one.benchmark.wanted}
+        return len(grid) + sum(len(one.wanted) for one in self.targets)
+
+    @property
+    def all(self) -> int:
+        return self.each * sum(self.images) + self.base
+
+
+def planned_of(task: Task, benchmark: Benchmark, request: Request) -> Planned:
+    """What a command line, or its sweep, asks for. Raises BadInput for a target that the dataset does not have."""
+    swept, data = dict(task.swept), benchmark.dataset
+    targets = values_of(swept.pop("target", request.target))
+    surrogate, within = (task.config[key] for key in ("surrogate", "within"))
+    requests = [request if name == request.target else Request.of(data, name, surrogate, within) for name in targets]
+    each = prod(len(values_of(values)) for values in swept.values())
+    return Planned([Questions(benchmark.of(one), one) for one in requests], each)
+
+
+def values_of(values: object) -> list[str]:
+    """What a sweep varies, as it was written, one by one."""
+    return [value.strip() for value in str(values).split(",")]
 
 
 def stopwatch(work: Callable[[], Any]) -> float:
@@ -56,7 +97,7 @@ def planned(task: Task) -> None:
     request = task.request(dataset)
     recipe, benchmark = task.recipe(dataset), task.benchmark(dataset, request)
     benchmark.check_captions(request)
-    questions = Questions(benchmark, request)
+    asked = planned_of(task, benchmark, request)
     step, path = recipe.step(request), str(task.config["model"]["path"])
     if path in ARCHITECTURES:
         model = without_weights(task.values("model"))
@@ -67,14 +108,14 @@ def planned(task: Task) -> None:
             return
     model = task.model()
     benchmark.suits(model)
-    questions.check(model)
+    for questions in asked.targets:
+        questions.check(model)
     recipe.check(model, [step])
-    print(plan(model, questions, recipe, step, task.saliency(model), jobs(task.swept)))
+    print(plan(model, benchmark, asked, recipe, step, task.saliency(model)))
 
 
-def plan(model: Diffusion, questions: Questions, recipe: Recipe, step: Step, saliency: Path, runs: int) -> str:
+def plan(model: Diffusion, benchmark: Benchmark, asked: Planned, recipe: Recipe, step: Step, saliency: Path) -> str:
     """Make and judge one batch (after one to warm up), train up to three steps, and multiply."""
-    benchmark = questions.benchmark
     p, probe = benchmark.protocol, min(PROBE_STEPS, recipe.steps)  # a closed form trains none
     part = benchmark.wanted[: p.batch]
     with tempfile.TemporaryDirectory() as name:
@@ -90,17 +131,21 @@ def plan(model: Diffusion, questions: Questions, recipe: Recipe, step: Step, sal
         fixed_s = time.monotonic() - began - unlearner.distil_s
         step_s = unlearner.distil_s / max(probe, 1)
         adapter.detach()
-    images = len(benchmark.wanted) + len(questions.wanted)
-    train_s = fixed_s + step_s * recipe.steps
-    run_s = train_s + images * (image_s + judge_s)
-    total = runs * run_s + images * (image_s + judge_s)
+    train_s, images = fixed_s + step_s * recipe.steps, max(asked.images)
+    total = asked.runs * train_s + asked.all * (image_s + judge_s)
     return "\n".join(
         (
-            f"protocol {p.name}: {images:,} images a run, {runs} run{'s' if runs > 1 else ''}, and the base model's "
-            f"once: {images * (runs + 1):,} images",
+            f"protocol {p.name}: {span(asked.images)} images a run, {asked.runs} run{'s' if asked.runs > 1 else ''}, "
+            f"and {asked.base:,} of the base model: {asked.all:,} images",
             f"measured here: {image_s:.3f} s to make an image, {judge_s:.4f} s to judge it, {step_s:.3f} s a training "
             f"step",
-            f"one run: train {clock(train_s)}, generate {clock(images * image_s)}, judge {clock(images * judge_s)}",
-            f"in all: {clock(total)}, {images * (runs + 1) * size / 1e9:.2f} GB of images",
+            f"one run{', at most' * (min(asked.images) < images)}: train {clock(train_s)}, generate "
+            f"{clock(images * image_s)}, judge {clock(images * judge_s)}",
+            f"in all: {clock(total)}, {asked.all * size / 1e9:.2f} GB of images",
         )
     )
+
+
+def span(counts: Sequence[int]) -> str:
+    """ "380", "380 to 410"."""
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))

@@ -158,11 +158,14 @@ def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
     }
     write_json(tmp_path / "one" / "results.json", told)
     write_json(tmp_path / "two" / "results.json", {**told, "format": 0})
-    (run,) = read_sequences([tmp_path])
+    (run,), _ = read_sequences([tmp_path])
     assert run.targets == ["neon", "cat"] and run.requests[0].surrogate == "photo" and run.seed == 3
     assert run.label == "fade, stack, optimizer.lr=0.1" and not run.base.trained and run.steps[1].train_s == 7.0
     assert {t: m["value"] for t, m in run.revoked[0].ua_of_all.items()} == {"cat": 0.75, "neon": 0.0}
     (row,) = sequence_frame([run]).to_dict("records")
     assert row["requests"] == "neon cat" and row["ua_mean"] == 0.625 and row["bytes"] == 2000
+    write_json(tmp_path / "fast" / "results.json", {**told, "protocol": "fast"})
+    (again,), (line,) = read_sequences([tmp_path])
+    assert again.protocol == "default" and line.startswith("1 of 2 sequences left out (protocol=fast")
     steps = steps_frame([run])
     assert steps["ua"].tolist() == [1.0, 0.625] and steps["retention"].tolist() == [0.9, 0.8]

@@ -59,7 +59,7 @@ def test_every_number_of_a_run_has_a_percent_sign_and_its_interval(tmp_path: Pat
         metric = run.metrics[key]
         assert number.value == f"{100 * metric['value']:.1f} %" and number.before.endswith(" %")
         assert number.interval == f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
-    assert "in its style" not in str(found) and "objects are kept (CRA)" in found.numbers[2].says
+    assert "in its style" not in str(found) and "objects, read right (CRA)" in found.numbers[2].says
 
 
 def test_an_attack_that_was_run_is_told_and_one_that_was_not_has_its_command(tmp_path: Path) -> None:

@@ -145,11 +145,16 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
 def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command) -> None:
     short = [*SHORT, f"cache_dir={cache}", "protocol.batch=4"]  # one of 36 is timed else
     said = run("task=plan", "+sweeps=all_targets", "dataset=canvas", *short).stdout
-    assert "220 images a run, 32 runs, and the base model's once: 7,260 images" in said and "in all: " in said
+    style, item, grid, tiers = 220, 265, 256, 16 * 144 + 16 * 189  # the grid once, the other tiers for each target
+    total = 16 * (style + item) + grid + tiers
+    assert f"{style} to {item} images a run, 32 runs, and {grid + tiers:,} of the base model: {total:,} images" in said
+    assert "in all: " in said
     quarter = run("task=plan", "protocol=subset", *short).stdout
-    assert "4 images a run, 1 run, and the base model's once: 8 images" in quarter
+    assert "4 images a run, 1 run, and 4 of the base model: 8 images" in quarter
     closed = run("task=plan", "method=uce", *(given for given in short if "max_steps" not in given)).stdout
     assert "0.000 s a training step" in closed
+    swept = ["+sweeps=rank", "dataset=canvas", "hydra.sweeper.params.target='palm_tree,noen'"]
+    assert "target 'noen' is no concept of this dataset" in complaint(run("task=plan", *swept, *short, code=1))
     assert not (tmp_path / "outputs").exists()
 
 
