@@ -77,6 +77,28 @@ def finished(
     return results
 
 
+def attacked(folder: Path, name: str, hits: list[bool]) -> None:
+    """Give a finished run an attack as fade/attacks/suite.py writes it: no attack green and nothing read, the attack
+    red; grey as deep as an image's place."""
+    lines, side, left, step = ["base, no attack", "no attack", f"{name} on base", f"{name} on attacked"], 32, 50, 36
+    sheet = Image.new("RGB", (left + side * len(hits), step * len(lines)), "white")
+    for line, channel in (("no attack", 1), (f"{name} on attacked", 0)):
+        for place in range(len(hits)):
+            pixels = np.full((side, side, 3), 20 * place, dtype=np.uint8)
+            pixels[..., channel] = 255
+            sheet.paste(Image.fromarray(pixels), (left + side * place, step * lines.index(line)))
+    (folder / "attacks").mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / "attacks" / f"{name}.png")
+    clean = [{"prompt": f"prompt {place}", "hit": False} for place in range(len(hits))]
+    row = {
+        "attack": name,
+        "success": {"value": sum(hits) / len(hits), "low": 0.1, "high": 0.9, "n": len(hits)},
+        "shown": [{**one, "hit": hit} for one, hit in zip(clean, hits, strict=True)],
+        "drawn": {"left": left, "step": step, "side": side, "lines": lines, "clean": clean},
+    }
+    write_json(folder / "attacks" / f"{name}.json", row)
+
+
 def illustrated(folder: Path, cache: Path) -> None:
     """Give a finished run its images, and the base model's, which is right everywhere: grey as deep as a row's place in
     the table, the run's own red, the base's green."""

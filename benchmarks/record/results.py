@@ -248,9 +248,9 @@ class Run(Finished):
 
     @cached_property
     def attacks(self) -> list[dict[str, Any]]:
-        """What task=attack wrote beside the run, by attack; nothing of a file that cannot be read."""
-        found = [unharmed(path, read_json) for path in sorted((self.folder / "attacks").glob("**/*.json"))]
-        return [row for row in found if row and "success" in row]
+        """What task=attack wrote beside the run, each with its picture; nothing of a file that cannot be read."""
+        found = [(path, unharmed(path, read_json)) for path in sorted((self.folder / "attacks").glob("**/*.json"))]
+        return [{**row, "picture": str(path.with_suffix(".png"))} for path, row in found if row and "success" in row]
 
     @cached_property
     def again(self) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def _numbers(run: Run, shows: Shows) -> list[Number]:
     ]
     best = strongest([run])
     if best:
-        found.append(Number(f"brought back, by {best[0]}", f"{number_text(best[1])} %", interval_text(best[1])))
+        reached = f"{number_text(best[1])} %", interval_text(best[1])
+        found.append(Number(f"brought back, by {best[0]}", *reached, shows=shows(run, best[0])))
     return found
 
 

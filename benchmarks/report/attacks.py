@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.record.results import Run, by_setting
@@ -84,9 +84,11 @@ def ratio(points: list[list[int]], unseen: list[list[int]], name: str) -> str:
     return f"{'below ' if other is None else ''}{share:.2f} of the units of {name}"
 
 
-def brought_back(runs: Sequence[Run]) -> Table | None:
+def brought_back(
+    runs: Sequence[Run], shows: Callable[[Sequence[Run], str], tuple[str, str] | None] = lambda runs, attack: None
+) -> Table | None:
     """One row a setting, one column an attack: mean success over targets; None where nothing was attacked. What was
-    void, or could not be made, is left out."""
+    void, or could not be made, is left out. shows: what an attack on some runs opens."""
     attacked = [run for run in runs if run.attacks]
     names = sorted({row["attack"] for run in attacked for row in run.attacks}, key=lambda name: (name != NONE, name))
     if not names:
@@ -94,7 +96,8 @@ def brought_back(runs: Sequence[Run]) -> Table | None:
     rows = []
     for setting, own in by_setting(attacked).items():
         found = [_as_run(run, "success") for run in own]
-        rows.append([Cell(setting), number(len(own)), *(measured(mean_of(found, name), name) for name in names)])
+        cells = [measured(mean_of(found, name), name)._replace(shows=shows(own, name)) for name in names]
+        rows.append([Cell(setting), number(len(own)), *cells])
     caption = "Read as the target: means over runs with 95 % t-intervals, Wilson's over images where there is one run"
     return Table(["setting", "runs", *names], rows, caption)
 

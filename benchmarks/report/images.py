@@ -170,6 +170,7 @@ def told(album: Album) -> dict[str, Any]:
         "prompts": prompts,
         "rows": rows,
         "images": len(album.rows),
+        "tiles": len(album.chosen),
     }
 
 

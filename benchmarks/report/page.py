@@ -19,6 +19,7 @@ from benchmarks.record.results import Run, by_setting, called, shared
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
+from benchmarks.report.attacked import brings, write_attacked
 from benchmarks.report.attacks import brought_back
 from benchmarks.report.figures import Figure
 from benchmarks.report.images import opens, write_images
@@ -133,14 +134,15 @@ def marked(table: tables.Table | None, mark: str) -> tables.Table | None:
 
 def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Mapping[Path, str]) -> list[Section]:
     commands = sorted({f"python run.py {' '.join(run.overrides)}" for run in runs if run.overrides})
-    asked, graded, attacked = tables.asked_harder(runs), tables.graded(runs), brought_back(runs)
+    asked, graded = tables.asked_harder(runs), tables.graded(runs)
+    attacked = brought_back(runs, lambda own, attack: brings(own, attack, names))
     several = runs if len(runs) > 1 else []  # the summary's row of one run is all of it
 
     def link(run: Run) -> str:
         return f"{os.path.relpath(run.folder, home)}/"
 
     def shows(run: Run, key: str) -> tuple[str, str] | None:
-        return opens(run, key, names)
+        return opens(run, key, names) or brings([run], key, names)
 
     asked_each = tables.per_target(runs, link, asked) if several and asked else None
     return [
@@ -171,6 +173,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Map
 def of_sequences(runs: Sequence[SequenceRun]) -> list[Section]:
     triangles = [(run.name, sequences.triangle(run)) for run in runs]
     return [
+        Section("The answer", "facts", sequences.answers(runs)),
         Section("Sequences of requests", "table", sequences.summary(runs), "sequences"),
         Section("Over the requests", "figures", figures.over_requests(runs)),
         Section("Request by request", "folded_tables", triangles, "triangle"),
@@ -186,7 +189,7 @@ def sections(
     names: Mapping[Path, str] = {},
 ) -> list[Section]:
     """What the page holds. home: the folder it will lie in, from which links to runs start; names: of the images of
-    runs, by their folders."""
+    runs, by their folders, and of attacks, by their pictures."""
     found = [*(of_sequences(requests) if requests else ()), *(of_runs(runs, problems, home, names) if runs else ())]
     brief = called(list(by_setting(runs)))
     mark = next((run.mark for run in [*runs, *requests] if run.mark), "")
@@ -224,7 +227,8 @@ def write_page(
 ) -> list[Figure]:
     """Write the page, and the images of runs beside it; return its figures."""
     names, broken = write_images(runs, path.parent / "images")
-    parts = sections(runs, [*problems, *broken], path.parent, requests, names)
-    count = heading(runs) if runs else "sequences of requests"
+    more, worse = write_attacked(runs, path.parent / "images")
+    parts = sections(runs, [*problems, *broken, *worse], path.parent, requests, names | more)
+    count = heading(runs) if runs else sequences.heading(requests)
     write_text(path, page(parts, count).strip() + "\n")
     return drawn(parts)

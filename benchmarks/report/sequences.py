@@ -7,6 +7,68 @@ from collections.abc import Callable, Sequence
 from benchmarks.record.format import Metric
 from benchmarks.record.sequences import SequenceRun, State, frame
 from benchmarks.report.tables import DASH, Cell, Table, measured, number, table
+from fade.data.prompts import words
+from fade.metrics import cell_text
+
+
+def heading(runs: Sequence[SequenceRun]) -> str:
+    """What was asked, by whom it was met."""
+    if len(runs) > 1:
+        return f"{len(runs)} sequences of requests"
+    (run,) = runs
+    return f"{len(run.targets)} requests one after another, by {run.label}"
+
+
+def answers(runs: Sequence[SequenceRun]) -> list[tuple[str, str]]:
+    """Question and answer: of one sequence with its requests named, of several who reaches most and who least."""
+    return _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
+
+
+def _of_one(run: SequenceRun) -> list[tuple[str, str]]:
+    last, base = run.steps[-1], run.base
+    worst = min(last.ua, key=lambda target: last.ua[target]["value"])
+    least = f"{words(worst)} {cell_text(last.ua[worst], 'ua')} %"
+    return [
+        ("Are all requests met at the end?", f"UA is {_percent(last.ua_mean)} % in the mean; the lowest: {least}."),
+        ("Did one come back after it was met?", _came_back(run)),
+        (
+            "What else moved?",
+            f"Of what nobody asked to remove {_percent(last.retention)} % is read right, {_percent(base.retention)} % "
+            f"before; of what looks most like a request {cell_text(last.nearest, 'ira')} %.",
+        ),
+        ("Can one be taken back?", _taken_back(run)),
+    ]
+
+
+def _came_back(run: SequenceRun) -> str:
+    met = {target: step.ua[target]["value"] for target, step in zip(run.targets, run.steps, strict=True)}
+    falls = {target: value - run.steps[-1].ua[target]["value"] for target, value in met.items()}
+    most = max(falls, key=lambda target: falls[target])
+    if falls[most] <= 0:
+        return "No: none has a lower UA at the end than just after its own request."
+    return f"The largest fall of a UA since its own request: {words(most)}, {_percent(falls[most])} points."
+
+
+def _taken_back(run: SequenceRun) -> str:
+    if not run.revoked:
+        return "Nobody tried; sequence.revoke=[1] does."
+    back = ", ".join(f"{words(one.target)} {_percent(1 - one.back['value'])} %" for one in run.revoked)
+    stay = ", ".join(f"{_percent(one.ua_mean)} %" for one in run.revoked)
+    return f"Each alone, images that are read as it again: {back}. Mean UA of the others then: {stay}."
+
+
+def _of_several(runs: Sequence[SequenceRun]) -> list[tuple[str, str]]:
+    asked = {
+        "Are all requests met at the end? (mean UA)": lambda run: run.steps[-1].ua_mean,
+        "And the one that is met least? (lowest UA)": lambda run: min(m["value"] for m in run.steps[-1].ua.values()),
+        "What else moved? (read right, of what nobody asked to remove)": lambda run: run.steps[-1].retention,
+    }
+    return [(question, _ends({run.name: value(run) for run in runs})) for question, value in asked.items()]
+
+
+def _ends(shares: dict[str, float]) -> str:
+    (most, best), *_, (least, last) = sorted(shares.items(), key=lambda item: -item[1])
+    return f"{_percent(last)} to {_percent(best)} %. Most: {most}; least: {least}."
 
 
 def _percent(value: float) -> str:

@@ -112,6 +112,9 @@ class Meter:
             "with_rest": share_of(sum(a and b for a, b in zip(hits, rest, strict=True)), len(hits)),
             "units": units,
             "seconds": time.monotonic() - began,
+            "shown": [
+                {"prompt": scene.prompt(cell), "hit": hit} for cell, hit in zip(cells[:SHOWN], hits, strict=False)
+            ],
         }
         return entry, strip_of(images)
 

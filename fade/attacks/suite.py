@@ -23,6 +23,7 @@ from fade.models import Diffusion
 
 FORMAT = 1  # of NAME.json
 NONE = "none"  # the row without an attack
+LEFT, STEP = 190, SIDE + 4  # of NAME.png: pixels beside its lines, and of one
 
 
 def suite(
@@ -133,6 +134,7 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
         "chosen": entry["chosen"],
         "curves": {who: [[t["units"], t["right"], t["n"]] for t in one["tried"]] for who, one in found.items()},
         "tried": entry["tried"],
+        "shown": entry.get("shown"),
         "units": entry["units"],
         "seconds": sum(one["seconds"] for one in found.values()),
         "strips": {who: one["strip"] for who, one in found.items()},
@@ -140,18 +142,20 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
 
 
 def _write(folder: Path, row: dict[str, Any], plain: dict[str, Any]) -> None:
-    """NAME.json, and NAME.png: what came back, below what is drawn without an attack."""
+    """NAME.json, and NAME.png: what came back, below what is drawn without an attack. The first says what stands where
+    in the second, and, of both models' images of the same prompts and noise, in which the judge reads the target."""
     strips = {"base, no attack": plain["base"]["strip"], "no attack": plain["attacked"]["strip"]}
     strips |= {f"{row['attack']} on {who}": path for who, path in row["strips"].items() if row["attack"] != NONE}
-    sheet = Image.new("RGB", (SHOWN * SIDE + 190, (SIDE + 4) * len(strips)), "white")
+    sheet = Image.new("RGB", (SHOWN * SIDE + LEFT, STEP * len(strips)), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (name, path) in enumerate(strips.items()):
-        draw.text((6, i * (SIDE + 4) + SIDE // 2 - 6), name, fill="black")
+        draw.text((6, i * STEP + SIDE // 2 - 6), name, fill="black")
         with Image.open(path) as strip:
-            sheet.paste(strip, (190, i * (SIDE + 4)))
+            sheet.paste(strip, (LEFT, i * STEP))
     with atomic(folder / f"{row['attack']}.png") as temporary:
         sheet.save(temporary, format="png")
-    write_json(folder / f"{row['attack']}.json", {k: v for k, v in row.items() if k != "strips"})
+    drawn = {"left": LEFT, "step": STEP, "side": SIDE, "lines": list(strips), "clean": plain["attacked"].get("shown")}
+    write_json(folder / f"{row['attack']}.json", {**{k: v for k, v in row.items() if k != "strips"}, "drawn": drawn})
 
 
 def zero_is_base(meter: Meter, base: Subject) -> bool:

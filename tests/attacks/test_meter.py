@@ -14,6 +14,7 @@ import torch
 from command import SHIPPED
 from families import TINY, tiny
 from grids import small
+from PIL import Image
 from torch import Tensor
 
 from fade.attacks import Attack, Counter, Find, Scene
@@ -29,6 +30,7 @@ from fade.attacks.suite import suite, zero_is_base
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
 from fade.errors import BadInput
+from fade.files import read_json
 from fade.judges import Judge
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.embedding import Embedding
@@ -108,6 +110,12 @@ def test_the_base_scores_its_own_success_and_a_word_filter_is_caught(
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"{n}.{suffix}" for n in ("bypass", "none", "prompts") for suffix in ("json", "png")
     ]
+    row = read_json(tmp_path / "bypass.json")
+    assert row["drawn"]["lines"][1:] == ["no attack", "bypass on base", "bypass on attacked"]
+    assert [one["prompt"] for one in row["shown"]] == [one["prompt"] for one in row["drawn"]["clean"]]
+    assert all(one["hit"] for one in row["shown"]) and not any(one["hit"] for one in row["drawn"]["clean"])
+    with Image.open(tmp_path / "bypass.png") as file:
+        assert file.height == row["drawn"]["step"] * len(row["drawn"]["lines"])
 
 
 def test_a_perfect_defence_scores_no_excess(meter: Meter, base: Subject) -> None:

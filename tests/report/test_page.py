@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, browser, needs_browser
-from finished import finished, illustrated
+from finished import attacked, finished, illustrated
 from PIL import Image
 
 from benchmarks.measure.predictions import read_rows
@@ -81,16 +81,39 @@ def test_the_pictures_of_a_pair_are_those_of_its_row(tmp_path: Path, window: Bro
     rows = read_rows(tmp_path / "runs" / "a" / "predictions.csv")
     places = [k for k, row in enumerate(rows) if row["style"] != "neon"]
     places.sort(key=lambda k: rows[k]["style_predicted"] == rows[k]["style"])
+    found = seen(window, tmp_path / "seen.png")
+    assert len(found) >= 16 and window.value("document.querySelectorAll('#album-pairs svg').length") == 2 * len(places)
+    wanted = [pixel for k in places for pixel in ((5 * k, 255, 5 * k), (255, 5 * k, 5 * k))]
+    assert np.abs(np.array(found) - np.array(wanted[: len(found)])).max() < 12
+
+
+def test_an_attack_opens_clean_and_attacked_beside_each_other(tmp_path: Path, window: Browser) -> None:
+    finished(tmp_path / "runs" / "a", "neon")
+    attacked(tmp_path / "runs" / "a", "closed", [True, False, True])
+    write([tmp_path / "runs"], tmp_path / "out")
+    window.open(tmp_path / "out" / "report.html", 1280, 1200)
+    buttons = "[...document.querySelectorAll('[data-what=attack]')]"
+    assert window.value(f"{buttons}.map((b) => b.textContent)") == ["66.7 %", "66.7"]  # the answer's, and the table's
+    window.value(f"{buttons}[1].click()")
+    assert window.until(SAID).startswith("neon: 66.7 [10.0, 90.0] % of 3 images are read as it under the attack.")
+    captions = window.value(TILES + ".map((t) => [...t.querySelectorAll('figcaption')].map((c) => c.textContent))")
+    away = "something else"
+    assert captions == [[f"clean: {away}", f"attacked: {read}"] for read in ("neon", away, "neon")]
+    window.value("Promise.all([...document.querySelectorAll('#album-pairs image')].map((i) => i.decode?.()))")
+    wanted = [pixel for k in range(3) for pixel in ((20 * k, 255, 20 * k), (255, 20 * k, 20 * k))]
+    assert np.abs(np.array(seen(window, tmp_path / "seen.png")) - np.array(wanted)).max() < 12
+    assert window.errors == []
+
+
+def seen(window: Browser, path: Path) -> list[tuple[int, ...]]:
+    """The colour in the middle of each picture of the dialog that the window shows."""
     middles = window.value(
         "[...document.querySelectorAll('#album-pairs svg')].map((s) => s.getBoundingClientRect())"
         ".map((r) => [r.x + r.width / 2, r.y + r.height / 2])"
     )
-    window.picture(tmp_path / "seen.png", whole=False)
-    with Image.open(tmp_path / "seen.png") as file:
-        seen = [file.convert("RGB").getpixel((round(x), round(y))) for x, y in middles if y < 1100]
-    assert len(seen) >= 16 and len(middles) == 2 * len(places)
-    wanted = [pixel for k in places for pixel in ((5 * k, 255, 5 * k), (255, 5 * k, 5 * k))]
-    assert np.abs(np.array(seen) - np.array(wanted[: len(seen)])).max() < 12
+    window.picture(path, whole=False)
+    with Image.open(path) as file:
+        return [file.convert("RGB").getpixel((round(x), round(y))) for x, y in middles if y < 1100]
 
 
 def test_a_page_whose_images_are_gone_says_so(tmp_path: Path, window: Browser) -> None:

@@ -24,6 +24,7 @@ from benchmarks.measure.target import TargetMeter
 from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.page import of_sequences, page
+from benchmarks.report.sequences import answers, heading
 from benchmarks.runs.sequence import Continual, check_requests, check_revoked, nearest, summary
 from benchmarks.runs.single import study
 from fade.adapters import Adapter, history
@@ -292,7 +293,26 @@ def test_the_report_of_a_sequence() -> None:
         "revoked": [taken],
         "summary": summary(steps, {"retention": 1.0}),
     }
-    html = page(of_sequences([SequenceRun(Path(), run)]), "a sequence")
+    one = SequenceRun(Path(), run)
+    html = page(of_sequences([one]), "a sequence")
+    assert heading([one]) == "2 requests one after another, by fade, independent, strategy.compose=ties"
+    assert [said for _, said in answers([one])] == [
+        "UA is 90.0 % in the mean; the lowest: neon glow 90.0 [80.0, 100.0] %.",
+        "No: none has a lower UA at the end than just after its own request.",
+        "Of what nobody asked to remove 90.0 % is read right, 90.0 % before; of what looks most like a request 90.0 "
+        "[80.0, 100.0] %.",
+        "Each alone, images that are read as it again: neon glow 100.0 %. Mean UA of the others then: 90.0 %.",
+    ]
+    fallen = {**steps[1], "ua": {**steps[1]["ua"], "neon_glow": {**value, "value": 0.6}}}
+    other = SequenceRun(Path(), {**run, "steps": [steps[0], fallen], "revoked": [], "strategy": "stack"})
+    (_, mean), (_, fall), _, (_, taken_back) = answers([other])
+    assert "75.0 % in the mean; the lowest: neon glow 60.0" in mean and "neon glow, 30.0 points" in fall
+    assert (
+        taken_back == "Nobody tried; sequence.revoke=[1] does." and heading([one, other]) == "2 sequences of requests"
+    )
+    assert answers([one, other])[1][1].startswith(
+        "60.0 to 90.0 %. Most: fade, independent, strategy.compose=ties, seed"
+    )
     assert "<summary>fade, independent, strategy.compose=ties, seed 3, neon_glow first</summary>" in html
     rows = html.split('id="triangle0"')[1].split("</table>")[0].split("<tr")
     assert (

@@ -31,18 +31,21 @@ function picture(found, sheet, place, said) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), { side, columns } = found;
   const image = document.createElementNS(svg.namespaceURI, "image");
   const given = { href: `images/${sheet}.webp`, x: -(place % columns) * side, y: -Math.floor(place / columns) * side };
-  Object.assign(given, { width: columns * side, height: Math.ceil(found.rows.length / columns) * side });
+  Object.assign(given, { width: columns * side, height: Math.ceil(found.tiles / columns) * side });
   for (const [key, value] of Object.entries(given)) image.setAttribute(key, value);
   for (const [key, value] of Object.entries({ viewBox: `0 0 ${side} ${side}`, role: "img", "aria-label": said })) svg.setAttribute(key, value);
   svg.append(image);
   return svg;
 }
+function figure(found, sheet, place, when, said, prompt, off) {
+  const box = made("figure");
+  box.append(picture(found, sheet, place, `${when}, ${said}: ${prompt}`), made("figcaption", `${when}: ${said.replace("read as ", "")}`, off ? "off" : ""));
+  return box;
+}
 function half(found, sheet, place, domain, kind, right) {
-  const row = found.rows[place], read = row[2 + domain][kind], when = kind === 2 ? "before" : "after";
+  const row = found.rows[place], read = row[2 + domain][kind];
   const said = read < 0 ? "not judged" : `read as ${found.labels[domain][read]}`;
-  const figure = made("figure");
-  figure.append(picture(found, sheet, place, `${when}, ${said}: ${found.prompts[row[0]]}`), made("figcaption", `${when}: ${said.replace("read as ", "")}`, kind === 1 && !right(row, 1) ? "off" : ""));
-  return figure;
+  return figure(found, sheet, place, kind === 2 ? "before" : "after", said, found.prompts[row[0]], kind === 1 && !right(row, 1));
 }
 function tile({ found, place, domain, right }) {
   const item = made("li"), pair = made("div", "", "pair"), row = found.rows[place];
@@ -56,7 +59,23 @@ function named(found, what, asked) {
   if (asked) return `“${asked.replaceAll("_", " ")}” was asked for, ${found.gone} was forgotten`;
   return { ua: `Is ${found.gone} gone? (UA)`, ira: `Are other ${found.domain}s kept? (IRA)`, cra: `Are ${others} kept? (CRA)`, cra_target: `Are ${others} right where ${found.gone} was asked for?` }[what];
 }
+// An attack: what is drawn without it beside what is drawn under it
+function attacked(list) {
+  const tile = (found, [prompt, clean, hit], place) => {
+    const item = made("li"), pair = made("div", "", "pair"), said = (is) => `read as ${is ? found.gone : "something else"}`;
+    pair.append(figure(found, found.sheet, place, "clean", said(clean), prompt), figure(found, found.sheet, found.columns + place, "attacked", said(hit), prompt, hit));
+    item.append(pair, made("p", prompt));
+    return item;
+  };
+  document.getElementById("album-title").textContent = `Does ${list[0].attack} bring it back?`;
+  document.getElementById("album-of").textContent = list[0].setting;
+  const reached = list.map((found) => `${found.gone}: ${found.success} % of ${found.images} images are read as it under the attack`);
+  document.getElementById("album-said").textContent = `${reached.join("; ")}. The first ${list[0].columns} are shown, each beside what the same prompt and noise give without the attack.`;
+  document.getElementById("album-pairs").replaceChildren(...list.flatMap((found) => found.pairs.map((pair, place) => tile(found, pair, place))));
+  document.getElementById("album-more").hidden = true;
+}
 function show(list, what, asked) {
+  if (what === "attack") return attacked(list);
   const tiles = list.flatMap((found) => { const { domain, right, places } = counted(found, what, asked); return places.map((place) => ({ found, place, domain, right })); });
   const wrong = tiles.filter((t) => !t.right(t.found.rows[t.place], 1)), good = tiles.filter((t) => !wrong.includes(t));
   document.getElementById("album-title").textContent = named(list[0], what, asked);
