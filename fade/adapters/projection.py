@@ -31,40 +31,41 @@ class Projection:
     slope: float = 70.0
     midpoint: float = 0.55
 
-    def edited(self, model: Diffusion, prompt: str, rows: Tensor) -> Tensor:
+    def ends(self, model: Diffusion) -> Tensor:
+        """(n, D): the [EOT] rows of `concepts`; asked for once for many prompts, the `spans` of what follows."""
+        return model.ends(model.token_ids(list(self.concepts)))
+
+    def edited(self, model: Diffusion, prompt: str, rows: Tensor, spans: Tensor) -> Tensor:
         """(L, D): the prompt's rows with suspect tokens moved."""
         masked = masked_ends(model, prompt)
         if not len(masked):  # nothing is asked
             return rows
         first = model.texts[0].first
         suspect = torch.zeros(len(rows), 1, dtype=torch.bool, device=rows.device)
-        suspect[first : first + len(masked), 0] = self.suspects(model, masked)
-        return torch.where(suspect, self.moved(model, masked, rows), rows)
+        suspect[first : first + len(masked), 0] = self.suspects(masked, spans)
+        return torch.where(suspect, moved(masked, rows, spans), rows)
 
-    def last_step(self, model: Diffusion, prompt: str, rows: Tensor, steps: int) -> int:
+    def last_step(self, model: Diffusion, prompt: str, rows: Tensor, spans: Tensor, steps: int) -> int:
         """The number, from 0, of the last of `steps` in which the prompt is read as edited."""
         masked = masked_ends(model, prompt)
         if self.share is None or not len(masked):
             return steps - 1
         seen = rows[: model.texts[0].last(prompt) + 2]
-        beta = 1 - float(cosine_similarity(self.moved(model, masked, seen), seen, dim=-1).mean())
+        beta = 1 - float(cosine_similarity(moved(masked, seen, spans), seen, dim=-1).mean())
         rise = torch.tensor(self.slope * (beta - self.midpoint), dtype=torch.float64).sigmoid()
         return round(self.share * steps * float(rise))
 
-    def suspects(self, model: Diffusion, masked: Tensor) -> Tensor:
+    def suspects(self, masked: Tensor, spans: Tensor) -> Tensor:
         """(n,) bool, for the [EOT] rows (n, D). One token alone has no others to be measured by, and is suspect."""
-        apart = (masked.double() - self.onto_concept(model, masked)).norm(dim=1)
+        apart = (masked.double() - onto(spans, masked)).norm(dim=1)
         others = (apart.sum() - apart) / (len(apart) - 1)
         return ~(apart < (1 + self.alpha) * others)
 
-    def moved(self, model: Diffusion, masked: Tensor, rows: Tensor) -> Tensor:
-        """(L, D): (1 − P_C) P_I of every row (L, D)."""
-        own = onto(masked, rows)
-        return (own - self.onto_concept(model, own)).to(rows)
 
-    def onto_concept(self, model: Diffusion, rows: Tensor) -> Tensor:
-        """(L, D): P_C of every row (L, D), in double precision."""
-        return onto(model.ends(model.token_ids(list(self.concepts))), rows)
+def moved(masked: Tensor, rows: Tensor, spans: Tensor) -> Tensor:
+    """(L, D): (1 − P_C) P_I of every row (L, D)."""
+    own = onto(masked, rows)
+    return (own - onto(spans, own)).to(rows)
 
 
 def onto(spanning: Tensor, rows: Tensor) -> Tensor:

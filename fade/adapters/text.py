@@ -60,9 +60,10 @@ class TextEdit(Adapter):
         if self.idle:
             return embedding
         found = embedding.each(torch.clone)
+        spans = self.projection and self.projection.ends(self.model)
         for row, prompt in enumerate(prompts):
-            if self.projection is not None:
-                away = self.projection.edited(self.model, prompt, found.tokens[row])
+            if self.projection is not None and spans is not None:
+                away = self.projection.edited(self.model, prompt, found.tokens[row], spans)
                 found.tokens[row] = found.tokens[row].lerp(away, self.strength * self.scale)
             elif named := self.model.token_positions(prompt, self.concept):
                 end, last = self.model.texts[0].last(prompt) + 1, found.tokens.shape[1] - 1
@@ -102,8 +103,10 @@ class TextEdit(Adapter):
         self.muted = True
         plain = self.model.embed(asked).tokens
         self.muted = False
+        spans = projection.ends(self.model)
         last = [
-            projection.last_step(self.model, prompt, rows, steps) for prompt, rows in zip(asked, plain, strict=True)
+            projection.last_step(self.model, prompt, rows, spans, steps)
+            for prompt, rows in zip(asked, plain, strict=True)
         ]
         return plain - read, torch.tensor(last)
 

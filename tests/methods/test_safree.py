@@ -81,6 +81,21 @@ def test_suspect_tokens_move_and_no_others(model: Diffusion, alpha: float) -> No
     assert torch.equal(model.embed(PROMPTS).tokens, plain)
 
 
+def test_the_concept_is_encoded_once_for_all_prompts(model: Diffusion) -> None:
+    """To make images four times: for the prompts, for guidance's own, and where it is asked how long the edit holds."""
+    edit, concept, seen = attached(model), ids_of(model, CONCEPTS[1]), []
+    handle = model.pipe.text_encoder.register_forward_pre_hook(
+        lambda _, args, given: seen.append(concept in [row[1 : 1 + len(concept)] for row in args[0].tolist()]),
+        with_kwargs=True,
+    )
+    model.embed(PROMPTS)
+    assert sum(seen) == 1
+    model.generate(PROMPTS, [Noise(k) for k in range(len(PROMPTS))], Sampling(steps=2))
+    assert sum(seen) == 1 + 4
+    handle.remove()
+    edit.detach()
+
+
 def beta(model: Diffusion, prompt: str) -> float:
     """1 − the mean cosine over the rows that a tokenizer's mask shows: [BOS], the tokens, [EOT]."""
     moved, n = by_hand(model, prompt, 0.01)[0], min(14, len(ids_of(model, prompt))) + 2
@@ -98,9 +113,10 @@ def test_the_last_filtered_step_is_the_released_one(model: Diffusion, k: float, 
     for prompt, own in zip(PROMPTS, betas, strict=True):
         rows = model.encoded([prompt]).tokens[0]
         wanted = round(10 / (1 + math.exp(-2 * k * (10 * own - t))))
-        assert projection.last_step(model, prompt, rows, 50) == wanted
-        assert projection.last_step(model, prompt, rows, 100) in (2 * wanted - 1, 2 * wanted, 2 * wanted + 1)
-        assert Projection(CONCEPTS, share=None).last_step(model, prompt, rows, 50) == 49
+        asked = model, prompt, rows, projection.ends(model)
+        assert projection.last_step(*asked, 50) == wanted
+        assert projection.last_step(*asked, 100) in (2 * wanted - 1, 2 * wanted, 2 * wanted + 1)
+        assert Projection(CONCEPTS, share=None).last_step(*asked, 50) == 49
         found.append(wanted)
     assert len(set(found)) > 2
 
@@ -117,7 +133,8 @@ def test_a_prompt_is_read_as_edited_in_its_steps_alone(model: Diffusion, tmp_pat
     assert edit.projection is not None
 
     def wanted(step: int, steps: int) -> Tensor:
-        last = [projection.last_step(model, p, plain[row], steps) for row, p in enumerate(PROMPTS)]
+        spans = projection.ends(model)
+        last = [projection.last_step(model, p, plain[row], spans, steps) for row, p in enumerate(PROMPTS)]
         assert len(set(last)) > 2 and max(last) < steps - 1
         return torch.stack([edited[row] if step <= end else plain[row] for row, end in enumerate(last)])
 
