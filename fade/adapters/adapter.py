@@ -33,7 +33,8 @@ class Adapter(ABC):
 
     def __init__(self, model: Diffusion, name: str) -> None:
         self.model, self.name = model, name
-        self.teacher_passes = 0  # forwards of the U-Net inside `off`
+        self.muted = False  # inside `off`
+        self.teacher_passes = 0  # forwards of the U-Net there
 
     # what trains
 
@@ -91,19 +92,30 @@ class Adapter(ABC):
 
     # switching
 
-    @abstractmethod
-    def _mute(self, muted: bool) -> None: ...
+    def _mute(self, muted: bool) -> None:  # noqa: B027
+        """What else than `muted` there is to change. Raises BadInput, and nothing is changed, where it cannot be."""
 
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the U-Net is the teacher: this adapter contributes nothing, earlier ones stay on."""
+        if self.muted:
+            yield
+            return
+        self._turn(True)
         handle = self.model.network.register_forward_pre_hook(self._count)
-        self._mute(True)
         try:
             yield
         finally:
-            self._mute(False)
             handle.remove()
+            self._turn(False)
+
+    def _turn(self, muted: bool) -> None:
+        self.muted = muted
+        try:
+            self._mute(muted)
+        except BadInput:
+            self.muted = not muted
+            raise
 
     def _count(self, *_: Any) -> None:
         self.teacher_passes += 1

@@ -158,7 +158,7 @@ class Lora(Adapter):
 
     def _mute(self, muted: bool) -> None:
         if self.merged:
-            (self.ledger.remove if muted else self.ledger.add)(self)
+            self.ledger.refresh(self)
             return
         for layer in self.layers.values():
             (layer.muted.add if muted else layer.muted.discard)(self.name)
@@ -170,6 +170,8 @@ class Lora(Adapter):
     @scale.setter
     def scale(self, value: float) -> None:
         value = check_scale(value)
+        if self.merged:
+            self.ledger.check_free(self)
         for layer in self.layers.values():
             layer.scaling[self.name] = value * self.alpha / self.rank
         if self.merged:
@@ -214,7 +216,7 @@ class Lora(Adapter):
         if self.merged:
             self.ledger.remove(self)
             self.merged = False
-            self._mute(False)
+            self._mute(self.muted)
 
     def detach(self) -> None:
         self.unmerge()

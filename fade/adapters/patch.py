@@ -40,7 +40,7 @@ class Patch(Adapter):
         self._scale = 1.0
         self._masks: Masks = {}  # of weights that are not kept whole
         self._hooks: list[Any] = []
-        self._away: dict[str, Tensor] = {}  # the changed values, while the untouched ones are in their place
+        self._away: dict[str, Tensor] = {}  # values in training, while the untouched ones are in their place
         self.ledger = ledger(model.network)
         self.ledger.add(self)
         self.start = {key: self.ledger.value(key, weight, without=self) for key, weight in chosen.items()}
@@ -144,12 +144,13 @@ class Patch(Adapter):
     # switching
 
     def _mute(self, muted: bool) -> None:
+        if self.deltas:
+            self.ledger.refresh(self)
+            return
         for key, weight in self.chosen.items():
             if not muted:
                 weight.data = self._away.pop(key)
                 continue
-            if self.deltas:  # trained: others may have come and gone since
-                self.start[key] = self.ledger.value(key, weight, without=self)
             self.start[key] = self.start[key].to(weight)
             self._away[key], weight.data = weight.data, self.start[key]
 
@@ -159,7 +160,9 @@ class Patch(Adapter):
 
     @scale.setter
     def scale(self, value: float) -> None:
-        self._scale = check_scale(value)
+        value = check_scale(value)
+        self.ledger.check_free(self)
+        self._scale = value
         self.ledger.refresh(self)
 
     def detach(self) -> None:

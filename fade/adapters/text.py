@@ -34,7 +34,7 @@ class TextEdit(Adapter):
 
     def __init__(self, model: Diffusion, name: str, strength: float) -> None:
         super().__init__(model, name)
-        self.strength, self.concept, self.scale, self.muted = strength, "", 1.0, False
+        self.strength, self.concept, self.scale = strength, "", 1.0
         self.projection: Projection | None = None
         self._met: tuple[list[str] | None, Tensor, Tensor] = None, torch.empty(0), torch.empty(0)  # see _open
         self._reading = model.network.register_forward_pre_hook(self._open, with_kwargs=True)
@@ -109,9 +109,6 @@ class TextEdit(Adapter):
             for prompt, rows in zip(asked, plain, strict=True)
         ]
         return plain - read, torch.tensor(last)
-
-    def _mute(self, muted: bool) -> None:
-        self.muted = muted
 
     def detach(self) -> None:
         self._reading.remove()

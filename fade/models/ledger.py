@@ -6,6 +6,7 @@ no writer is left, W_0 itself stands again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ class Writer(Protocol):
     """A change that stands in the weights themselves: a patch, or a merged low-rank adapter."""
 
     name: str
+    muted: bool  # off: it contributes nothing now
 
     @property
     def training(self) -> bool:
@@ -59,15 +61,21 @@ class Ledger:
                 weight.data = self.original.pop(name).to(weight)
 
     def refresh(self, writer: Writer) -> None:
-        """Put the sum in place again wherever `writer` writes."""
+        """Put the sum in place again wherever `writer` writes. Raises BadInput as `check_free` does."""
+        self.check_free(writer)
         for name, weight in writer.overwrites().items():
             weight.data = self.value(name, weight)
 
     @torch.no_grad()
     def value(self, name: str, like: Tensor, without: Writer | None = None) -> Tensor:
         """W_0 + Σ s_i ΔW_i as a fresh tensor of the type and on the device of `like`, one writer left out if asked."""
-        parts = [part for w in self.writers if w is not without and (part := w.exact(name)) is not None]
+        on = [writer for writer in self.writers if writer is not without and not writer.muted]
+        parts = [part for writer in on if (part := writer.exact(name)) is not None]
         return added(self.original[name].to(like.device), parts).to(like.dtype, copy=True)
+
+    def check_free(self, writer: Writer) -> None:
+        """Raises BadInput where values in training stand where a writer would put the sum."""
+        self._refuse_training(writer, [other for other in self.writers if not other.muted])
 
     def _refuse_packed(self, writer: Writer) -> None:
         for name, weight in writer.overwrites().items():
@@ -77,8 +85,8 @@ class Ledger:
                     "merging it, or merge it into the pipeline that was quantised"
                 )
 
-    def _refuse_training(self, writer: Writer) -> None:
-        for other in self.writers:
+    def _refuse_training(self, writer: Writer, others: Sequence[Writer] | None = None) -> None:
+        for other in self.writers if others is None else others:
             if other is not writer and other.training and other.overwrites().keys() & writer.overwrites().keys():
                 raise BadInput(f"{other.name!r} is in training on the same weights; finish or detach it first")
 

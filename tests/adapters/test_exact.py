@@ -205,3 +205,52 @@ def test_a_prompt_given_to_the_pipeline_reaches_edits_and_gates(model: Diffusion
     assert (model.pipe.encode_prompt, model.pipe.maybe_free_model_hooks) == own and "encode_prompt" not in vars(
         model.pipe
     )
+
+
+def test_off_within_off_leaves_both_out_and_each_comes_back_alone(model: Diffusion) -> None:
+    """Two patches and a merged low-rank adapter on the same weights, in any order; and one within itself."""
+    kinds = {"a": None, "b": None, "c": Neuron(0.3)}
+    stored = {name: made(model, name, kind, seed) for seed, (name, kind) in enumerate(kinds.items())}
+    on = {name: adapter.attach(model, name) for name, adapter in stored.items()}
+    on["c"].merge()
+    alone: dict[frozenset[str], torch.Tensor] = {}
+
+    def same_as(*off: str) -> bool:
+        return torch.equal(alone.setdefault(frozenset(off), found := predict(model)), found)
+
+    whole = state(model)
+    for one, other, last in permutations(on):
+        assert same_as()
+        with on[one].off():
+            assert same_as(one)
+            with on[other].off():
+                assert same_as(one, other)
+                with on[last].off(), on[one].off():
+                    assert same_as(one, other, last)
+                assert same_as(one, other)
+            assert same_as(one)
+        assert state(model) == whole
+    nothing = alone.pop(frozenset(on))
+    assert not any(torch.equal(nothing, found) for found in alone.values())
+    for adapter in on.values():
+        adapter.detach()
+    assert torch.equal(predict(model), nothing)
+
+
+def test_nobody_writes_over_what_is_being_trained(model: Diffusion) -> None:
+    """But where that is off itself."""
+    below = made(model, "a", None, 0).attach(model, "a")
+    training = Patch.attach(model, name="b")
+    training.parameters()[0].data += 1
+    values = state(model)
+    with pytest.raises(BadInput, match="'b' is in training on the same weights"):
+        below.scale = 0.5
+    with pytest.raises(BadInput, match="'b' is in training on the same weights"), below.off():
+        pass
+    assert state(model) == values and below.scale == 1.0
+    with training.off(), below.off():
+        untouched = predict(model)
+    assert state(model) == values
+    training.detach()
+    below.detach()
+    assert torch.equal(predict(model), untouched)
