@@ -230,7 +230,6 @@ def test_the_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for long, short in BUDGET.items():
         block = block.replace(long, short)
     assert "100" not in block and "15" not in block
-    (tmp_path / "fade").symlink_to(ROOT / "fade")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # nothing of a checkout is there
     exec(compile(block, name, "exec"), {})
     assert (tmp_path / "neon" / "adapter.safetensors").is_file()
