@@ -17,7 +17,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--sampling-steps",
         type=int,
-        help="of a picture; default: what conf/model says of an embedded pipeline, else 30",
+        help="of a picture, and of the images that a training draws; default: what conf/model says of an embedded "
+        "pipeline, else 30",
     )
     command.add_argument("--guidance", type=float, help="likewise, else 7.5")
     command.add_argument("--port", type=int, default=7860)
@@ -48,12 +49,14 @@ def serve(given: argparse.Namespace) -> None:
 
     found = embedded(given.model)
     path = found["model"]["path"] if found else given.model
-    filled = of_embedded(found) if found else of_another()
+    filled = (of_embedded(found) if found else of_another()).sampled(
+        sampling_steps=given.sampling_steps, guidance=given.guidance
+    )
     judges = given.judge or (list(found["judges"].values()) if found else [])
     studio = Studio(
         family_at(path).read(path, "float32", None, False),
-        given.sampling_steps or filled.sampling_steps,
-        given.guidance if given.guidance is not None else filled.guidance,
+        filled.sampling_steps,
+        filled.guidance,
         [Judge.load(folder) for folder in judges],
         filled.dataset,
     )

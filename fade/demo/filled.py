@@ -42,6 +42,12 @@ class Filled:
         """All that can be named."""
         return [label for labels in self.dataset.domains.values() for label in labels] if self.dataset else []
 
+    def sampled(self, **said: float | None) -> Filled:
+        """The same, with pictures and a training's images sampled as is said: sampling_steps, guidance; None: as they
+        are."""
+        own: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+        return replace(self, training=replace(self.training, options={**self.training.options, **own}), **own)
+
     def asking(self, concept: str) -> Filled:
         """The same for another concept: a sentence that shows it, what is drawn in its place, what is to stay."""
         if self.dataset is None or concept not in self.concepts:

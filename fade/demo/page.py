@@ -14,17 +14,19 @@ from fade.errors import BadInput
 ATTACKS = ("light", "prompts", "sampler", "bypass", "closed", "inversion", "prefix")
 CSS = """
 .gradio-container {max-width: min(1100px, 100%) !important; margin: auto; overflow-x: clip;
-  --block-info-text-color: var(--body-text-color-subdued)}
+  --block-info-text-color: var(--block-title-text-color)}
 .one-line {color: #b3261e; font-weight: 600}
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
 #before img, #after img, #preview img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
+#drawn .thumbnail-item {aspect-ratio: auto; height: auto}
+#drawn .thumbnail-item img {position: static; height: auto}
 """
 INTRO = """# Make it forget
 A text-to-image model, and adapters that make it forget one concept. Before and after start from the same noise: what
 differs is the adapter alone. Taken off, it leaves the model as it was, bit for bit."""
-NONE_YET = """Those that are ticked are on, together. None yet, and so no difference below? Train one under “Unlearn
-this”, or add a folder."""
+NONE_YET = "None yet, so before and after are the same: train one under “Unlearn this”, or add a folder."
+SEVERAL = "Those that are ticked are on, together."
 ATTACKING = """Is it gone, or only hidden? An attack searches for another way to the concept that the first ticked
 adapter made the model forget; a judge says in how many pictures it came back. The model without the adapter is attacked
 the same way: an attack that fails there too says nothing."""
@@ -63,8 +65,7 @@ def build(studio: Studio, filled: Filled) -> Any:
         with gr.Row():
             prompt = gr.Textbox(filled.prompt, label="Prompt", elem_id="prompt", scale=4, min_width=260)
             seed = gr.Number(1, label="Seed of the noise", precision=0, minimum=0, elem_id="seed", scale=1)
-        labels = list(studio.handles)
-        chosen = gr.CheckboxGroup(labels, value=labels, label="Adapters", info=NONE_YET, elem_id="adapters")
+        chosen = _adapters(gr, studio, list(studio.handles), label="Adapters", elem_id="adapters")
         with gr.Accordion("Add an adapter from a folder", open=False, elem_id="adding"):
             folder = gr.Textbox(label="An adapter's folder, or a finished run's", elem_id="folder")
             add = gr.Button("Add", elem_id="add")
@@ -79,11 +80,11 @@ def build(studio: Studio, filled: Filled) -> Any:
 
         def added(path: str, now: list[str]) -> Any:
             label = studio.add(path)
-            return gr.CheckboxGroup(list(studio.handles), value=[*now, label])
+            return _adapters(gr, studio, [*now, label])
 
         add.click(in_one_line(added, (gr.skip(),)), [folder, chosen], [chosen, refused], concurrency_id="pipeline")
         page.load(**shown)
-        page.load(lambda: gr.CheckboxGroup(list(studio.handles)), outputs=[chosen])  # those trained since it was built
+        page.load(lambda: _adapters(gr, studio), outputs=[chosen])  # those trained since it was built
     page.queue(default_concurrency_limit=1)
     return page
 
@@ -100,17 +101,17 @@ def _picture(gr: Any, label: str, name: str) -> Any:
 
 def _pictures(gr: Any, label: str, name: str, columns: int) -> Any:
     """A box of several, which is there once they are."""
-    how = {"object_fit": "contain", "format": "png", "buttons": ["download", "fullscreen"], "visible": False}
-    return gr.Gallery(label=label, elem_id=name, columns=columns, **how)
+    how = {"object_fit": "contain", "height": "auto", "format": "png", "visible": False}
+    return gr.Gallery(label=label, elem_id=name, columns=columns, buttons=["download", "fullscreen"], **how)
 
 
 def _comparing(gr: Any, studio: Studio, asked: tuple[Any, Any, Any]) -> dict[str, Any]:
     """The tab; what draws both pictures, for the page to do when it is opened."""
+    label = "Scale (0: as it was, 1: as trained)"
+    scale = gr.Slider(0, 1, 1, step=0.05, label=label, elem_id="scale")
     with gr.Row():
-        label = "Scale (0: as it was, 1: as trained)"
-        scale = gr.Slider(0, 1, 1, step=0.05, label=label, elem_id="scale", min_width=260)
         on = gr.Checkbox(True, label="On", elem_id="on", min_width=80)
-        merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged", min_width=190)
+        merged = gr.Checkbox(False, label="Merged into the weights", elem_id="merged", min_width=200)
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", elem_id="draw")
         over = gr.Button("Draw at five scales from 0 to 1", elem_id="over")
@@ -152,7 +153,7 @@ def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, An
         stop = gr.Button("Stop", elem_id="stop")
     problem, progress = _line(gr, "train"), gr.Markdown(elem_id="progress")
     with gr.Row():
-        loss = gr.LinePlot(_curve(()), x="step", y="loss", label="Loss", height=260, elem_id="loss")
+        loss = gr.LinePlot(None, x="step", y="loss", label="Loss", height=260, elem_id="loss")
         preview = _picture(gr, "The prompt, as it is drawn now", "preview")
     with gr.Row():
         out = gr.Textbox(label="Save the newest adapter in a new folder", elem_id="out", scale=4)
@@ -163,7 +164,7 @@ def _training(gr: Any, studio: Studio, filled: Filled, asked: tuple[Any, Any, An
         asks = Training((words or "").strip(), other.strip(), lines(texts), lines(kept), int(n), given.options)
         try:
             for at in studio.train(asks, said, number):
-                yield (_curve(at.losses), at.preview, _said(at), _offered(gr, studio, at), "")
+                yield (_curve(at.losses) if at.losses else None, at.preview, _said(at), _offered(gr, studio, at), "")
         except (BadInput, Cancelled) as error:
             yield gr.skip(), gr.skip(), "", gr.skip(), f"{error}"
 
@@ -201,9 +202,15 @@ def _concept(gr: Any, filled: Filled) -> Any:
     )
 
 
+def _adapters(gr: Any, studio: Studio, ticked: list[str] | None = None, **more: Any) -> Any:
+    """The list of all adapters; ticked: None leaves those ticked that are."""
+    labels, chosen = list(studio.handles), {} if ticked is None else {"value": ticked}
+    return gr.CheckboxGroup(labels, info=SEVERAL if labels else NONE_YET, **chosen, **more)
+
+
 def _offered(gr: Any, studio: Studio, at: Progress) -> Any:
     """The list of adapters, with the new one in it and chosen alone."""
-    return gr.CheckboxGroup(list(studio.handles), value=[at.label]) if at.label else gr.skip()
+    return _adapters(gr, studio, [at.label]) if at.label else gr.skip()
 
 
 def _said(at: Progress) -> str:

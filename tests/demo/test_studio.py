@@ -165,6 +165,11 @@ def test_the_default_is_that_of_run_py_and_of_another_pipeline_nothing_is_known(
     found = embedded()
     assert found and found["name"] == model and found["target"] == config.target
     assert of_embedded(found).training.concept == config.target and embedded(str(tmp_path)) is None
+    fast = of_embedded(found).sampled(sampling_steps=4, guidance=None)
+    assert (fast.sampling_steps, fast.guidance) == (4, 4.0) and fast.asking("photo").training.options == {
+        **of_embedded(found).training.options,
+        "sampling_steps": 4,
+    }
     assert of_another().concepts == [] and of_another().asking("cat") == of_another()
 
 
