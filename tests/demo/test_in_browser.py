@@ -29,6 +29,7 @@ from fade.sparsity import Dense
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="no Gradio here: .venv/demo has it (make demo)")
 pytestmark = [pytest.mark.demo, needs_browser, needs_gradio]
 PIPELINE = shipped("canvas/pipeline")
+PROGRESS = "document.querySelector('#progress').innerText"
 BYTES = """(async () => {
   const image = document.querySelectorAll("SELECTOR img")[NUMBER];
   if (!image || !image.complete || !image.naturalWidth) return "";
@@ -172,11 +173,11 @@ def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(pag
     page.write("#retain textarea", "A city car image in photo style.")
     page.click("#steps input[type=range]", 0.001)
     page.click("#unlearn")
-    says(page, "#progress", "s left")
-    says(page, "#progress", "distil: 2/10", 400)
+    page.until(f"/s left/.test({PROGRESS})")
     first = page.until(picture("#preview"))
-    assert page.value("!!document.querySelector('#loss canvas, #loss svg')")
-    done = says(page, "#progress", "Done:", 400)
+    page.until(f"/distil: [1-9]|Done/.test({PROGRESS})", 200)  # a busy page does not show every step
+    page.until("!!document.querySelector('#loss canvas, #loss svg')")
+    done = says(page, "#progress", "Done:", 200)
     assert "without pencil_sketch (2)" in done and otherwise(page, "#preview", first)
     chosen = "[...document.querySelectorAll('#adapters label')].filter((x) => x.querySelector('input').checked)"
     assert page.value(f"{chosen}.map((x) => x.innerText.trim())") == ["without pencil_sketch (2)"]
@@ -184,8 +185,9 @@ def test_unlearn_this_trains_one_with_live_loss_and_preview_and_stop_ends_it(pag
     page.click("#save")
     says(page, "#progress", "adapter.safetensors and its card")
     assert (tmp_path / "new" / "adapter.safetensors").is_file()
+    page.click("#steps input[type=range]", 0.999)  # long enough to be stopped
     page.click("#unlearn")
-    says(page, "#progress", "distil: 1/10", 400)
+    page.until(f"/distil: [1-9]/.test({PROGRESS})", 200)
     page.click("#stop")
     says(page, "#train-problem", "nothing was kept")
 
