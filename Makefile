@@ -24,9 +24,11 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# Slurm where slurmctld is installed and we are root; two processes as one; adapters where this package is not
+# Runs that are killed, two processes as one, adapters where this package is not: several at once, for each waits a lot.
+# Slurm where slurmctld is installed and we are root: it takes all cores itself
 test-processes: install
-	$(BIN)/python -m pytest -m "(slurm or processes) and not slow" -rs
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "processes and not slow" -rs
+	$(BIN)/python -m pytest -m slurm -rs
 
 # Known errors, planted one by one: do the tests see them? 95 % must be killed (tests/mutants)
 mutants: install

@@ -6,7 +6,8 @@ The files are run.py's own; here they are read without Hydra: each list of defau
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,23 @@ def published(method: str | Method, seed: int = 0, preset: str = MODEL) -> dict[
         if isinstance(method, str):
             raise BadInput(f"method {method!r} is unknown; choose {', '.join(names())}")
         name = "fade"
+    variant = () if isinstance(method, str) else (method.variant,)
+    return deepcopy(_published(name, variant, seed, preset))
+
+
+@cache
+def _published(name: str, variant: tuple[str, ...], seed: int, preset: str) -> dict[str, Any]:
+    """variant: the method's own, where it is an object."""
     config, model, own = _read("config"), _read(f"model/{preset}"), _read(f"method/{name}")
     chosen = dict(choice for part in (config, model, own) for choice in _choices(part))
     tuned = f"tuned/{preset}/{name}"
-    given = {} if isinstance(method, str) else {"method": {"variant": method.variant}}
     merged = OmegaConf.merge(
         {"seed": seed, "pairs": config["pairs"]},
         *({group: _option(group, chosen[group])} for group in GROUPS),
         {key: model[key] for key in (*GROUPS, "pairs") if key in model},
         {key: value for key, value in own.items() if key != "defaults"},
         _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
-        given,
+        *({"method": {"variant": own}} for own in variant),
     )
     return filled(merged, (*GROUPS, "method", "pairs"))
 

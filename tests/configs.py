@@ -24,17 +24,17 @@ def _composed(*overrides: str) -> bytes:
         return pickle.dumps(compose("config", [*overrides], return_hydra_config=False))
 
 
-def composed(*overrides: str) -> DictConfig:
-    """The configuration, yours to change: each is composed once."""
+def hydras(*overrides: str) -> DictConfig:
+    """As Hydra composes it, yours to change: each is composed once."""
     return pickle.loads(_composed(*overrides))  # type: ignore[no-any-return]
 
 
-def settled(*overrides: str) -> DictConfig:
-    """What Hydra composes of these; each choice of options is composed once, and values are put into it as Hydra puts
-    them."""
+def composed(*overrides: str) -> DictConfig:
+    """The configuration, yours to change: what Hydra composes of these (tests/runs/test_options.py). Each choice of
+    options is composed once, and values are put into it as Hydra puts them."""
     parsed = OverridesParser.create().parse_overrides([*overrides])
     own = [one.key_or_group in GROUPS or one.is_hydra_override() or one.type != OverrideType.CHANGE for one in parsed]
-    config = composed(*(one.input_line for one in compress(parsed, own)))
+    config = hydras(*(one.input_line for one in compress(parsed, own)))
     for one in compress(parsed, map(not_, own)):
         OmegaConf.update(config, one.key_or_group, one.value())
     return config

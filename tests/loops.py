@@ -130,6 +130,8 @@ def config_of(name: str, steps: int, *overrides: str) -> DictConfig:
         config.method.sampling_steps = STEPS
     if "rounds" in config.method:  # STEREO's search
         config.method.update(rounds=2, erase_steps=2, search_steps=2)
+    if "pool" in config.method:  # LACU's
+        config.method.update(pool=8, mapping_samples=2, related_samples=2)
     if "points" in config.timesteps:
         config.timesteps.points = 4
     return config

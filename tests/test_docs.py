@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 from command import ROOT
-from configs import GROUPS, OPTIONS, settled
+from configs import GROUPS, OPTIONS, composed
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -167,12 +168,13 @@ def jobs(words: list[str], params: dict[str, object]) -> Iterator[list[str]]:
         yield [f"{key}={turn[i if key in GROUPS else 0]}" for key, turn in turns.items()]
 
 
-def swept(sweeps: list[str]) -> dict[str, object]:
+@cache
+def swept(*sweeps: str) -> dict[str, object]:
     """The parameters of +sweeps=NAME; none without one."""
     if not sweeps:
         return {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return dict(compose("config", sweeps, return_hydra_config=True).hydra.sweeper.params or {})
+        return dict(compose("config", [*sweeps], return_hydra_config=True).hydra.sweeper.params or {})
 
 
 @pytest.mark.parametrize("command", commands("python run.py"), ids=" ".join)
@@ -185,8 +187,8 @@ def test_a_command_line_composes(command: tuple[str, ...], monkeypatch: pytest.M
     sweeps = [word for word in words if word.startswith("+sweeps=")]
     assert several or not sweeps
     try:
-        for job in jobs(words, swept(sweeps)):
-            config = settled(*job)
+        for job in jobs(words, swept(*sweeps)):
+            config = composed(*job)
             OmegaConf.to_container(config, resolve=True, throw_on_missing="dataset.root=..." not in words)
             check_options(given(config))
     except (HydraException, OmegaConfBaseException) as error:

@@ -28,8 +28,9 @@ TINY = [
     "trainer.max_steps=6",
     "checkpoint_every=2",
     "trainer.log_every_n_steps=1",
-    "pairs.forget=8",
-    "pairs.retain=64",
+    "pairs.forget=4",
+    "pairs.retain=12",
+    "optimizer.schedule.locate_batch=4",
     "pairs.batch=2",
     "dataset.test=2",
     "device=cpu",
@@ -61,7 +62,6 @@ def record(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_that_is_killed_at_any_moment_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     moments = random.Random(int(os.environ.get("FADE_KILLS_SEED", 0)))

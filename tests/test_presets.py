@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from command import ROOT
-from configs import composed
+from configs import composed, hydras
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -848,7 +848,7 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
 def test_what_a_run_trains_with(case: tuple[str, ...]) -> None:
     """The method's own wins over the model's trainer and optimizer, and the command line over both."""
     path = ["model.path=nowhere"] if case[0] == "sd15_unlearncanvas" else []
-    config = composed(f"model={case[0]}", f"method={case[1]}", *case[2:], *path)
+    config = hydras(f"model={case[0]}", f"method={case[1]}", *case[2:], *path)
     build, trainer = config.optimizer.build, config.trainer
     found = (
         build.lr,

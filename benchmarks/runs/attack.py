@@ -163,9 +163,8 @@ def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
     base = Subject("base", before, before.sha256())
     if not zero_is_base(meter, base):
         raise RuntimeError("an adapter of zeros does not draw what the base draws; no attack can be measured")
-    unseen = (
-        Never.of(benchmark.dataset, request, benchmark.judges[request.domain], model.size) if given["never"] else None
-    )
+    shown = given["never"] and any(one.shown for one in attacks.values())
+    unseen = Never.of(benchmark.dataset, request, benchmark.judges[request.domain], model.size) if shown else None
     rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder, unseen)
     print(robustness(rows, request.target))
     print(f"{victim.folder}/: NAME.json, NAME.png")

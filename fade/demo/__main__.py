@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fade.demo import gradio
 from fade.errors import BadInput
 
 
@@ -38,10 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(given: argparse.Namespace) -> None:
-    from fade.demo.page import gradio, show  # here: --help answers without torch
-
     gradio()
-    from fade.demo.filled import of_another, of_embedded
+    from fade.demo.filled import of_another, of_embedded  # here: --help answers without torch
+    from fade.demo.page import show
     from fade.demo.studio import Studio
     from fade.judges import Judge
     from fade.models.families import family_at

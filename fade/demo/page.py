@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from fade.data.prompts import words
+from fade.demo import gradio
 from fade.demo.filled import Filled, Training
 from fade.demo.studio import Cancelled, Progress, Studio, lines
 from fade.errors import BadInput
@@ -30,17 +31,6 @@ SEVERAL = "Those that are ticked are on, together."
 ATTACKING = """Is it gone, or only hidden? An attack searches for another way to the concept that the first ticked
 adapter made the model forget; a judge says in how many pictures it came back. The model without the adapter is attacked
 the same way: an attack that fails there too says nothing."""
-
-
-def gradio() -> Any:
-    """Raises BadInput, one line, where the extra is missing."""
-    try:
-        import gradio
-    except ImportError as error:
-        raise BadInput(
-            "the demo needs Gradio: `make demo` installs it, or pip install 'fade-unlearning[demo]'"
-        ) from error
-    return gradio
 
 
 def in_one_line(act: Callable[..., Any], empty: tuple[Any, ...]) -> Callable[..., tuple[Any, ...]]:

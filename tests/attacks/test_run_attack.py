@@ -24,7 +24,7 @@ from fade.intervals import share_of
 from fade.judges import Judge
 from fade.models.stable_diffusion import StableDiffusion
 
-SMALL = ["attack.images=4", "attack.tries=2", "attack.cells=2", "attack.judge_images=1", "model.steps=3"]
+SMALL = ["attack.images=2", "attack.tries=1", "attack.cells=1", "attack.judge_images=1", "model.steps=3"]
 SMALL += ["dataset.train=4", "dataset.judge=1", "dataset.test=1", "protocol.seeds=[188]"]
 
 
@@ -43,9 +43,9 @@ def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path
     given = ["task=attack", f"run={adapter}", "attack=[bypass,closed]", *SMALL, f"out={tmp_path / 'attacks'}"]
     first = run(*given)
     found = json.loads((tmp_path / "attacks" / "closed.json").read_text())
-    assert found["success"] == found["base"] and found["success"]["n"] == 4 and found["excess"]["value"] == 0
+    assert found["success"] == found["base"] and found["success"]["n"] == 2 and found["excess"]["value"] == 0
     assert "bypass: nothing on this model hears the prompt" in first.stdout
-    assert "| closed | T2 " in first.stdout.replace("| closed  ", "| closed ") and "4 images" in first.stdout
+    assert "| closed | T2 " in first.stdout.replace("| closed  ", "| closed ") and "2 images" in first.stdout
     assert "attacks: 4 to do" in first.stderr and "attacks: 4/4, closed on attacked, " in first.stderr  # its time left
     again = run(*given)
     assert again.stdout == first.stdout and "attack closed" not in again.stderr

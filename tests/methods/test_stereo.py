@@ -32,6 +32,7 @@ def made(model: Diffusion, patch: Patch, pairs: Pairs, rounds: int = 2, scale: f
 def test_the_search_leaves_the_adapter_alone_and_is_kept(model: Diffusion, patch: Patch, pairs: Pairs) -> None:
     before = {name: value.clone() for name, value in patch.state().items()}
     method = made(model, patch, pairs)
+    method.erase_steps, method.search_steps = 3, 5
     method.edit(model, patch, pairs)
     assert all(torch.equal(value, before[name]) for name, value in patch.state().items())
     assert len(method.found) == 2 and not any(found.tokens.requires_grad for found in method.found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from command import ROOT
-from configs import composed, settled
+from configs import composed, hydras
 
 from benchmarks.runs.options import check_options
 from fade.errors import BadInput
@@ -121,7 +121,7 @@ WRONG = [
 def test_a_wrong_value_is_one_line_with_its_name(monkeypatch: pytest.MonkeyPatch, overrides: str, said: str) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(BadInput) as told:
-        check_options(given(settled(*overrides.split())))
+        check_options(given(composed(*overrides.split())))
     assert said in str(told.value) and "\n" not in str(told.value)
 
 
@@ -142,10 +142,10 @@ def test_a_wrong_value_is_one_line_with_its_name(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_value_that_can_be_used_passes(overrides: str) -> None:
-    check_options(given(settled(overrides)))
+    check_options(given(composed(overrides)))
 
 
 def test_values_that_are_put_in_are_where_hydra_composes_them() -> None:
     """What configs.py saves: of a dictionary, a list, a value that others point at, beside a choice of options."""
     asked = ["method=spm", "trainer.max_steps=7", "protocol.seeds=[1,2]", "method.terms={forget: 2.0}", "target='5'"]
-    assert settled(*asked) == composed(*asked) != composed(asked[0])
+    assert composed(*asked) == hydras(*asked) != hydras(asked[0])

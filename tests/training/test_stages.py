@@ -291,18 +291,18 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         L.seed_everything(seed, verbose=False)
         adapter = Lora.attach(model, rank=2, alpha=2, dropout=0.2)
         try:
-            trainer = fit(unlearner(model, adapter, pairs, folder), quiet(6, accumulate), folder, 2, [])
+            trainer = fit(unlearner(model, adapter, pairs, folder), quiet(4, accumulate), folder, 2, [])
             return adapter.sha256(), trainer.global_step
         finally:
             adapter.detach()
 
     undisturbed = train(tmp_path / "whole", seed=4)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Unlearner, "training_step", dying(5 * accumulate))
+        patch.setattr(Unlearner, "training_step", dying(4 * accumulate))
         train(tmp_path / "killed", seed=4)
     assert (tmp_path / "killed" / "last.ckpt").is_file()
     assert train(tmp_path / "killed", seed=99) == undisturbed  # whatever state the second process starts in
-    assert undisturbed[1] == 6
+    assert undisturbed[1] == 4
 
 
 def test_a_weight_for_a_term_that_there_is_not_and_one_below_zero_are_errors() -> None:
