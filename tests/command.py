@@ -38,11 +38,12 @@ load_config = ConfigRepository.load_config
 
 
 def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-    """A file of conf/ is parsed once, not at every composition, which took half of its time."""
+    """A file of conf/, or of Hydra's own, is parsed once, not at every composition, which took half of its time."""
     file = ROOT / "conf" / f"{config_path.removesuffix('.yaml')}.yaml"
-    if not file.is_file() or f"file://{ROOT / 'conf'}" not in [source.full_path() for source in repository.sources]:
+    ours = file.is_file() and f"file://{ROOT / 'conf'}" in [source.full_path() for source in repository.sources]
+    if not ours and not config_path.startswith("hydra/"):
         return load_config(repository, config_path)
-    place = config_path, str(repository.sources), file.stat().st_mtime_ns
+    place = config_path, str(repository.sources), file.stat().st_mtime_ns if ours else 0
     if place not in READ:
         READ[place] = pickle.dumps(load_config(repository, config_path))
     return pickle.loads(READ[place])

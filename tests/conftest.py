@@ -18,7 +18,7 @@ def pytest_collection_finish() -> None:
     """Nothing that is there by now goes away, so that no test pays for the collector's looks at it."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)  # of 700 at first: compositions and models are many small objects
+    gc.set_threshold(50_000, 20, 100)  # of 700 at first: compositions and models are many small objects
     gc.enable()
 
 

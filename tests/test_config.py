@@ -20,8 +20,12 @@ from fade.methods import Method
 from fade.pretrain.tiered import TieredPretraining
 from fade.published import GROUPS, published
 
+SUITES = ("light", "standard", "full")
+ATTACKS = [option for group, option in OPTIONS if group == "attack" and option not in SUITES]  # one list, as users give
+EACH = [(group, option) for group, option in OPTIONS if group != "attack" or option in SUITES]
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+
+@pytest.mark.parametrize(("group", "option"), [*EACH, ("attack", f"[{','.join(ATTACKS)}]")])
 def test_every_option_composes_and_passes_and_its_target_exists(
     monkeypatch: pytest.MonkeyPatch, group: str, option: str
 ) -> None:

@@ -53,7 +53,7 @@ def meter(cache: Path) -> Meter:
     cells = [cell for cell in dataset.cells() if request.concerns(cell)][:4]
     scene = Scene(base, base, dataset, request, cells, dataset.caption, Sampling(), Counter())
     judges = {domain: Judge.load(SHIPPED / "judges" / domain) for domain in dataset.domains}
-    return Meter(scene, judges, Probe.of(base, dataset, "style", 1, cache), 4, 2, [1], [188], cache)
+    return Meter(scene, judges, Probe.of(base, dataset, "style", 1, cache), 4, 4, [1], [188], cache)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ noises: list[set[int]] = []
 def test_the_report_draws_what_the_attacker_never_saw(meter: Meter, base: Subject) -> None:
     meter.measured("seen", Seen(), replace(base, identity="seen"))
     tried, reported = noises
-    assert len(tried) == 2 and len(reported) == 4 and not tried & reported
+    assert len(tried) == 4 and len(reported) == 4 and not tried & reported
 
 
 def test_what_fails_on_the_base_is_not_tried(meter: Meter, base: Subject) -> None:

@@ -50,7 +50,7 @@ REFUSED = {
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers
-PREPARED: dict[str, tuple[Diffusion, Pairs]] = {}
+PREPARED: dict[str, tuple[Diffusion, Pairs, torch.Tensor]] = {}
 
 
 @pytest.fixture(params=TINY)
@@ -59,16 +59,20 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def prepared(family: str, tmp_path: Path) -> tuple[Diffusion, Pairs]:
-    """Built once a session: neon into photo, of random images."""
+def prepared(family: str, tmp_path: Path) -> tuple[Diffusion, Pairs, torch.Tensor]:
+    """Built once a session: neon into photo, of random images; and what the model itself draws."""
     if family not in PREPARED:
         dataset = Generated("neon", "photo", ["A cat image in {} style.", "A dog image in {} style."], CAPTIONS[2:], 2)
         dataset.pixels = torch.randint(0, 255, (10, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
         model, request = tiny(family), Request.of(dataset, "neon", "photo")
         pairs = Pairs(dataset, request, forget=4, retain=6, batch=2, cache=tmp_path)
         pairs.prepare(model)
-        PREPARED[family] = model, pairs
+        PREPARED[family] = model, pairs, drawn(model)
     return PREPARED[family]
+
+
+def drawn(model: Diffusion) -> torch.Tensor:
+    return model.generate(CAPTIONS[:1], [Noise(0)])
 
 
 def attached(model: Diffusion, pairs: Pairs, name: str) -> tuple[Any, Adapter]:
@@ -92,15 +96,16 @@ def attached(model: Diffusion, pairs: Pairs, name: str) -> tuple[Any, Adapter]:
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_method_takes_two_steps_or_says_why_not(family: str, prepared: tuple[Diffusion, Pairs], name: str) -> None:
-    model, pairs = prepared
+def test_a_method_takes_two_steps_or_says_why_not(
+    family: str, prepared: tuple[Diffusion, Pairs, torch.Tensor], name: str
+) -> None:
+    model, pairs, plain = prepared
     clean = tensors_hash(model.network.state_dict())
     if (family, name) in REFUSED:
         with pytest.raises(BadInput, match=REFUSED[family, name]):
             attached(model, pairs, name)
         assert tensors_hash(model.network.state_dict()) == clean
         return
-    plain = model.generate(CAPTIONS[:1], [Noise(0)])
     method, adapter = attached(model, pairs, name)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2) if method.terms else None
     for step in range(2 if optimizer else 0):
@@ -118,14 +123,14 @@ def test_a_method_takes_two_steps_or_says_why_not(family: str, prepared: tuple[D
         method.stepped(adapter)
     method.finish(adapter)
     adapter.settle()
-    assert not torch.equal(model.generate(CAPTIONS[:1], [Noise(0)]), plain)
+    assert not torch.equal(drawn(model), plain)
     adapter.detach()
     assert tensors_hash(model.network.state_dict()) == clean
-    assert torch.equal(model.generate(CAPTIONS[:1], [Noise(0)]), plain)
+    assert torch.equal(drawn(model), plain)
 
 
-def test_duge_compares_maps_where_there_are_some(family: str, prepared: tuple[Diffusion, Pairs]) -> None:
-    model, pairs = prepared
+def test_duge_compares_maps_where_there_are_some(family: str, prepared: tuple[Diffusion, Pairs, torch.Tensor]) -> None:
+    model, pairs, _ = prepared
     method, adapter = (
         Duge(bank=2).method(made(published("fade", preset=model.preset)["method"])),
         Lora.attach(model, 1, 1),
@@ -146,9 +151,9 @@ def test_duge_compares_maps_where_there_are_some(family: str, prepared: tuple[Di
         adapter.detach()
 
 
-def test_every_candidate_has_a_gradient(family: str, prepared: tuple[Diffusion, Pairs]) -> None:
+def test_every_candidate_has_a_gradient(family: str, prepared: tuple[Diffusion, Pairs, torch.Tensor]) -> None:
     """The last block of SD 3 asks nothing for its text: that layer is no candidate."""
-    model, pairs = prepared
+    model, pairs, _ = prepared
     lora = Lora.attach(model, 1, 1, targets=published("fade", preset=model.preset)["adapter"]["targets"])
     found = sum_of_abs(model, lora.weights(), [pairs.draw(torch.Generator().manual_seed(0))], "forget")
     lora.detach()
@@ -156,10 +161,12 @@ def test_every_candidate_has_a_gradient(family: str, prepared: tuple[Diffusion, 
 
 
 @torch.no_grad()
-def test_uce_makes_two_captions_one(family: str, prepared: tuple[Diffusion, Pairs], tmp_path: Path) -> None:
+def test_uce_makes_two_captions_one(
+    family: str, prepared: tuple[Diffusion, Pairs, torch.Tensor], tmp_path: Path
+) -> None:
     """With nothing to preserve and no ridge the prediction under the caption is the one under its surrogate's; SDXL's
     pooled vector comes in with the time, and is left."""
-    model, _ = prepared
+    model, *_ = prepared
     dataset = Generated("neon", "photo", ["A cat image in {} style."], CAPTIONS[2:], 1)
     pairs = Pairs(dataset, Request.of(dataset, "neon", "photo"), 1, 1, 1, tmp_path)
     own, other = (model.embed([text]) for text in pairs.captions("forget")[0])

@@ -29,6 +29,7 @@ from fade.tensors import tensors_hash
 
 FLOWS = ("sd3", "flux", "sana")
 MODELS: dict[str, Diffusion] = {}
+DRAWN: dict[str, Tensor] = {}
 NOISE = [Noise(4), Noise(5)]
 ASKED = CAPTIONS[:2]
 
@@ -53,6 +54,14 @@ def called(model: Diffusion, latents: Tensor, **given: Any) -> Any:
     more = {"max_sequence_length": LENGTH} if hasattr(model, "text_length") else {}
     more |= {"use_resolution_binning": False} if model.title == "Sana" else {}
     return model.pipe(ASKED, latents=latents, **more, **given).images
+
+
+@torch.no_grad()
+def drawn(model: Diffusion) -> Tensor:
+    """What the model itself draws, once a session."""
+    if model.title not in DRAWN:
+        DRAWN[model.title] = model.generate(ASKED, NOISE)
+    return DRAWN[model.title]
 
 
 def starts(model: Diffusion) -> Tensor:
@@ -201,7 +210,7 @@ def test_what_is_beside_the_rows_counts(family: str, model: Diffusion) -> None:
 @torch.no_grad()
 def test_an_adapter_comes_and_goes_to_the_bit(model: Diffusion, sparsity: Sparsity, tmp_path: Path) -> None:
     """Saved, read again, muted, merged, removed; and exported, which the stock loader draws the same images of."""
-    clean = model.generate(ASKED, NOISE)
+    clean = drawn(model)
     adapter = Lora.attach(model, rank=2, alpha=3, targets=model.attention_layers)
     adapter.set_masks(sparsity({n: torch.rand(w.shape) for n, w in adapter.weights().items()}))
     shake(adapter)
@@ -225,7 +234,7 @@ def test_an_adapter_comes_and_goes_to_the_bit(model: Diffusion, sparsity: Sparsi
 
 @torch.no_grad()
 def test_a_patch_comes_and_goes_to_the_bit(model: Diffusion, tmp_path: Path) -> None:
-    clean = model.generate(ASKED, NOISE)
+    clean = drawn(model)
     patch = Patch.attach(model)
     for weight in patch.parameters():
         weight += 0.1 * torch.randn(weight.shape)

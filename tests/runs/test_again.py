@@ -17,7 +17,8 @@ from fade.published import protocol_sampling
 
 FEW = [
     *("target=neon_glow", "model.steps=2", "dataset.test=2", "protocol.seeds=[188]"),
-    *("trainer.max_steps=1", "pairs.forget=16", "pairs.retain=16", "pairs.batch=2"),
+    *("trainer.max_steps=1", "pairs.forget=4", "pairs.retain=12", "pairs.batch=2"),
+    "optimizer.schedule.locate_batch=4",
 ]
 
 
