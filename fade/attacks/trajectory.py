@@ -123,7 +123,8 @@ def finished(scene: Scene, z: Tensor, cells: Sequence[Cell], first: int, steps: 
 def pictures(model: Diffusion, z: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of latents z_0."""
     vae = model.pipe.vae
-    return (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).float().cpu()
+    z = z / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)  # as `Diffusion.encode`
+    return (vae.decode(z).sample / 2 + 0.5).clamp(0, 1).float().cpu()
 
 
 def denoised(

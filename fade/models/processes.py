@@ -9,13 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Generator, Tensor
 
 from fade.errors import BadInput
+
+Said = Literal["own", "eps", "v", "x0"]  # what of z_t = a z_0 + b ε is told: as the network tells it, ε, v, or z_0
 
 
 class Process(ABC):
@@ -41,6 +43,15 @@ class Process(ABC):
     @abstractmethod
     def target(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What the network is trained to give for z_t (B, C, h, w)."""
+
+    def squared(self, t: float, said: Said) -> float:
+        """How much larger ‖Δ‖² of two predictions for one z_t is when told otherwise than by the network itself: of
+        either process Δε = a Δv and Δz_0 = −b Δv."""
+        one, zero, at = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1), torch.tensor([t])
+        a, b = float(self.noised(one, at, zero)), float(self.noised(zero, at, one))
+        of_v = {"v": 1.0, "eps": a**2, "x0": b**2}
+        own = "eps" if self.prediction not in ("v_prediction", "flow") else "v"
+        return of_v[own if said == "own" else said] / of_v[own]
 
     @abstractmethod
     def sampler(self, steps: int, device: torch.device, **given: Any) -> Any:
