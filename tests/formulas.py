@@ -24,13 +24,15 @@ Losses = dict[str, Tensor]
 class Formula:
     """The losses of one batch as functions of the live weights; what stands behind a stop-gradient is computed once."""
 
-    def __init__(self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None) -> None:
+    def __init__(
+        self, model: Diffusion, base: nn.Module, batch: Batch, method: Any = None, empty: Tensor | None = None
+    ) -> None:
         self.unet, self.base, self.method, self.model, self.given = model.unet, base, method, model, batch
         self.batch: Any = {
             side: {key: getattr(value, "tokens", value) for key, value in example.items()}  # type: ignore[attr-defined]
             for side, example in batch.items()
         }
-        self.empty = model.embed([""]).tokens
+        self.empty = model.embed([""]).tokens if empty is None else empty
         self.alphas, self.v = (
             model.pipe.scheduler.alphas_cumprod,
             model.pipe.scheduler.config.prediction_type == "v_prediction",
@@ -154,6 +156,25 @@ class Formula:
         given, empty = self.base(z, t, c).sample, self.base(z, t, self.empty.expand_as(c)).sample
         wanted = (empty if centred_on_empty else given) - η * (given - empty)
         return lambda: {"forget": self.distance(z, t, c, wanted)}
+
+    def advunlearn(self) -> Callable[[], Losses]:
+        """Without an attack: the student is the untouched U-Net under what the live text encoder says."""
+        forget, retain = self.batch["forget"], self.batch["retain"]
+        c, n = torch.cat([forget["prompt"], retain["prompt"]]), len(forget["prompt"])
+        z, t = self.sampled(self.base, c)
+        given, empty = self.base(z[:n], t, c[:n]).sample, self.base(z[:n], t, self.empty.expand_as(c[:n])).sample
+        kept = self.base(z[n:], t, c[n:]).sample
+        return lambda: {
+            "forget": self.distance(z[:n], t, self.read(forget), empty - 1.0 * (given - empty)),
+            "retain": self.distance(z[n:], t, self.read(retain), kept),
+        }
+
+    def read(self, example: Any) -> Tensor:
+        """The captions of an example, by the text encoder as it is now."""
+        tokenizer = self.model.pipe.tokenizer
+        texts = [self.method.texts[row] for row in example["row"]]
+        ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+        return self.model.text_encoder(ids.input_ids)[0]  # type: ignore[no-any-return, operator]
 
     def stereo(self) -> Callable[[], Losses]:
         """Robustly erasing once, with two tokens found: +1 on an anchor, -3 on the mean of all three, of s = 2."""

@@ -116,7 +116,7 @@ def test_several_handles_in_any_order(pipe: StableDiffusionPipeline, model: Diff
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "fdae"}, "method 'fdae' is unknown; choose ca, diff_quickfix, ediff, esd, fade"),
+        ({"method": "fdae"}, "method 'fdae' is unknown; choose advunlearn, ca, diff_quickfix, ediff, esd"),
         ({"surrogate": "neon style"}, "not the same"),
         ({"concept": " "}, "concept is ' '; it must be text, not empty"),
         ({"templates": ["A cat image"]}, "needs exactly one {}"),

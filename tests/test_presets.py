@@ -103,6 +103,27 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         | KEYS_AND_VALUES,
         "UCE uce_sd_erase.py: erase_scale 1, preserve_scale 1, lamb 0.5",
     ),
+    "method/advunlearn": (
+        PATCH
+        | {
+            "adapter.targets": [r"text_encoder\.(text_model\.)?(encoder|final_layer_norm)\."],
+            "method.warmup": 20,
+            "method.attack_steps": 5,
+            "method.attack_rate": 0.025,
+            "method.length": 1,
+            "method.eta": 1.0,
+            "method.guidance": 3.0,
+            "method.sampling_steps": 15,
+            "method.terms.forget": 1.0,
+            "method.terms.retain": 0.3,
+            "pairs.batch": 4,
+            "optimizer.build.lr": 1e-3,
+            "optimizer.build.weight_decay": 0.0,
+        }
+        | NO_CLIPPING,
+        "ADV AdvUnlearn.py: text_encoder_full, adv_prompt_num 1, start_guidance 3, negative_guidance 1, retain_loss_w "
+        "0.3; Adam, unclipped; the budgets and rates are ours, not tuned",
+    ),
     "method/diff_quickfix": (
         {
             "/adapter": "patch",
@@ -361,6 +382,19 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "SPM configs/snoopy/config.yaml: max_denoising_steps 30, batch_size 1, lr 1e-4, lr_warmup_steps 500, "
         "iterations 3000",
+    ),
+    "tuned/sd15/advunlearn": (
+        {
+            "method.warmup": 200,
+            "method.attack_steps": 30,
+            "method.attack_rate": 0.0025,
+            "method.sampling_steps": 50,
+            "pairs.batch": 5,
+            "optimizer.build.lr": 1e-5,
+            "trainer.max_steps": 1000,
+        },
+        "ADV AdvUnlearn.py: warmup_iter 200, attack_step 30, attack_lr 1e-3 of vectors of length 0.4, ddim_steps 50, "
+        "retain_batch 5, lr 1e-5, iterations 1000",
     ),
     "tuned/sd15/task_vector": (
         {"pairs.batch": 4, "optimizer.build.lr": 1e-5, "trainer.max_steps": 200, "trainer.accumulate_grad_batches": 4},
@@ -826,6 +860,8 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("canvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "advunlearn"): (1e-3, 0.0, 100, 4, None, "32-true"),
+    ("sd15", "advunlearn"): (1e-5, 0.0, 1000, 5, None, "bf16-mixed"),
     ("sd15", "task_vector"): (1e-5, 1e-2, 200, 4, 1.0, "bf16-mixed"),
     ("canvas", "ediff"): (3e-3, 0.0, 100, 16, None, "32-true"),
     ("canvas", "lacu"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),

@@ -43,23 +43,23 @@ class Size:
 
 
 def sized(model: Diffusion, recipe: Recipe) -> Size:
-    """Of a model on the meta device, which is left as it was."""
+    """Of a model on the meta device, which is left as it was. A step is counted where what denoises is trained."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     peak = Peak([*model.parameters(), *model.buffers()])
     weights = peak.now
     with peak:
         adapter = recipe.attach(model)
-    candidates, sparsity = adapter.weights(), recipe.sparsity
+    candidates, sparsity, trained = adapter.weights(), recipe.sparsity, bool(recipe.method.terms)
     try:
         return Size(
             parts,
             weights,
             len(candidates),
             sum(weight.numel() for weight in candidates.values()),
-            sum(p.numel() for p in adapter.parameters()) if recipe.method.terms else 0,
+            sum(p.numel() for p in adapter.parameters()) if trained else 0,
             file_bytes(adapter, "dense", 1.0),
             file_bytes(adapter, getattr(sparsity, "shape", sparsity).kind, sparsity.p),
-            step_bytes(peak, model, adapter, recipe) if recipe.method.terms else None,
+            step_bytes(peak, model, adapter, recipe) if trained and recipe.method.part == "network" else None,
             locating_bytes(peak, model, adapter, recipe) if sparsity.kind in SCORED else None,
             recipe.pairs["batch"],
             model.size,
@@ -119,6 +119,7 @@ def batch(model: Diffusion, n: int) -> Batch:
         surrogate=embedding,
         concept=torch.empty(n, 0),
         end=torch.empty(n),
+        row=torch.empty(n),
         t=model.process.draw(n, model.device),
         noise=torch.empty_like(latents),
     )

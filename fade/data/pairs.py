@@ -28,14 +28,15 @@ WANTED = {"forget": 160, "retain": 512}  # images of either side where nothing i
 
 class Example(TypedDict):
     """latents (B, C, h, w); embeddings of the example's own caption and of its surrogate caption; concept
-    (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; t (B,) and noise, like latents,
-    as the loop draws them."""
+    (B, L) bool, where the caption names the target; end (B,), where its [EOT] stands; row (B,), of the caption in
+    Pairs.texts, for who reads it anew; t (B,) and noise, like latents, as the loop draws them."""
 
     latents: Tensor
     prompt: Embedding
     surrogate: Embedding
     concept: Tensor
     end: Tensor
+    row: Tensor
     t: NotRequired[Tensor]
     noise: NotRequired[Tensor]
 
@@ -157,6 +158,7 @@ class Pairs:
         )  # (cells, tiers, most), (cells, tiers): rows in the tables of embeddings
         self.own = self.overwritten = Embedding(torch.empty(0))
         self.concept = self.end = torch.empty(0)
+        self.texts: list[str] = []
 
     def side(self, cell: Cell) -> str | None:
         """ "forget", "retain", or None for what earlier requests removed and for what is not to be seen."""
@@ -269,7 +271,8 @@ class Pairs:
         for row, place in enumerate(flat):
             self.rows[place] = row
         captions = [told[c][t][k] for c, t, k in flat]
-        self.own = _embedded(model, [caption.text for caption in captions])
+        self.texts = [caption.text for caption in captions]
+        self.own = _embedded(model, self.texts)
         self.overwritten = _embedded(model, [caption.surrogate for caption in captions])
         self.concept = torch.zeros(self.own.tokens.shape[:2], dtype=torch.bool, device=self.own.device)
         domains = list(self.dataset.domains)
@@ -331,13 +334,14 @@ class Pairs:
 
     def _told(self, latents: Tensor, row: Tensor) -> Example:
         """Latents under the captions of these rows."""
-        row = self._there(row)
+        there = self._there(row)
         return Example(
             latents=latents,
-            prompt=self.own[row],
-            surrogate=self.overwritten[row],
-            concept=self.concept[row],
-            end=self.end[row],
+            prompt=self.own[there],
+            surrogate=self.overwritten[there],
+            concept=self.concept[there],
+            end=self.end[there],
+            row=row,
         )
 
     def _anchor(self, n: int, generator: Generator) -> Example:

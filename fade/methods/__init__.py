@@ -61,6 +61,11 @@ class Method:
             )
         if kind == "text" and sparsity != "dense":
             raise BadInput(f"{name} changes no weights, so sparsity={sparsity} has nothing to mask; use sparsity=dense")
+        if self.part == "text" and sparsity != "dense":
+            raise BadInput(
+                f"stage one scores what denoises, and {name} changes the text encoder: sparsity={sparsity} has nothing "
+                "to go by; use sparsity=dense"
+            )
         if timesteps != "uniform" and not self.draws_t:
             raise BadInput(
                 f"{name} draws no timesteps, so timesteps={timesteps} would change nothing; use timesteps=uniform"
@@ -73,8 +78,8 @@ class Method:
             raise BadInput(f"{name} is trained; trainer.max_steps is 0 and must be 1 or more")
 
     def check_part(self, model: Diffusion, adapter: Adapter) -> None:
-        """Raises BadInput for weights of the other part of the pipeline: captions are read once, before training, so a
-        text encoder's would have no gradient."""
+        """Raises BadInput for weights of the other part of the pipeline: batches hold captions as they were read before
+        training, so that a text encoder's would have no gradient."""
         text = self.part == "text"
         if odd := [name for name in adapter.weights() if (model.part_of(name) == model.denoiser) == text]:
             raise BadInput(

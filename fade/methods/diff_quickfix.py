@@ -41,14 +41,6 @@ class DiffQuickFix(Method):
         self.ridge, self.ends, self.preserve = ridge, ends, preserve
         self.variant = "" if ends else "last token alone"
 
-    def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
-        super().check(kind, sparsity, steps, timesteps)
-        if sparsity != "dense":
-            raise BadInput(
-                f"stage one scores what denoises, and DiffQuickFix changes the text encoder: sparsity={sparsity} has "
-                "nothing to go by; use sparsity=dense"
-            )
-
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         model.ends([[]])  # raises where no single encoder reads the caption
         odd = [name for name in adapter.weights() if not re.search(r"\.self_attn\.out_proj\.weight$", name)]

@@ -95,7 +95,8 @@ class Unlearner(L.LightningModule):
         check_world(self.trainer.world_size, self.pairs.batch, self.method.combines, self.method.passes)
         follow(self.trainer)
         began = time.monotonic()
-        self.pairs.prepare(self.model)
+        with self.adapter.off():  # captions as the teacher reads them, also where training goes on
+            self.pairs.prepare(self.model)
         doing("locating: what the concept rests on")
         self.method.prepare(self.model, self.adapter, self.pairs)
         with self.trainer.precision_plugin.forward_context():

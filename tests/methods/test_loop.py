@@ -137,6 +137,7 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
         ("task_vector", ["adapter.targets=['attn']"]),
         ("fade_robust", []),
         ("stereo", []),
+        ("advunlearn", ["method.warmup=1", "method.attack_steps=2"]),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(

@@ -43,8 +43,13 @@ REFUSED = {
     ("sdxl", "safree"): "no single text encoder",
     ("sana", "safree"): "no single text encoder",
     **{(family, "stereo"): "no single text encoder" for family in ("sdxl", "sd3", "sana")},
-    **{(family, "diff_quickfix"): "no single text encoder" for family in ("sdxl", "sd3", "flux")},
-    ("sana", "diff_quickfix"): "no parameter of the U-Net matches",  # Gemma's layers have other names
+    **{
+        (family, name): "no single text encoder"
+        for family in ("sdxl", "sd3", "flux")
+        for name in ("diff_quickfix", "advunlearn")
+    },
+    # Gemma's layers have other names
+    **{("sana", name): "no parameter of the U-Net matches" for name in ("diff_quickfix", "advunlearn")},
     ("flux", "stereo"): "no parameter of the U-Net matches",
     **{("flux", name): "no parameter of the U-Net matches" for name in ("rece", "speed")},
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
