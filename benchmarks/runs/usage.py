@@ -83,7 +83,7 @@ def mendable(error: BaseException, known: Callable[[], Mapping[str, Any]]) -> tu
     if room in ("hydra", "omegaconf"):
         return explain(str(error), getattr(error, "override", ""), sys.argv[1:], known), 2
     if isinstance(error, OSError) and error.errno in DISK:
-        return DISK[error.errno].format(name=error.filename or error), 1
+        return DISK[error.errno].format(name=error.filename or "output_dir or cache_dir"), 1
     if kind in DIED:
         return f"{first} died; the others go on, and the same command takes up what is missing", 1
     return None

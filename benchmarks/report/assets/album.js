@@ -67,7 +67,7 @@ function attacked(list) {
     item.append(pair, made("p", prompt));
     return item;
   };
-  document.getElementById("album-title").textContent = `Does ${list[0].attack} bring it back?`;
+  document.getElementById("album-title").textContent = `Does the attack “${list[0].attack}” bring it back?`;
   document.getElementById("album-of").textContent = list[0].setting;
   const reached = list.map((found) => `${found.gone}: ${found.success} % of ${found.images} images are read as it under the attack`);
   document.getElementById("album-said").textContent = `${reached.join("; ")}. The first ${list[0].columns} are shown, each beside what the same prompt and noise give without the attack.`;
