@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install run test test-slow test-processes mutants lint docs demo pins clean
+.PHONY: install run test test-slow test-processes test-demo mutants lint docs demo pins clean
 
 install: .venv/.installed
 
@@ -29,6 +29,10 @@ test-slow: install
 test-processes: install
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "processes and not slow" -rs
 	$(BIN)/python -m pytest -m slurm -rs
+
+# The demo's page in a browser, where chromium is installed
+test-demo: .venv/demo/.installed
+	.venv/demo/bin/python -m pytest -m demo -rs
 
 # Known errors, planted one by one: do the tests see them? 95 % must be killed (tests/mutants)
 mutants: install
