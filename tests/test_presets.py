@@ -672,8 +672,11 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "timesteps/targeted": ({"rho": 0.3, "points": 20, "measured_in": "own"}, "ours"),
     "timesteps/targeted_eps": ({"/": "targeted", "measured_in": "eps"}, "ours"),
     "timesteps/targeted_v": ({"/": "targeted", "measured_in": "v"}, "ours"),
-    "timesteps/ant": ({"low": 0, "high": 919}, "lileyang1210/ANT 78ce8f3: Multiple/examples/config.yaml"),
-    "timesteps/trce": ({"low": 480, "high": 999}, "ddgoodgood/TRCE 0da9b71: config/stage2"),
+    "timesteps/ant": (
+        {"low": 0, "high": 919, "outside": False},
+        "lileyang1210/ANT 78ce8f3: Multiple/examples/config.yaml",
+    ),
+    "timesteps/trce": ({"low": 480, "high": 999, "outside": False}, "ddgoodgood/TRCE 0da9b71: config/stage2"),
     "timesteps/kscu": (
         {"start": 14, "steps": 50, "loops": 8, "entries": 750},
         "ChaoShuoZhang/KeyStepConceptUnlearning a8adc01: SD14_CONFIGS, class",
@@ -684,7 +687,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "timesteps/switched_complement": ({"/": "switched", "part": "complement"}, "ours"),
     "timesteps/switched_random": ({"/": "switched", "part": "random"}, "ours"),
-    "timesteps/window": ({"low": 0, "high": 600}, "arXiv 2512.02657"),
+    "timesteps/window": ({"low": 0, "high": 600, "outside": False}, "arXiv 2512.02657"),
     "sparsity/dense": ({"p": 1.0}, ""),
     "sparsity/module": ({"p": 0.1}, "arXiv 2602.07058"),
     "sparsity/neuron": ({"p": 0.1}, "arXiv 2602.07058"),
