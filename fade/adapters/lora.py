@@ -134,6 +134,18 @@ class Lora(Adapter):
             layer.kept[self.name] = Kept.of(masks[name].to(layer.get_base_layer().weight.device, torch.bool))
 
     @torch.no_grad()
+    def fit(self, name: str, change: Tensor) -> None:
+        """Makes a layer's ΔW the nearest to the masked part of `change` (out, in) that the rank can hold, by singular
+        values. Of A, what that does not need stays as it was drawn, with zeros against it in B: it can still learn."""
+        layer = self.layers[name]
+        a, b = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
+        near, share = Factors.fit(change * self.masks()[name], self.rank), layer.scaling[self.name] ** -0.5
+        lengths = near.a.norm(dim=1)
+        used = int((lengths > 1e-3 * lengths.max()).sum())
+        a[:used] = (near.a[:used] * share).to(a)
+        b.zero_()[:, :used] = (near.b[:, :used] * share).to(b)
+
+    @torch.no_grad()
     def turn(self, name: str, by: Tensor) -> None:
         """A ← A `by`: B (A `by`) is the change turned."""
         a = self.layers[name].lora_A[self.name].weight

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
-from fade.checked import NonNegative
-from fade.data.pairs import Batch
-from fade.errors import BadInput
+from fade.adapters.lora import Lora
+from fade.checked import NonNegative, Positive
+from fade.data.pairs import Batch, Pairs
+from fade.errors import BadInput, above
 from fade.methods import Method, noised
+from fade.methods.uce import Uce
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 from fade.saliency import Saliency, ratio, sum_of_abs
@@ -24,7 +26,9 @@ from fade.saliency import Saliency, ratio, sum_of_abs
 
 class Fade(Method):
     """`saliency`: "forget", the paper's, or "ratio", forget over retain. With timesteps=targeted this is this project's
-    reading of SPARE, which published no code for its timesteps; `variant` says so in tables.
+    reading of SPARE, which published no code for its timesteps; `variant` says so in tables. `start`: None, a change of
+    zero as in the paper, or the λ of UCE's closed form over all tokens (fade/methods/uce.py), whose part within masks
+    and rank the training begins from; this project's own.
 
     Differs from the paper: the loss lives in the model's own parameterisation (ε or v), both terms run as one batch,
     and the teacher is the same U-Net with the adapter muted. From the authors' code: latents are the posterior's mode,
@@ -34,19 +38,39 @@ class Fade(Method):
     terms: Mapping[str, float] = {"forget": 0.3, "retain": 1.0}  # FADE's script
 
     def __init__(
-        self, saliency: str = "forget", variant: str = "", terms: Mapping[str, NonNegative] | None = None
+        self,
+        saliency: str = "forget",
+        variant: str = "",
+        terms: Mapping[str, NonNegative] | None = None,
+        start: Positive | None = None,
     ) -> None:
         if saliency not in ("forget", "ratio"):
             raise BadInput(
                 f"method.saliency is {saliency!r}; choose forget (the paper's) or ratio (forget over retain)"
             )
         self.saliency, self.variant, self.terms = saliency, variant, self.weighted(terms)
+        above(0, method__start=1.0 if start is None else start)
+        self.closed = None if start is None else Uce("all", ridge=start)
+
+    def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
+        super().check(kind, sparsity, steps, timesteps)
+        if self.closed and kind != "lora":
+            raise BadInput(f"method.start is where a LoRA begins, and the adapter is a {kind}; use method.start=null")
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
         forget = sum_of_abs(model, adapter.weights(), batches, "forget")
         if self.saliency == "forget":
             return forget
         return ratio(forget, sum_of_abs(model, adapter.weights(), batches, "retain"))
+
+    @torch.no_grad()
+    def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if self.closed is None:
+            return
+        assert isinstance(adapter, Lora)
+        for names, n in self.closed.solutions(model, adapter, pairs):
+            for name in names:
+                adapter.fit(name, adapter.weights()[name].double() @ n)
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget, retain = batch["forget"], batch["retain"]

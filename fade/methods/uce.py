@@ -6,7 +6,7 @@ W = (λW_0 + Σ_e s_e (W_0 g_e) c_eᵀ + Σ_p s_p (W_0 c_p) c_pᵀ) (λI + Σ_e 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -65,10 +65,15 @@ class Uce(Method):
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         weights = adapter.weights()
+        for read, n in self.solutions(model, adapter, pairs):
+            change(adapter, [weights[name] for name in read], n)
+
+    def solutions(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> Iterator[tuple[list[str], Tensor]]:
+        """Names of weights that read the same rows, and the N (D, D) by which each W_0 becomes W_0 (I + N)."""
+        weights = adapter.weights()
         for key, rows in self.edits(model, adapter).items():
             if read := reading(adapter, key):
-                chosen = [weights[name] for name in read]
-                change(adapter, chosen, self.solved(chosen, *demands(model, pairs, rows)))
+                yield read, self.solved([weights[name] for name in read], *demands(model, pairs, rows))
 
     def solved(self, weights: list[Tensor], c: Tensor, g: Tensor, p: Tensor) -> Tensor:
         """N (D, D) for these weights, which read c, shall read g, and go on reading p."""
@@ -95,8 +100,8 @@ class Uce(Method):
 
 
 def reading(adapter: Adapter, key: str) -> list[str]:
-    """The weights under the adapter that the expression finds; "" finds none."""
-    return [name for name in adapter.weights() if key and re.search(rf"(?:{key})\.weight$", name)]
+    """The weights under the adapter that the expression finds, which a LoRA calls by their layers; "" finds none."""
+    return [name for name in adapter.weights() if key and re.search(rf"(?:{key})(?:\.weight)?$", name)]
 
 
 def demands(model: Diffusion, pairs: Pairs, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:

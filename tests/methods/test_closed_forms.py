@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from adapting import ASKED, KEYS_AND_VALUES, ids_of
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
 from fade.adapters.patch import Patch
 from fade.adapters.text import TextEdit, suppressed
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
+from fade.methods.fade import Fade
 from fade.methods.rece import Rece
 from fade.methods.speed import Speed, allowed, centres, invariants, most_moved
 from fade.methods.uce import Uce, aligned, demands, solve
@@ -91,6 +94,28 @@ def test_uce_edits_every_key_and_value_by_its_captions(
         w = before[name]
         wanted = (0.3 * w + 2 * (w @ g.T) @ c + 0.5 * (w @ p.T) @ p) @ torch.inverse(gram)
         torch.testing.assert_close(weight.double(), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 6.0])
+def test_fade_may_start_from_what_its_masks_and_rank_hold_of_uces_form(
+    model: Diffusion, dataset: Canvas, encoded: Path, alpha: float
+) -> None:
+    """Of the U-Net's keys and values; where else the adapter lies it starts from no change."""
+    pairs = Pairs(dataset, Request.of(dataset, "neon_glow", "photo"), forget=16, retain=64, batch=2, cache=encoded)
+    lora = Lora.attach(model, rank=2, alpha=alpha)
+    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in lora.weights().items()}
+    for mask in masks.values():
+        mask[::3] = True
+    lora.set_masks(masks)
+    Fade(start=0.5).edit(model, lora, pairs)
+    n = solve(*demands(model, pairs, Uce("all").contexts), 1.0, 1.0, 0.5)
+    for name, weight in lora.weights().items():
+        read = name.endswith(("attn2.to_k", "attn2.to_v"))
+        wanted = (weight.double() @ n * masks[name]).numpy() if read else np.zeros(weight.shape)
+        u, s, v = np.linalg.svd(wanted, full_matrices=False)
+        np.testing.assert_allclose(lora.delta(name).detach().numpy(), u[:, :2] * s[:2] @ v[:2], atol=1e-6)
+    lora.fit(name, torch.zeros_like(weight))
+    assert not lora.delta(name).any() and lora.layers[name].lora_A[lora.name].weight.any()  # and A can still learn
 
 
 def test_captions_of_unequal_length_are_aligned() -> None:
