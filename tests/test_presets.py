@@ -58,6 +58,10 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ours: no code of it is public",
     ),
+    "method/fade_uce": (
+        {"method.saliency": "forget", "method.start": 50.0, "method.terms.forget": 0.3, "method.terms.retain": 1.0},
+        "ours: FADE's, and UCE's ridge on the canvas",
+    ),
     "method/fade_robust": (
         {
             "method.radius": 0.3,
@@ -322,13 +326,13 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # of the canvas: chosen here (docs/tuning.md), not published
     **{f"tuned/canvas/{name}": (row, "ours") for name, row in CANVAS.items()},
     **{
-        f"tuned/canvas/{name}": (
-            {"trainer.max_steps": 50, "method.terms.retain": 3.0, "optimizer.build.lr": 4e-3},
-            "docs/tuning.md",
-        )
-        for name in ("fade", "spare")
+        f"tuned/canvas/{name}": ({"optimizer.build.lr": 2e-3}, "docs/tuning.md")
+        for name in ("fade", "spare", "fade_robust")
     },
-    "tuned/canvas/fade_robust": ({"optimizer.build.lr": 2e-3}, "docs/tuning.md"),
+    "tuned/canvas/fade_uce": (
+        {"trainer.max_steps": 75, "method.terms.retain": 3.0, "optimizer.build.lr": 4e-3},
+        "docs/methods.md",
+    ),
     "tuned/canvas/salun": ({"optimizer.build.lr": 1e-4}, "docs/tuning.md"),
     "tuned/canvas/uce": ({"method.tokens": "all", "method.ridge": 50.0}, "docs/tuning.md"),
     # of Stable Diffusion
@@ -852,8 +856,9 @@ def test_a_preset_is_what_was_published(name: str) -> None:
 
 # model, method, and more -> rate, weight decay, steps, batch, clipping, precision: what a run has once all is composed
 COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
-    ("canvas", "fade"): (4e-3, 1e-2, 50, 16, 1.0, "32-true"),
-    ("canvas", "spare"): (4e-3, 1e-2, 50, 16, 1.0, "32-true"),
+    ("canvas", "fade"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "spare"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "fade_uce"): (4e-3, 1e-2, 75, 16, 1.0, "32-true"),
     ("canvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
     ("canvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),

@@ -18,7 +18,7 @@ from fade.checked import NonNegative, Positive
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, above
 from fade.methods import Method, noised
-from fade.methods.uce import Uce
+from fade.methods.uce import Uce, reading
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 from fade.saliency import Saliency, ratio, sum_of_abs
@@ -62,6 +62,13 @@ class Fade(Method):
         if self.saliency == "forget":
             return forget
         return ratio(forget, sum_of_abs(model, adapter.weights(), batches, "retain"))
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if self.closed and not any(reading(adapter, key) for key in self.closed.edits(model, adapter)):
+            raise BadInput(
+                "method.start begins from an edit of what reads the text itself, and no layer under the adapter does: "
+                "use method.start=null, or name others in adapter.targets"
+            )
 
     @torch.no_grad()
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

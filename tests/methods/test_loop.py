@@ -54,7 +54,8 @@ def test_a_patch_trains_the_weights_of_its_paper(model: Diffusion, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "within"), [*((name, 8, "to_") for name in ("fade", "spare", "fade_robust")), ("spm", 1, "")]
+    ("name", "rank", "within"),
+    [*((name, 8, "to_") for name in ("fade", "spare", "fade_uce", "fade_robust")), ("spm", 1, "")],
 )
 def test_an_adapter_trains_the_layers_of_its_paper(model: Diffusion, name: str, rank: int, within: str) -> None:
     """FADE: every attention projection. SPM: every linear layer of the transformer blocks."""
@@ -136,6 +137,7 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
         ("spare", []),
         ("task_vector", ["adapter.targets=['attn']"]),
         ("fade_robust", []),
+        ("fade_uce", []),
         ("stereo", []),
         ("advunlearn", ["method.warmup=1", "method.attack_steps=2"]),
     ],

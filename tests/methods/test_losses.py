@@ -28,6 +28,7 @@ SAMPLED = f"method.sampling_steps={STEPS}"
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
     ("fade",): (Formula.fade, 1, 2),
     ("spare",): (Formula.fade, 1, 2),
+    ("fade_uce",): (Formula.fade, 1, 2),
     ("fade_robust",): (Formula.fade_robust, 1, 3),
     ("fade_robust", "method.attack_steps=3"): (Formula.fade_robust, 1, 5),
     ("ca",): (lambda f: f.ca(f.base), 1, 3),
@@ -130,7 +131,7 @@ def adapter_moved(adapter: Adapter, by: float) -> None:
             weight.add_(by * torch.randn(weight.shape, generator=generator))
 
 
-FINE = ("fade", "spare", "fade_robust")
+FINE = ("fade", "spare", "fade_uce", "fade_robust")
 
 
 def check_gradients(parameters: list[nn.Parameter], losses: Losses, formula: Callable[[], Losses], h: float) -> None:
