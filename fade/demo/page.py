@@ -20,6 +20,8 @@ CSS = """
 @media (prefers-color-scheme: dark) {.one-line {color: #ffb4ab}}
 footer {display: none !important}
 #before img, #after img, #preview img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
+#strip .grid-wrap, #drawn .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important}
+#strip .grid-container, #drawn .grid-container {grid-template-rows: none; grid-auto-rows: auto}
 #drawn .thumbnail-item {aspect-ratio: auto; height: auto}
 #drawn .thumbnail-item img {position: static; height: auto}
 """
