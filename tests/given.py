@@ -11,7 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from command import ROOT, Command
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from finished import finished
 from grids import small
 from tiny import tiny_settings
@@ -22,7 +22,7 @@ from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
-from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer, make_unet
+from fade.pretrain.diffusion import make_pipeline, make_text_encoder, make_tokenizer
 
 torch.set_num_threads(1)
 
@@ -34,7 +34,8 @@ def dataset() -> Canvas:
 
 @pytest.fixture
 def model() -> Diffusion:
-    """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels."""
+    """32 px images, 8x8 latents of 4 channels, an ε-prediction U-Net of two levels, the lower without attention as
+    Stable Diffusion's."""
     torch.manual_seed(0)
     settings = tiny_settings()
     tokenizer = make_tokenizer([small().caption(cell) for cell in small().cells()], 16)
@@ -47,7 +48,18 @@ def model() -> Diffusion:
         sample_size=32,
     )
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
-    unet = make_unet(settings, 4, 8)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=tuple(settings.widths),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=settings.layers,
+        cross_attention_dim=settings.text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
     return StableDiffusion(
         make_pipeline(
             vae, make_text_encoder(tokenizer, settings.text_width, settings.text_layers), tokenizer, unet, scheduler

@@ -165,6 +165,7 @@ def test_a_real_process_stops_with_one_line_wherever_it_is(tmp_path: Path) -> No
         f"cache_dir={tmp_path}/cache",
         "trainer.max_steps=100",
         "checkpoint_every=1",
+        "model.steps=8",  # images take a while
     ]
 
     def start(*overrides: str) -> subprocess.Popen[str]:
