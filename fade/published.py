@@ -153,8 +153,9 @@ def optimizer_of(method: Method, known: dict[str, Any], lr: float | None) -> par
     return partial(located(known["_target_"]), **settings(known) | {"lr": rate})
 
 
+@cache
 def _read(name: str) -> DictConfig:
-    """A file, its values below its group unless it says that they are everybody's."""
+    """A file, not to be written to: its values below its group unless it says that they are everybody's."""
     path = CONF / f"{name}.yaml"
     whole = path.read_text(encoding="utf-8").startswith("# @package _global_") or "/" not in name
     found = OmegaConf.load(path)
@@ -171,5 +172,5 @@ def _choices(part: DictConfig) -> Iterator[tuple[str, str]]:
 def _option(group: str, option: str) -> Any:
     """An option of a group, over those that it builds on."""
     own = _read(f"{group}/{option}")[group]
-    below = [_option(group, name) for name in own.pop("defaults", ()) if name != "_self_"]
-    return OmegaConf.merge(*below, own)
+    below = [_option(group, name) for name in own.get("defaults", ()) if name != "_self_"]
+    return OmegaConf.merge(*below, OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]))
