@@ -9,7 +9,7 @@ from command import SHORT, Command
 
 
 def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_path: Path, run: Command) -> None:
-    run("model=canvas_flow", "target=pencil_sketch", *SHORT, "model.steps=10")
+    run("model=canvas_flow", "target=pencil_sketch", *(o for o in SHORT if o != "model.steps=2"), "model.steps=10")
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
     assert results["prediction"] == "flow"
