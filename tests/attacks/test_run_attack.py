@@ -38,6 +38,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_an_adapter_is_attacked_and_left_as_it_was(adapter: Path, tmp_path: Path, run: Command) -> None:
     before = {path: file_hash(path) for path in adapter.iterdir()}
     given = ["task=attack", f"run={adapter}", "attack=[bypass,closed]", *SMALL, f"out={tmp_path / 'attacks'}"]

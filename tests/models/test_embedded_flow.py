@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command import SHORT, Command
 
 
+@pytest.mark.processes
 def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_path: Path, run: Command) -> None:
     run("model=canvas_flow", "target=pencil_sketch", *(o for o in SHORT if o != "model.steps=2"), "model.steps=10")
     (folder,) = (tmp_path / "outputs").iterdir()

@@ -42,6 +42,7 @@ def test_a_ua_that_lies_between_is_to_be_measured_again_unless_it_had_as_many_st
     assert advice(run_of(tmp_path, 0.5), config(8)) == "" == advice(run_of(tmp_path, 1.0), config(8))
 
 
+@pytest.mark.processes
 def test_the_same_adapter_is_measured_again_and_trained_once(
     tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

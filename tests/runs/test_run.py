@@ -112,6 +112,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
     assert "another configuration" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.processes
 def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: Path, run: Command) -> None:
     """The same images, the same numbers: by the run that made them, and by task=score on a copy of its folder."""
     run("target=neon_glow", "protocol=subset", *SHORT, f"cache_dir={cache}")
@@ -143,6 +144,7 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
     assert "needs answers=DIR" in complaint(run("task=score", "target=neon_glow", code=1))
 
 
+@pytest.mark.processes
 def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command) -> None:
     short = [*SHORT, f"cache_dir={cache}", "protocol.batch=4"]  # one of 36 is timed else
     said = run("task=plan", "+sweeps=all_targets", "dataset=canvas", "pairs.seen=0.3", *short).stdout
