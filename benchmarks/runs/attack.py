@@ -121,8 +121,8 @@ def meter_of(
     scene = Scene(model, base, benchmark.dataset, request, cells, benchmark.prompt, protocol.sampling, Counter(), seed)
     scene.examples(1)
     probe = Probe.of(base, benchmark.dataset, request.domain, given["judge_images"], benchmark.cache)
-    seeds, fresh = given["seeds"], list(protocol.seeds)
-    return Meter(scene, benchmark.judges, probe, given["images"], given["tries"], seeds, fresh, benchmark.cache)
+    drawn = given["images"], given["tries"], given["seeds"], list(protocol.seeds)
+    return Meter(scene, benchmark.judges, probe, *drawn, benchmark.cache, given["haste"])
 
 
 def check_seeds(own: list[int], fresh: Sequence[int]) -> None:
@@ -163,8 +163,9 @@ def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
     base = Subject("base", before, before.sha256())
     if not zero_is_base(meter, base):
         raise RuntimeError("an adapter of zeros does not draw what the base draws; no attack can be measured")
-    shown = given["never"] and any(one.shown for one in attacks.values())
-    unseen = Never.of(benchmark.dataset, request, benchmark.judges[request.domain], model.size) if shown else None
+    learnt = given["never"] and any(one.shown for one in attacks.values())
+    taught = learnt and oracle is None  # which says the same, and better
+    unseen = Never.of(benchmark.dataset, request, benchmark.judges[request.domain], model.size) if taught else None
     rows = suite(meter, attacks, Subject("attacked", model, identity), base, oracle, victim.folder, unseen)
     print(robustness(rows, request.target))
     print(f"{victim.folder}/: NAME.json, NAME.png")

@@ -29,6 +29,7 @@ RULES: dict[str, Any] = {  # what no signature of ours says
     "base": Word | None,
     "attack.images": Count,
     "attack.tries": Count,
+    "attack.haste": Share,
     "attack.cells": Count,
     "attack.never": bool,
     "attack.judge_images": Count,

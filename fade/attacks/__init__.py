@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -76,6 +76,7 @@ class Scene:
 
     prompt: a cell's caption. off: the optimiser takes no step, for the control.
     altered: what is done to the real images, for the control that never saw the concept; None: nothing.
+    shared: what attacks on all models start from alike, made once, with the units that it cost.
     """
 
     model: Diffusion
@@ -89,6 +90,7 @@ class Scene:
     seed: int = 0
     off: bool = False
     altered: Callable[[Tensor], Tensor] | None = None
+    shared: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     @property
     def said(self) -> str:
@@ -117,6 +119,15 @@ class Scene:
     def generator(self) -> Generator:
         """The same draws each time: of the scene's seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, made by the first attack that asks and charged to each."""
+        before = self.counter.units
+        if name not in self.shared:
+            self.shared[name] = make(), self.counter.units - before
+        made, cost = self.shared[name]
+        self.counter.units = before + cost
+        return made
 
     def drawn(self, prompts: Sequence[str], noise: Sequence[Noise], sampling: Sampling | None = None) -> Tensor:
         """Images (N, 3, H, W) by the model under attack."""

@@ -78,7 +78,7 @@ def attack(
         scene = Scene(model, before, dataset, request, cells, dataset.caption, Sampling(), Counter(), seed)
         probe = Probe.of(before, dataset, "concept", examples, where)
         counts = images or given.get("images", 40), given.get("tries", 8)
-        meter = Meter(scene, {"concept": judge}, probe, *counts, OWN, FRESH, where)
+        meter = Meter(scene, {"concept": judge}, probe, *counts, OWN, FRESH, where, given.get("haste", 1.0))
         with merged(model):
             return suite(
                 meter,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from fade.tensors import tensors_hash
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of what is measured: a cached entry of another one is not read
+VERSION = 2  # of what is measured: a cached entry of another one is not read
 HALF = 0.5  # what an attack must reach on the base, and a prompt too
 SHOWN, SIDE = 8, 64  # images of a strip, and their side
 
@@ -55,7 +56,8 @@ class Subject:
 @dataclass(frozen=True)
 class Meter:
     """judges: the reporting one of each domain. probe: the attacker's. images: for the report; tries: of each find, for
-    the attacker. seeds: the attacker's; fresh: the report's."""
+    the attacker. seeds: the attacker's; fresh: the report's. haste: the share of the report's steps that the attacker
+    draws with."""
 
     scene: Scene
     judges: dict[str, Judge]
@@ -65,6 +67,7 @@ class Meter:
     seeds: Sequence[int]
     fresh: Sequence[int]
     cache: Path
+    haste: float = 1.0
 
     def measured(self, name: str, attack: Attack, subject: Subject, kept: list[str] | None = None) -> dict[str, Any]:
         """What an attack brings back on a subject, from the cache where it is there. kept: the finds that are tried;
@@ -82,7 +85,8 @@ class Meter:
     def _key(self, attack: Attack, subject: Subject, kept: list[str] | None) -> str:
         s = self.scene
         asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
-        how = [type(attack).__name__, vars(attack), subject.off, self.images, self.tries, self.seeds, self.fresh, kept]
+        drawn = [self.images, self.tries, self.seeds, self.fresh, self.haste]
+        how = [type(attack).__name__, vars(attack), subject.off, *drawn, kept]
         judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
         return content_hash(
             [VERSION, how, asked, s.seed, judges, s.pictures, subject.known, s.base.sha256(), vars(s.request)]
@@ -96,8 +100,8 @@ class Meter:
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]
             search = counter.units
-            tried = [self._tried(find, subject) for find in finds]
-            chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"], default=None)
+            tried = self._tried(finds, scene, subject) if len(finds) > 1 else []  # of one there is nothing to choose
+            chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"] if tried else 0, default=None)
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)
             images = (scene.plain if chosen is None else finds[chosen].draw)(
@@ -106,7 +110,7 @@ class Meter:
         hits, rest = self.read(images, cells, subject.never)
         units = {"search": search, "select": spent - search, "report": counter.units - spent}
         entry = {
-            "tried": tried,
+            "tried": tried or [_asked(find, hits) for find in finds],
             "chosen": None if chosen is None else finds[chosen].name,
             "success": share_of(sum(hits), len(hits)),
             "with_rest": share_of(sum(a and b for a, b in zip(hits, rest, strict=True)), len(hits)),
@@ -118,20 +122,18 @@ class Meter:
         }
         return entry, strip_of(images)
 
-    def _tried(self, find: Find, subject: Subject) -> dict[str, Any]:
-        """A find on the attacker's seeds: how its own judge likes it, and, for curves, what the reporting one reads."""
+    def _tried(self, finds: Sequence[Find], scene: Scene, subject: Subject) -> list[dict[str, Any]]:
+        """Each find on the attacker's seeds: how its own judge likes it, and, for curves, what the reporting one
+        reads."""
         cells, noise = self.asked(self.tries, self.seeds)
-        images = find.draw(cells, noise)
-        hits, _ = self.read(images, cells, subject.never)
-        liked = sum(hits) / len(hits) if subject.never else self._liked(images)
-        return {
-            "name": find.name,
-            "says": find.says,
-            "units": find.units,
-            "liked": liked,
-            "right": sum(hits),
-            "n": len(hits),
-        }
+        with hurried(scene, self.haste):
+            drawn = [find.draw(cells, noise) for find in finds]
+        found = []
+        for find, images in zip(finds, drawn, strict=True):
+            hits, _ = self.read(images, cells, subject.never)
+            liked = sum(hits) / len(hits) if subject.never else self._liked(images)
+            found.append({**_asked(find, hits), "liked": liked})
+        return found
 
     def _liked(self, images: Tensor) -> float:
         """The share that the attacker's judge reads as the target; its scores decide between equals."""
@@ -155,6 +157,22 @@ class Meter:
             for i, cell in enumerate(cells)
         ]
         return hits, rest
+
+
+def _asked(find: Find, hits: Sequence[bool]) -> dict[str, Any]:
+    """A find, and how many of its images were read as the target."""
+    return {"name": find.name, "says": find.says, "units": find.units, "right": sum(hits), "n": len(hits)}
+
+
+@contextmanager
+def hurried(scene: Scene, share: float) -> Iterator[None]:
+    """Inside, the scene's images take that share of their steps, where a find does not set them itself."""
+    own = scene.sampling
+    scene.sampling = replace(own, steps=max(1, round(share * (own.steps or scene.model.steps))))
+    try:
+        yield
+    finally:
+        scene.sampling = own
 
 
 def strip_of(images: Tensor) -> Image.Image:

@@ -66,8 +66,12 @@ def before_each(scene: Scene, heard: dict[str, str], length: int) -> dict[str, S
     }
 
 
-@torch.no_grad()
 def remembered(scene: Scene) -> Tensor:
     """Latents (N, C, h, w) of one image of each prompt, by the base model, from seeds of the attacker's own."""
+    return scene.once("remembered", partial(_remembered, scene))
+
+
+@torch.no_grad()
+def _remembered(scene: Scene) -> Tensor:
     noise = [Noise(OWN + scene.seed * 1000 + i) for i in range(len(scene.cells))]
-    return scene.model.encode(scene.base.generate(scene.prompts, noise, scene.sampling))
+    return scene.base.encode(scene.base.generate(scene.prompts, noise, scene.sampling))

@@ -23,6 +23,7 @@ from fade.attacks.closed import Closed
 from fade.attacks.meter import Meter, Subject
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
+from fade.attacks.prefix import Prefix
 from fade.attacks.probe import Probe, activations
 from fade.attacks.prompts import Prompts
 from fade.attacks.relearn import Relearn
@@ -106,6 +107,7 @@ def test_the_base_scores_its_own_success_and_a_word_filter_is_caught(
     assert found["none"]["base"]["value"] == 1.0 and found["none"]["success"]["value"] == 0.0
     assert found["bypass"]["success"]["value"] == 1.0 and found["bypass"]["excess"]["low"] > 0.3
     assert found["prompts"]["chosen"] == "upper case" and found["prompts"]["success"]["value"] == 1.0
+    assert found["prompts"]["base"]["value"] == 1.0  # the attacker keeps what its judge likes best
     assert found["prompts"]["dropped"] == ["a letter dropped"]  # the base does not know the word, so it proves nothing
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"{n}.{suffix}" for n in ("bypass", "none", "prompts") for suffix in ("json", "png")
@@ -140,23 +142,39 @@ def test_it_leaves_no_trace_and_relearning_learns(meter: Meter, base: Subject) -
 
 
 class Seen(Plain):
-    """Draws as asked, and remembers with what noise."""
+    """Draws as asked, and remembers with what noise; finds so many times the same."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
 
     def finds(self, scene: Scene) -> list[Find]:
         def draw(cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
             noises.append({n.seed for n in noise})
             return scene.plain(cells, noise)
 
-        return [Find("as asked", draw)]
+        return [Find("as asked", draw)] * self.times
 
 
 noises: list[set[int]] = []
 
 
 def test_the_report_draws_what_the_attacker_never_saw(meter: Meter, base: Subject) -> None:
-    meter.measured("seen", Seen(), replace(base, identity="seen"))
-    tried, reported = noises
-    assert len(tried) == 4 and len(reported) == 4 and not tried & reported
+    meter.measured("seen", Seen(2), replace(base, identity="seen"))
+    tried, again, reported = noises
+    assert len(tried) == 4 and tried == again and len(reported) == 4 and not tried & reported
+
+
+def test_the_attacker_draws_no_more_than_it_needs(meter: Meter, base: Subject) -> None:
+    """Nothing where there is nothing to choose, and in haste; what it starts from is made once and charged to each."""
+    image, tried = 2 * 4, 2 * 2 + 1  # units: two passes in each of four steps; of two, and one of the attacker's judge
+    one = meter.measured("seen", Seen(1), replace(base, identity="one"))
+    assert one["units"] == {"search": 0, "select": 0, "report": 4 * image} and one["tried"][0]["n"] == 4
+    hasty = replace(meter, haste=0.5).measured("seen", Seen(2), replace(base, identity="two"))
+    assert hasty["units"] == {"search": 0, "select": 2 * 4 * tried, "report": 4 * image}
+    attack = Prefix(marks=[1])
+    first, second = (meter.measured("prefix", attack, replace(base, identity=name)) for name in ("a", "b"))
+    assert first["units"] == second["units"] == {"search": 4 * image + 4 * 3, "select": 0, "report": 4 * image}
+    assert len(meter.scene.shared) == 1
 
 
 def test_what_fails_on_the_base_is_not_tried(meter: Meter, base: Subject) -> None:
