@@ -18,6 +18,7 @@ import transformers
 from benchmarks.report.tables import table
 from benchmarks.studies import _speed as speed
 from benchmarks.studies._clock import Row
+from benchmarks.studies._locating import locating_rows
 from fade.console import command, one_line
 from fade.errors import BadInput, at_least
 from fade.files import read_json, write_json, write_text
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "images": lambda n: speed.answer_rows(min(n, 5)),
     "forward": speed.forward_rows,
     "training": lambda n: speed.training_rows(min(n, 5)),
+    "locating": lambda n: locating_rows(min(n, 5)),
     "adapter": lambda n: speed.adapter_rows(speed.embedded(), "embedded", speed.RANK, n),
     "adapter-sd15": lambda n: speed.adapter_rows(speed.large(), "Stable Diffusion 1.5's size", 4, min(n, 3)),
 }

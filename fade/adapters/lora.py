@@ -350,7 +350,7 @@ def chosen(network: nn.Module, targets: Sequence[str], name: str) -> dict[str, n
     linear = {n: m for n, m in network.named_modules() if isinstance(m, (nn.Linear, LoraLinear))}
     found = {layer: module for layer, module in linear.items() if layer.endswith(tuple(targets))}
     if not found:
-        raise BadInput(f"no linear layer of the U-Net ends in {list(targets)}; check adapter.targets")
+        raise BadInput(f"no linear layer of what denoises ends in {list(targets)}; check adapter.targets")
     for layer, module in found.items():
         if isinstance(module, LoraLinear) and not isinstance(module, MaskedLinear):
             raise BadInput(f"{layer} already holds a stock LoRA; merge or unload it before attaching {name!r}")

@@ -65,7 +65,7 @@ class Patch(Adapter):
                 f"adapter.targets {list(targets)}: {error}; give regular expressions over parameter names"
             ) from error
         if not found:
-            raise BadInput(f"no parameter of the U-Net matches {list(targets)}; check adapter.targets")
+            raise BadInput(f"no weight of this {model.title} matches {list(targets)}; check adapter.targets")
         adapter = cls(model, name, found)
         for weight in found.values():
             weight.requires_grad_(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from families import CAPTIONS, tiny
 from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss
 
+import fade
 from benchmarks.runs.size import batch
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
@@ -111,3 +113,15 @@ def test_the_rank_is_measured_by_what_it_stands_for() -> None:
     with pytest.raises(BadInput, match=r"adapter\.rank is 65, and no matrix of these layers has more than \d\d;"):
         Lora.attach(model, 65, 1)
     assert model.generate(CAPTIONS[:1], [Noise(4)]).isfinite().all()
+
+
+def test_a_stock_pipeline_with_packed_layers_is_unlearned_dense_and_refused_masked(tmp_path: Path) -> None:
+    pipe = packed()[0].pipe
+    given: dict[str, Any] = {"templates": ["A cat in {}"], "retain": ["A dog in a house"], "images": 2, "batch": 2}
+    how: dict[str, Any] = {"sampling_steps": 2, "steps": 2, "lr": 1e-2, "rank": 2, "alpha": 2}
+    fade.unlearn(pipe, "neon", "photo", sparsity="dense", **given, **how).save(tmp_path / "own")
+    with fade.load(pipe, tmp_path / "own") as handle:
+        assert handle.card["rank"] == 2
+    with pytest.raises(BadInput, match="is quantised, and stage one needs its gradient"):
+        fade.unlearn(pipe, "neon", "photo", sparsity="neuron", **given, **how)
+    assert not fade.attached(pipe)

@@ -49,9 +49,9 @@ REFUSED = {
         for name in ("diff_quickfix", "advunlearn")
     },
     # Gemma's layers have other names
-    **{("sana", name): "no parameter of the U-Net matches" for name in ("diff_quickfix", "advunlearn")},
-    ("flux", "stereo"): "no parameter of the U-Net matches",
-    **{("flux", name): "no parameter of the U-Net matches" for name in ("rece", "speed")},
+    **{("sana", name): "no weight of this" for name in ("diff_quickfix", "advunlearn")},
+    ("flux", "stereo"): "no weight of this",
+    **{("flux", name): "no weight of this" for name in ("rece", "speed")},
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers

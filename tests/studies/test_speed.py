@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.studies import _speed as speed
 from benchmarks.studies._clock import Row
+from benchmarks.studies._locating import all_at_once, held, one_at_a_time
 from benchmarks.studies.speed import beside, page, read, slower, text
 from fade.errors import BadInput
 from fade.files import write_json
@@ -68,3 +69,9 @@ def test_the_life_of_an_adapter_leaves_the_pipeline_as_it_was() -> None:
     rows = {row.what: row for row in speed.adapter_rows(model, "embedded", 4, 2)}
     assert {"attach", "merge", "unmerge", "save", "detach"} < rows.keys() and rows["attach"].n == 2
     assert model.sha256() == base and not hasattr(model.unet, "peft_config")
+
+
+def test_stage_one_holds_the_model_its_sums_and_little_else() -> None:
+    """Of Stable Diffusion 1.5's size, without values: the sums of 93.5 M candidates in 4 bytes each are 0.088 of it."""
+    now, before = held(one_at_a_time, 64), held(all_at_once, 64)
+    assert now["of base"] <= 1.1 < 1.17 < before["of base"]
