@@ -53,13 +53,13 @@ def published(method: str | Method, seed: int = 0, preset: str = MODEL) -> dict[
 @cache
 def _published(name: str, variant: tuple[str, ...], seed: int, preset: str) -> dict[str, Any]:
     """variant: the method's own, where it is an object."""
-    config, model, own = _read("config"), _read(f"model/{preset}"), _read(f"method/{name}")
-    chosen = dict(choice for part in (config, model, own) for choice in _choices(part))
+    config, models, own = _read("config"), _line(f"model/{preset}"), _read(f"method/{name}")
+    chosen = dict(choice for part in (config, *models, own) for choice in _choices(part))
     tuned = f"tuned/{preset}/{name}"
     merged = OmegaConf.merge(
         {"seed": seed, "pairs": config["pairs"]},
         *({group: _option(group, chosen[group])} for group in GROUPS),
-        {key: model[key] for key in (*GROUPS, "pairs") if key in model},
+        *({key: model[key] for key in (*GROUPS, "pairs") if key in model} for model in models),
         {key: value for key, value in own.items() if key != "defaults"},
         _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
         *({"method": {"variant": own}} for own in variant),
@@ -91,7 +91,7 @@ def protocol_sampling(name: str) -> dict[str, Any]:
 
 def guidance_of(preset: str) -> float:
     """How strongly a model's own images are guided, by its file of conf/model."""
-    return float(_read(f"model/{preset}")["model"]["guidance"])
+    return float(OmegaConf.merge(*_line(f"model/{preset}"))["model"]["guidance"])
 
 
 def embedded(path: str | None = None) -> dict[str, Any] | None:
@@ -160,6 +160,13 @@ def _read(name: str) -> DictConfig:
     whole = path.read_text(encoding="utf-8").startswith("# @package _global_") or "/" not in name
     found = OmegaConf.load(path)
     return found if whole else OmegaConf.create({name.split("/")[0]: found})  # type: ignore[return-value]
+
+
+def _line(name: str) -> list[DictConfig]:
+    """A file, behind those of its group that it builds on."""
+    own = _read(name)
+    below = [entry for entry in own.get("defaults", ()) if isinstance(entry, str) and entry != "_self_"]
+    return [part for entry in below for part in _line(f"{Path(name).parent}/{entry}")] + [own]
 
 
 def _choices(part: DictConfig) -> Iterator[tuple[str, str]]:
