@@ -512,6 +512,14 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ours",
     ),
+    "tuned/canvas_flow/rece": (
+        {"adapter.targets": ["^context_embedder\\.weight$", "^time_text_embed\\.text_embedder\\.linear_1\\.weight$"]},
+        "ours: UCE's two",
+    ),
+    "tuned/canvas_flow/speed": (
+        {"adapter.targets": ["^context_embedder\\.weight$"], "method.tokens": "all"},
+        "ours: the first of UCE's, which rows are read through",
+    ),
     "tuned/sd35_medium/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
     "tuned/flux_dev/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),
     "tuned/canvas_flow/fmn": ({"adapter.targets": [r"attn\."]}, "ours; refused there"),

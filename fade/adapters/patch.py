@@ -182,6 +182,7 @@ class Patch(Adapter):
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.deltas = {}  # of values that are no longer in place
         whole = {key: torch.ones_like(w, dtype=torch.bool) for key, w in self.chosen.items()}
         self.set_masks({key: tensors.get(f"{key}.mask", mask) for key, mask in whole.items()})
         for key, weight in self.chosen.items():

@@ -47,7 +47,7 @@ def test_only_an_expression_that_names_the_encoder_finds_its_weights(model: Diff
         patch = Patch.attach(model, targets)
         assert set(patch.weights()) <= network
         patch.detach()
-    with pytest.raises(BadInput, match="no parameter"):
+    with pytest.raises(BadInput, match="no weight of this"):
         Patch.attach(model, [r"self_attn\.out_proj"])
     patch = Patch.attach(model, TARGETS)
     assert list(patch.weights()) == [PART]

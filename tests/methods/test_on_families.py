@@ -53,6 +53,7 @@ REFUSED = {
     ("flux", "stereo"): "no weight of this",
     **{("flux", name): "no weight of this" for name in ("rece", "speed")},
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
+    **{(family, "fade_uce"): "what reads the text itself" for family in ("sd3", "flux", "sana")},
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers
 PREPARED: dict[str, tuple[Diffusion, Pairs, torch.Tensor]] = {}
