@@ -47,7 +47,8 @@ def test_two_processes_make_the_losses_of_one(tmp_path: Path) -> None:
     two, together, printed = ran(tmp_path / "two", "trainer=ddp", *CPU)
     assert len(together) == len(alone) == 4 and printed.count("| model ") == 1
     for mine, theirs in zip(together, alone, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4)
+        # what is kept has hardly moved at the first step: its loss is the square of what single precision leaves of it
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-10)
     assert two["cost"]["teacher_passes"] == one["cost"]["teacher_passes"] == 4
     assert two["sparsity"] == one["sparsity"] and two["base_sha256"] == one["base_sha256"]
 
