@@ -46,12 +46,12 @@ def published(method: str | Method, seed: int = 0, preset: str = MODEL) -> dict[
         if isinstance(method, str):
             raise BadInput(f"method {method!r} is unknown; choose {', '.join(names())}")
         name = "fade"
-    variant = () if isinstance(method, str) else (method.variant,)
+    variant = None if isinstance(method, str) else method.variant
     return deepcopy(_published(name, variant, seed, preset))
 
 
 @cache
-def _published(name: str, variant: tuple[str, ...], seed: int, preset: str) -> dict[str, Any]:
+def _published(name: str, variant: str | None, seed: int, preset: str) -> dict[str, Any]:
     """variant: the method's own, where it is an object."""
     config, models, own = _read("config"), _line(f"model/{preset}"), _read(f"method/{name}")
     chosen = dict(choice for part in (config, *models, own) for choice in _choices(part))
@@ -62,7 +62,7 @@ def _published(name: str, variant: tuple[str, ...], seed: int, preset: str) -> d
         *({key: model[key] for key in (*GROUPS, "pairs") if key in model} for model in models),
         {key: value for key, value in own.items() if key != "defaults"},
         _read(tuned) if (CONF / f"{tuned}.yaml").is_file() else {},
-        *({"method": {"variant": own}} for own in variant),
+        {} if variant is None else {"method": {"variant": variant}},
     )
     return filled(merged, (*GROUPS, "method", "pairs"))
 
@@ -164,9 +164,10 @@ def _read(name: str) -> DictConfig:
 
 def _line(name: str) -> list[DictConfig]:
     """A file, behind those of its group that it builds on."""
-    own = _read(name)
-    below = [entry for entry in own.get("defaults", ()) if isinstance(entry, str) and entry != "_self_"]
-    return [part for entry in below for part in _line(f"{Path(name).parent}/{entry}")] + [own]
+    own, group = _read(name), name.partition("/")[0]
+    said = own.get("defaults") or own.get(group, {}).get("defaults", ())
+    below = [entry for entry in said if isinstance(entry, str) and entry != "_self_"]
+    return [part for entry in below for part in _line(f"{group}/{entry}")] + [own]
 
 
 def _choices(part: DictConfig) -> Iterator[tuple[str, str]]:
@@ -178,6 +179,5 @@ def _choices(part: DictConfig) -> Iterator[tuple[str, str]]:
 
 def _option(group: str, option: str) -> Any:
     """An option of a group, over those that it builds on."""
-    own = _read(f"{group}/{option}")[group]
-    below = [_option(group, name) for name in own.get("defaults", ()) if name != "_self_"]
-    return OmegaConf.merge(*below, OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]))
+    found = OmegaConf.merge(*(part[group] for part in _line(f"{group}/{option}")))
+    return OmegaConf.masked_copy(found, [key for key in found if key != "defaults"])

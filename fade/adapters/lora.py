@@ -139,7 +139,7 @@ class Lora(Adapter):
         values. Of A, what that does not need stays as it was drawn, with zeros against it in B: it can still learn."""
         layer = self.layers[name]
         a, b = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
-        near, share = Factors.fit(change * self.masks()[name], self.rank), layer.scaling[self.name] ** -0.5
+        near, share = Factors.fit(change * layer.kept[self.name].mask, self.rank), layer.scaling[self.name] ** -0.5
         lengths = near.a.norm(dim=1)
         used = int((lengths > 1e-3 * lengths.max()).sum())
         a[:used] = (near.a[:used] * share).to(a)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
 from fade.attacks.inversion import draw_spelt, heard_of
-from fade.attacks.spelling import Slots, check_words, embedded, norm, room, spelt, table, tokens
+from fade.attacks.spelling import Slots, check_words, embedded, norm, prefixed, spelt, table
 from fade.checked import Count, Positive
 from fade.models import Diffusion, Noise
 
@@ -59,11 +59,7 @@ class Prefix(Attack):
 
 def before_each(scene: Scene, heard: dict[str, str], length: int) -> dict[str, Slots]:
     """What is heard, spelt as its caption with `length` free vectors of its own before it; cut where it is too long."""
-    return {
-        heard[prompt]: [-1 - (row * length + j) for j in range(length)]
-        + tokens(scene.model, prompt)[: room(scene.model) - length]
-        for row, prompt in enumerate(scene.prompts)
-    }
+    return {heard[prompt]: slots for prompt, slots in prefixed(scene.model, scene.prompts, length).items()}
 
 
 def remembered(scene: Scene) -> Tensor:

@@ -7,7 +7,7 @@ tokens. The prompt that is asked stays what it was: what a gate or a text edit h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -49,6 +49,14 @@ def room(model: Diffusion) -> int:
 
 def tokens(model: Diffusion, prompt: str) -> Slots:
     return model.token_ids([prompt])[0]
+
+
+def prefixed(model: Diffusion, captions: Iterable[str], length: int) -> dict[str, Slots]:
+    """Each caption with `length` free vectors of its own before it; cut where it is too long."""
+    return {
+        caption: [-1 - (row * length + j) for j in range(length)] + tokens(model, caption)[: room(model) - length]
+        for row, caption in enumerate(captions)
+    }
 
 
 def usable(model: Diffusion, without: str = "") -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
-from fade.attacks.spelling import Slots, check_words, embedded, norm, room, spelt, table, tokens
+from fade.attacks.spelling import Slots, check_words, embedded, norm, prefixed, room, spelt, table
 from fade.checked import Count, NonNegative, Rate, Whole
 from fade.data.pairs import Batch, Example, Pairs
 from fade.errors import BadInput
@@ -99,10 +99,7 @@ class AdvUnlearn(Method):
         what it said; none in the warm-up."""
         if self.step < self.warmup or not self.attack_steps:
             return {}, None
-        slots = {
-            caption: [*(-1 - i * self.length - j for j in range(self.length)), *tokens(model, caption)]
-            for i, caption in enumerate(dict.fromkeys(asked))
-        }
+        slots = prefixed(model, dict.fromkeys(asked), self.length)
         words = table(model).weight
         vectors = words[torch.randint(len(words), (len(slots) * self.length,), device=words.device)].detach().clone()
         optimizer = torch.optim.Adam([vectors.requires_grad_(True)], lr=self.rate)

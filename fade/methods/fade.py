@@ -75,9 +75,10 @@ class Fade(Method):
         if self.closed is None:
             return
         assert isinstance(adapter, Lora)
+        weights = adapter.weights()
         for names, n in self.closed.solutions(model, adapter, pairs):
             for name in names:
-                adapter.fit(name, adapter.weights()[name].double() @ n)
+                adapter.fit(name, weights[name].double() @ n)
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget, retain = batch["forget"], batch["retain"]
