@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import kendalltau
 
 from benchmarks.record.results import Run
 from benchmarks.report.decided import NUMBERS, score
@@ -85,20 +86,10 @@ def interval(table: np.ndarray, domains: Sequence[str], told: Sequence[float]) -
     groups = [np.flatnonzero(np.array(domains) == domain) for domain in sorted(set(domains))]
     generator = np.random.default_rng(0)
 
-    def means(chosen: list[np.ndarray]) -> np.ndarray:
-        return np.mean([table[:, group].mean(axis=1) for group in chosen], axis=0)
+    def tau(chosen: list[np.ndarray]) -> float:
+        means = np.mean([table[:, group].mean(axis=1) for group in chosen], axis=0)
+        return float(np.nan_to_num(kendalltau(means, told).statistic))  # nan where all methods are equal: no order
 
-    drawn = [[generator.choice(group, len(group)) for group in groups] for _ in range(_DRAWS)]
-    value, *others = tau(np.array([means(chosen) for chosen in (groups, *drawn)]), np.array(told))
-    low, high = np.quantile(others, (0.025, 0.975))
-    return float(value), float(low), float(high)
-
-
-def tau(means: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Kendall's τ_b (N,) of each row of means (N, methods) with what is told (methods,); 0 where a row has no order.
-
-    Σ sign(x_i − x_j) sign(y_i − y_j) over pairs, to the root of the pairs without a tie in x times those in y."""
-    i, j = np.triu_indices(len(told), 1)
-    ours, theirs = np.sign(means[:, i] - means[:, j]), np.sign(told[i] - told[j])
-    room = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum())
-    return np.divide(ours @ theirs, room, out=np.zeros(len(means)), where=room > 0)
+    drawn = [tau([generator.choice(group, len(group)) for group in groups]) for _ in range(_DRAWS)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return tau(groups), float(low), float(high)
