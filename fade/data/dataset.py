@@ -121,7 +121,7 @@ class Dataset(ABC):
             return domain, surrogate, None
         other = find_domain(within, self.domains, "within")
         if other == domain:
-            raise BadInput(f"within is {within!r}, a {domain} as the target {target!r} is; name one of another domain")
+            raise BadInput(f"within is {within!r}, of the target's own domain ({domain}); name one of another domain")
         return domain, surrogate, (other, within)
 
     def labels(self, items: list[Item], domain: str, among: list[str] | None = None) -> Tensor:

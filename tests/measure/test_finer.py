@@ -62,7 +62,7 @@ def test_a_request_of_a_pair_forgets_one_cell_and_keeps_the_rest_of_both(dataset
         ("A house cat image in neon glow style.", "A sea fish image in neon glow style.")
     ]
     with pytest.raises(
-        BadInput, match="within is 'wild_cat', a object as the target 'house_cat' is; name one of another domain"
+        BadInput, match=r"within is 'wild_cat', of the target's own domain \(object\); name one of another domain"
     ):
         Request.of(dataset, "house_cat", None, "wild_cat")
     with pytest.raises(BadInput, match="within 'lion' is no concept of this dataset"):
