@@ -28,19 +28,20 @@ NO_CLIPPING = {"trainer.gradient_clip_val": None}
 KEYS_AND_VALUES = {"adapter.targets": [r"attn2\.to_[kv]\.weight"]}
 DECAY, NO_DECAY = ({"optimizer.build.lr": None, "optimizer.build.weight_decay": decay} for decay in (1e-2, 0.0))
 # file -> (every value that it sets, where the values come from)
-CANVAS = {  # of the drawn grid; most are those of a smaller one, until they are chosen there
+CANVAS = {  # of the drawn grid: chosen there, but for lacu's and task_vector's
     "ca": {"optimizer.build.lr": 1e-3},
     "esd": {"pairs.batch": 4, "optimizer.build.lr": 1e-3},
-    "ediff": {"optimizer.build.lr": 3e-3},
+    "ediff": {"optimizer.build.lr": 1e-3},
     "lacu": {"method.sampling_steps": 15, "optimizer.build.lr": 4e-3},
     "shs": {"optimizer.build.lr": 1e-3},
-    "fmn": {"optimizer.build.lr": 1e-3},
-    "salun": {"optimizer.build.lr": 3e-4},
+    "fmn": {"optimizer.build.lr": 3e-4},
+    "salun": {"optimizer.build.lr": 1e-4},
     "seot": {"method.phrases.style": "{concept} style."},
-    "spm": {"pairs.batch": 4, "method.terms.retain": 10.0, "optimizer.build.lr": 3e-2},
+    "spm": {"pairs.batch": 4, "method.terms.retain": 100.0, "optimizer.build.lr": 1e-2},
     "task_vector": {"optimizer.build.lr": 3e-4},
-    "uce": {"method.tokens": "all", "method.ridge": 0.5},
-    "speed": {"method.tokens": "all"},
+    "uce": {"method.tokens": "all", "method.ridge": 50.0},
+    "rece": {"method.preserve": 100.0},
+    "speed": {"method.tokens": "all", "method.threshold": 3.0},
 }
 TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # methods
@@ -333,8 +334,6 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"trainer.max_steps": 75, "method.terms.retain": 3.0, "optimizer.build.lr": 4e-3},
         "docs/methods.md",
     ),
-    "tuned/canvas/salun": ({"optimizer.build.lr": 1e-4}, "docs/tuning.md"),
-    "tuned/canvas/uce": ({"method.tokens": "all", "method.ridge": 50.0}, "docs/tuning.md"),
     # of Stable Diffusion
     "tuned/sd15/ca": (
         {"method.prior": False, "pairs.batch": 8, "optimizer.build.lr": 1.6e-5, "trainer.max_steps": 100},
@@ -870,16 +869,16 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("canvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
     ("canvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),
-    ("canvas", "fmn"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "fmn"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "salun"): (1e-4, 0.0, 100, 16, None, "32-true"),
-    ("canvas", "spm"): (3e-2, 1e-2, 100, 4, None, "32-true"),
+    ("canvas", "spm"): (1e-2, 1e-2, 100, 4, None, "32-true"),
     ("canvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "advunlearn"): (1e-3, 0.0, 100, 4, None, "32-true"),
     ("sd15", "advunlearn"): (1e-5, 0.0, 1000, 5, None, "bf16-mixed"),
     ("sd15", "task_vector"): (1e-5, 1e-2, 200, 4, 1.0, "bf16-mixed"),
-    ("canvas", "ediff"): (3e-3, 0.0, 100, 16, None, "32-true"),
+    ("canvas", "ediff"): (1e-3, 0.0, 100, 16, None, "32-true"),
     ("canvas", "lacu"): (4e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "shs"): (1e-3, 0.0, 100, 16, None, "32-true"),
     ("sd15", "lacu"): (5e-5, 1e-2, 300, 4, 1.0, "bf16-mixed"),
