@@ -27,8 +27,8 @@ def check_words(model: Diffusion) -> None:
     """Raises BadInput for a family whose token embeddings cannot be reached."""
     if len(model.encoders) > 1 or model.texts[0].prefix:
         raise BadInput(
-            f"{model.title} has no single text encoder that reads a caption alone, and this attack works on its token "
-            "vectors"
+            f"{model.title} has no single text encoder that reads a caption alone, among whose token vectors a search "
+            "could be made; use another one"
         )
 
 

@@ -77,6 +77,10 @@ class Method:
         if self.terms and not steps:
             raise BadInput(f"{name} is trained; trainer.max_steps is 0 and must be 1 or more")
 
+    def check_family(self, model: Diffusion) -> None:
+        """Raises BadInput for a family of models on which the method has no meaning: asked before an adapter looks for
+        layers that such a family may not have."""
+
     def check_part(self, model: Diffusion, adapter: Adapter) -> None:
         """Raises BadInput for weights of the other part of the pipeline: batches hold captions as they were read before
         training, so that a text encoder's would have no gradient."""

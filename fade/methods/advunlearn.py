@@ -56,8 +56,10 @@ class AdvUnlearn(Method):
         self.terms = self.weighted(terms)
         self.step = 0
 
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    def check_family(self, model: Diffusion) -> None:
         check_words(model)
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         longest = max((caption for caption, _ in pairs.captions("forget")), key=model.texts[0].count)
         if (n := model.texts[0].count(longest)) + self.length > room(model):
             raise BadInput(

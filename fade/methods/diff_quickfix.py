@@ -41,8 +41,10 @@ class DiffQuickFix(Method):
         self.ridge, self.ends, self.preserve = ridge, ends, preserve
         self.variant = "" if ends else "last token alone"
 
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    def check_family(self, model: Diffusion) -> None:
         model.ends([[]])  # raises where no single encoder reads the caption
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         odd = [name for name in adapter.weights() if not re.search(r"\.self_attn\.out_proj\.weight$", name)]
         if odd or len(adapter.weights()) != 1:
             raise BadInput(

@@ -31,8 +31,10 @@ class ForgetMeNot(Method):
         self.end, self.terms = end, self.weighted(terms)
         self.variant = "" if end else "concept tokens alone"
 
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    def check_family(self, model: Diffusion) -> None:
         model.attention()  # raises where there is none to drive
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         named_in_all(model, pairs, "Forget-Me-Not drives attention to the concept's tokens to zero")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

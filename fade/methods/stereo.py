@@ -63,8 +63,10 @@ class Stereo(Method):
         self.terms = self.weighted(terms)
         self.found: list[Embedding] = []  # c_1, c_2, ...: a row for each forget caption, as of `own`, c_0
 
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+    def check_family(self, model: Diffusion) -> None:
         check_words(model)
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         named_in_all(model, pairs, "STEREO puts a vector in the concept's place")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:

@@ -322,7 +322,9 @@ class Diffusion(nn.Module, ABC):
     def attention(self) -> AbstractContextManager[list[Tensor]]:
         """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept. Raises
         BadInput where text and image are read in one softmax."""
-        raise BadInput(f"{self.title} has no cross-attention whose maps could be looked at; use another method")
+        raise BadInput(
+            f"{self.title} reads text and image in one softmax: there are no maps of cross-attention; use another method"
+        )
 
     # images
 

@@ -58,7 +58,8 @@ class Recipe:
         return Step([request], [], self.method, self.sparsity)
 
     def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
-        """A new adapter on the model; the same values each time."""
+        """A new adapter on the model; the same values each time. Raises BadInput where the method has no meaning."""
+        self.method.check_family(model)
         torch.manual_seed(self.seed)
         return self.adapter.attach(model, name=name, **self.settings)  # type: ignore[attr-defined]  # each kind's own
 

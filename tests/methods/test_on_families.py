@@ -32,7 +32,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "salun": {"guidance": 1.0},
     "fade_robust": {"captions": 4},  # of 256: Sana puts hundreds of tokens before each
 }
-JOINT = "no cross-attention whose maps"
+JOINT = "text and image in one softmax"
 REFUSED = {
     ("sd3", "fmn"): JOINT,
     ("flux", "fmn"): JOINT,
@@ -42,15 +42,11 @@ REFUSED = {
     ("flux", "safree"): "spreads",
     ("sdxl", "safree"): "no single text encoder",
     ("sana", "safree"): "no single text encoder",
-    **{(family, "stereo"): "no single text encoder" for family in ("sdxl", "sd3", "sana")},
     **{
         (family, name): "no single text encoder"
-        for family in ("sdxl", "sd3", "flux")
-        for name in ("diff_quickfix", "advunlearn")
+        for family in TINY
+        for name in ("stereo", "diff_quickfix", "advunlearn")
     },
-    # Gemma's layers have other names
-    **{("sana", name): "no weight of this" for name in ("diff_quickfix", "advunlearn")},
-    ("flux", "stereo"): "no weight of this",
     **{("flux", name): "no weight of this" for name in ("rece", "speed")},
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
     **{(family, "fade_uce"): "what reads the text itself" for family in ("sd3", "flux", "sana")},
@@ -85,6 +81,7 @@ def attached(model: Diffusion, pairs: Pairs, name: str) -> tuple[Any, Adapter]:
     """A method and its adapter as the family's preset composes them."""
     known = published(name, preset=model.preset)
     method = made(known["method"] | SHORT.get(name, {}))
+    method.check_family(model)
     kind, shape = adapter_of(method, known["adapter"], None, None, None)
     adapter: Adapter = kind.attach(model, **shape)  # type: ignore[attr-defined]
     try:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import SHORT, Command
+from command import SHORT, Command, complaint
 
 
 @pytest.mark.processes
@@ -19,3 +19,12 @@ def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_p
     assert results["base"]["cra"]["value"] >= 0.8
     card = json.loads((folder / "adapter" / "adapter.json").read_text())
     assert card["text_length"] == 24
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("fmn", "text and image in one softmax"), ("stereo", "no single text encoder"), ("seot", "spreads a word over")],
+)
+def test_a_method_without_a_meaning_here_is_refused_by_its_own_reason(run: Command, method: str, said: str) -> None:
+    """Not for a rate or for layers that could be named, only to be refused again."""
+    assert said in complaint(run("model=canvas_flow", f"method={method}", code=1))

@@ -144,4 +144,4 @@ def test_a_plan_of_a_published_model_asks_for_no_weights(run: Command, tmp_path:
     assert not (tmp_path / "outputs").exists()
     joint = ["model=flux_dev", "method=fmn", "optimizer.build.lr=1e-4"]
     refused = run("task=plan", *joint, "target=neon_glow", code=1)
-    assert "no cross-attention whose maps" in refused.stderr
+    assert "text and image in one softmax" in refused.stderr
