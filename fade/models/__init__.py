@@ -323,7 +323,7 @@ class Diffusion(nn.Module, ABC):
         """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept. Raises
         BadInput where text and image are read in one softmax."""
         raise BadInput(
-            f"{self.title} reads text and image in one softmax: there are no maps of cross-attention; use another method"
+            f"{self.title} reads text and image in one softmax and has no maps of cross-attention; use another method"
         )
 
     # images
