@@ -35,6 +35,7 @@ def claims(stored: Stored, base: Callable[[], Diffusion], cycles: int = CYCLES) 
     at_least(1, cycles=cycles)
     yield Claim("tensors", f"{stored.about['sha256'][:16]} as adapter.json says")
     model = base()
+    stored.check_family(model)
     stored.check_base(model)
     yield Claim("base", f"{model.sha256()[:16]} is the one it was made for")
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ import fade
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
+from fade.adapters.verify import claims
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 
@@ -72,6 +73,8 @@ def test_an_adapter_of_another_family(family: str, model: Diffusion) -> None:
     stored = kept(MODELS.setdefault(other, tiny(other)))
     with pytest.raises(BadInput, match="and this pipeline is a"):
         stored.attach(model, force=True)
+    with pytest.raises(BadInput, match="and this pipeline is a"):
+        list(claims(stored, lambda: model))
 
 
 def fused(pipe: Any) -> None:
