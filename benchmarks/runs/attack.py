@@ -99,6 +99,13 @@ def alike(model: Diffusion, base: Diffusion) -> None:
             raise BadInput(f"base has another {part} than the model under attack; name the pipeline it was made from")
 
 
+def oracle_of(task: Task, victim: Victim) -> str | None:
+    """The one that the command line says, else the run's own: what the default model brings with it may be of another
+    family than the run's."""
+    said = any(override.partition("=")[0] == "oracle" for override in task.overrides)
+    return (task if said else victim.task).config.get("oracle")
+
+
 def chosen(task: Task) -> dict[str, Attack]:
     """The attacks that the configuration names. Raises BadInput where there are none."""
     found = {
@@ -156,7 +163,7 @@ def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:
     model, before, identity = victim.models(config["base"])
     for one in (model, before):
         one.to(benchmark.device)
-    folder = oracle_folder(config["oracle"] or victim.task.config.get("oracle"), request.target)
+    folder = oracle_folder(oracle_of(task, victim), request.target)
     never = None if folder is None else load_oracle(folder, before, request.target)
     oracle = None if never is None else Subject("oracle", never, never.sha256())
     meter = meter_of(benchmark, request, model, before, given, config["seed"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from benchmarks.record.results import read
 from benchmarks.report.attacks import brought_back, curve, ratio
 from benchmarks.report.page import sections
 from benchmarks.report.tables import published_attacks
+from benchmarks.runs.attack import Victim, oracle_of
+from benchmarks.runs.task import Task
 from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
@@ -74,6 +77,19 @@ def test_what_cannot_be_attacked_is_said_in_one_line(
     where = [one.replace("ADAPTER", str(adapter)) for one in given]
     small = [one for one in SMALL if one.partition("=")[0] not in {w.partition("=")[0] for w in where}]
     assert line in complaint(run("task=attack", *where, *small, code=code))
+
+
+def test_a_run_is_attacked_beside_its_own_oracle_unless_one_is_said() -> None:
+    """Not beside the default model's, which knows another family's captions."""
+
+    def task(oracle: str | None, *said: str) -> Task:
+        return Task({"oracle": oracle}, "", {}, list(said), {}, dict, dict, task)
+
+    default, victim = task("the default's"), Victim(task(None), "neon_glow", None, Path())
+    assert oracle_of(default, victim) is None
+    assert oracle_of(task("said", "oracle=said"), victim) == "said"
+    assert oracle_of(task(None, "oracle=null"), replace(victim, task=task("the run's"))) is None
+    assert oracle_of(default, replace(victim, task=default)) == "the default's"
 
 
 def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path) -> None:
