@@ -97,6 +97,12 @@ def study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's figures stand in its page alone: their files take most of its time (tests/report/test_report.py)."""
+    monkeypatch.setattr("benchmarks.report.figures.Figure.save", lambda *_: None)
+
+
+@pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     monkeypatch.chdir(ROOT)
     return Command(tmp_path, monkeypatch, capsys)

@@ -33,8 +33,7 @@ def test_every_order_of_merging_unmerging_and_removing_leaves_the_base(model: Di
     clean, untouched, base = state(model), predict(model), model.sha256()
     alone: dict[frozenset[str], str] = {}
     every = list(permutations(stored))
-    some = [every[0], every[3]]
-    for order, left in (("abc", every if dtype == torch.float32 else some), ("cba", some)):
+    for order, left in (("abc", every if dtype == torch.float32 else every[:1]), ("cba", every[:1])):
         for leaving in left:
             on = {name: stored[name].attach(model, name) for name in order}
             for name in order:

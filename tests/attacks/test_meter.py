@@ -200,6 +200,7 @@ def test_an_attack_that_fails_on_the_base_is_void(meter: Meter, base: Subject) -
     assert [row["void"] for row in rows] == [False, True]
 
 
+@pytest.mark.processes
 def test_a_killed_suite_goes_on_and_ends_the_same(
     meter: Meter, base: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

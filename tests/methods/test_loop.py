@@ -128,6 +128,9 @@ def state_of(adapter: Adapter, unlearner: Unlearner) -> tuple[str, int, int]:
     return adapter.sha256(), adapter.teacher_passes, unlearner.trainer.global_step
 
 
+TWICE = ("salun", "stereo")  # what is left before a checkpoint: the masks; a search of the method's own
+
+
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -156,17 +159,18 @@ def test_killed_and_resumed_is_undisturbed(
     def killed(at: int, seed: int) -> None:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Unlearner, "training_step", dying(at))
-            train("killed twice", seed)
+            train("killed", seed)
 
-    config = config_of(name, 4, *overrides)
+    config = config_of(name, 3, *overrides)
     undisturbed = train("whole", 4)
-    killed(2, 4)  # before the first checkpoint
-    assert not (tmp_path / "killed twice" / "last.ckpt").is_file()
+    if name in TWICE:
+        killed(2, 4)  # before the first checkpoint
+        assert not (tmp_path / "killed" / "last.ckpt").is_file()
     # whatever state the next process starts in; but a LoRA's first values are drawn from the global seed, which run.py
     # sets
-    killed(4, 4 if config.adapter._target_.endswith("Lora.attach") else 99)
-    assert (tmp_path / "killed twice" / "last.ckpt").is_file()
-    assert train("killed twice", 99) == undisturbed
+    killed(3, 4 if config.adapter._target_.endswith("Lora.attach") else 99)
+    assert (tmp_path / "killed" / "last.ckpt").is_file()
+    assert train("killed", 99) == undisturbed
 
 
 def test_the_loop_steps_along_what_combine_gives(model: Diffusion, pairs: Pairs, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.embedding import Embedding
 from fade.models.flux import packed, unpacked
-from fade.sparsity import Dense, Neuron, Sparsity, Weight
+from fade.sparsity import Neuron, Sparsity, Weight
 from fade.tensors import tensors_hash
 
 FLOWS = ("sd3", "flux", "sana")
@@ -206,7 +206,7 @@ def test_what_is_beside_the_rows_counts(family: str, model: Diffusion) -> None:
         assert torch.equal(packed(x), model.pipe._pack_latents(x, 2, 4, 6, 8))
 
 
-@pytest.mark.parametrize("sparsity", [Dense(), Neuron(0.2), Weight(0.2)], ids=lambda s: s.kind)
+@pytest.mark.parametrize("sparsity", [Neuron(0.2), Weight(0.2)], ids=lambda s: s.kind)
 @torch.no_grad()
 def test_an_adapter_comes_and_goes_to_the_bit(model: Diffusion, sparsity: Sparsity, tmp_path: Path) -> None:
     """Saved, read again, muted, merged, removed; and exported, which the stock loader draws the same images of."""

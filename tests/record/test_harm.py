@@ -86,6 +86,7 @@ def run(tmp_path: Path, model: Diffusion, dataset: Canvas) -> Run:
     return Run(tmp_path, model, dataset)
 
 
+@pytest.mark.processes
 def test_a_run_whose_cache_and_folder_are_harmed_ends_as_the_undisturbed_one(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_line_of_metrics_that_was_harmed_or_doubled_is_left_out(tmp_path: Path
     assert [json.loads(line) for line in lines.path.read_text().splitlines()] == [{"step": 0}, {"step": 1, "a": 2}]
 
 
+@pytest.mark.processes
 def test_costs_add_up_over_starts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle of its images: the batches that were made before count."""
     wanted = run()["cost"]["generate_s"]
@@ -256,6 +258,7 @@ def test_a_harmed_checkpoint_begins_anew_and_ends_the_same(
         assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [0, 1]
 
 
+@pytest.mark.processes
 def test_images_that_lie_elsewhere_are_scored_only_as_they_were_written(run: Run) -> None:
     run()
     judges = {domain: judge(domain, labels) for domain, labels in run.dataset.domains.items()}

@@ -85,6 +85,7 @@ def test_a_run_knows_its_names(tmp_path: Path) -> None:
     assert scored.setting == "d/default scored" and scored.seed is None and scored.numbers == {}
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_the_csv_files_hold_numbers(runs_of: Path, tmp_path: Path) -> None:
     write([runs_of], tmp_path / "out")
     for name, rows in (("targets", 3), ("summary", 3)):  # style, object, all
@@ -99,6 +100,7 @@ def test_the_csv_files_hold_numbers(runs_of: Path, tmp_path: Path) -> None:
     assert [both[f"fid_judge{end}"] for end in ("_low", "", "_high")] == ["2.0", "2.5", "3.0"]
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_a_metric_that_is_described_once_is_in_tables_page_and_card(
     runs_of: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.measure.predictions import read_rows
 from benchmarks.report.__main__ import write
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.usefixtures("unsaved")]
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
 
 

@@ -16,6 +16,7 @@ from benchmarks.report.tables import run_table
 from benchmarks.studies.compare import write as compare
 from fade.files import write_json
 
+pytestmark = pytest.mark.usefixtures("unsaved")
 MARK = "protocol=fast: few steps, for development"
 
 

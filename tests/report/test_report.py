@@ -110,6 +110,7 @@ def test_a_page_of_one_run_opens_with_the_answer_and_has_no_chart_of_one_point(s
     assert not [figure.name for figure in drawn if figure.name.endswith(("retention", "seconds"))]
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_what_cannot_be_used_is_said_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:
     (study / "half").mkdir()
     (study / "half" / "results.json").write_text('{"format": 1, "dataset": "mini')
@@ -205,6 +206,7 @@ def test_two_sweeps_with_one_name_count_a_run_once(study: Path, tmp_path: Path) 
     assert len(found) == 12 and len(problems) == 1 and "the same configuration as" in problems[0]
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
     picture = study / "neon-neuron-0.1" / "comparison.png"
     picture.write_bytes(picture.read_bytes()[:2000])
@@ -215,6 +217,7 @@ def test_broken_files_beside_the_results(study: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").read_text().count('class="shot"') == 11
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_finished_runs_of_the_grid_that_is_gone_are_read(tmp_path: Path) -> None:
     """As version 0.1 wrote them: the board has eight."""
     for path in (ROOT / "benchmarks" / "board").glob("minicanvas-*.json"):
@@ -226,6 +229,7 @@ def test_finished_runs_of_the_grid_that_is_gone_are_read(tmp_path: Path) -> None
     assert len(runs) == 8 and not problems and {run.target for run in runs} == {"sketch", "bird"}
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_answers_that_others_made_are_reported_without_costs_and_without_a_base(tmp_path: Path) -> None:
     scored = finished(tmp_path / "runs" / "a", "neon")
     del scored["sparsity"], scored["overrides"]

@@ -45,6 +45,7 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.processes
 def test_the_judges_of_a_part_know_the_whole_grid(finished: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (model, own), (_, other) = (

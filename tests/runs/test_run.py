@@ -214,6 +214,7 @@ def test_a_real_process_ends_with_one_line_and_its_code() -> None:
     assert "targt" in complaint(Done(done.returncode, done.stdout, done.stderr))
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, cache: Path, run: Command) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -223,6 +223,7 @@ def test_independent_adapters_are_trained_on_the_base_alone(
     assert seen == [[], below]
 
 
+@pytest.mark.processes
 def test_the_card_of_a_request_says_all_that_a_single_runs_does(
     dataset: Canvas, model: Diffusion, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from fade.sparsity import Dense, Module, Neuron, Sparsity, Weight
 from fade.timesteps import Uniform
 from fade.training.recipe import Recipe
 
-SLOWER = ("sdxl", "sana")
+SLOWER = ("sdxl", "flux", "sana")
 
 
 def recipe(tmp_path: Path) -> Recipe:
@@ -69,7 +69,7 @@ def test_attention_is_counted_without_its_map() -> None:
     assert torch.nn.functional.scaled_dot_product_attention is own
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
+@pytest.mark.parametrize("family", ["sd3", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
 def test_a_step_takes_without_values_what_it_takes_with_them(family: str, tmp_path: Path) -> None:
     """With the gradient checkpointing that the presets have; the same tensors are made on the CPU."""
 
