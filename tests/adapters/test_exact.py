@@ -45,6 +45,7 @@ def test_every_order_of_merging_unmerging_and_removing_leaves_the_base(model: Di
                 rest = frozenset(leaving[k + 1 :])
                 assert alone.setdefault(rest, found := tensors_hash({"e": predict(model)})) == found
             assert state(model) == clean
+    assert len(set(alone.values())) == len(alone)  # what has left is gone: no two subsets say the same
     assert torch.equal(predict(model), untouched)
 
 
