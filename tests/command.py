@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from grids import PART
 from hydra._internal import defaults_list
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import Overrides
 from hydra._internal.hydra import Hydra
-from hydra.core.default_element import InputDefault, ResultDefault
+from hydra.core.default_element import InputDefault
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import fade
 import run
@@ -39,9 +38,7 @@ SHORT = [
 SMALL = [*PART, "protocol=default", "protocol.tiers=[]", "oracle=null"]
 known = cache(run.known)
 READ: dict[tuple[str, ...], bytes] = {}
-MERGED: dict[tuple[object, ...], bytes] = {}
 load_config, choices_known = ConfigRepository.load_config, defaults_list._create_interpolation_map
-load_one, merge_all = ConfigLoaderImpl._load_single_config, ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
@@ -61,29 +58,7 @@ def known_where_asked(overrides: Overrides, defaults: list[InputDefault], self_a
     return choices_known(overrides, defaults, self_added) if asked else DictConfig({})
 
 
-def load_or_go_on(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
-    """A file; or, where it stands in a file's place, what is merged already."""
-    merged = default.config_path
-    return (
-        ConfigResult("", "", pickle.loads(merged), {}) if isinstance(merged, bytes) else load_one(loader, default, repo)
-    )
-
-
-def merge_the_rest(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-    """What a list of defaults begins with as the first one did is merged once: a third of a composition's time."""
-    places = tuple(source.full_path() for source in repo.get_sources())
-    begun = [(places, *((one.config_path, one.package) for one in defaults[:n])) for n in range(len(defaults) + 1)]
-    if begun[0] not in MERGED:
-        MERGED[begun[0]] = pickle.dumps(OmegaConf.create())
-        for one, before, after in zip(defaults, begun, begun[1:], strict=False):
-            MERGED[after] = pickle.dumps(merge_all(loader, [ResultDefault(MERGED[before]), one], repo))
-    n = max(n for n, key in enumerate(begun) if key in MERGED)
-    return merge_all(loader, [ResultDefault(MERGED[begun[n]]), *defaults[n:]], repo)
-
-
 ConfigRepository.load_config = read_once
-ConfigLoaderImpl._load_single_config = load_or_go_on
-ConfigLoaderImpl._compose_config_from_defaults_list = merge_the_rest
 defaults_list._create_interpolation_map = known_where_asked
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
-from command import ROOT, load_one, merge_all
-from configs import _composed, composed, hydras
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from command import ROOT
+from configs import composed, hydras
 
 from benchmarks.runs.options import check_options
 from fade.errors import BadInput
@@ -152,13 +149,3 @@ def test_values_that_are_put_in_are_where_hydra_composes_them() -> None:
     """What configs.py saves: of a dictionary, a list, a value that others point at, beside a choice of options."""
     asked = ["method=spm", "trainer.max_steps=7", "protocol.seeds=[1,2]", "method.terms={forget: 2.0}", "target='5'"]
     assert composed(*asked) == hydras(*asked) != hydras(asked[0])
-
-
-def test_what_is_merged_once_is_what_hydra_merges_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What command.py saves, of options from the first to the last of the list of defaults."""
-    asked = ("optimizer=sd", "sparsity=weight", "method=spm", "sequence=canvas_10", "protocol=fast", "attack=full")
-    composed()  # what the others go on from
-    found = {option: hydras(option) for option in asked}
-    monkeypatch.setattr(ConfigLoaderImpl, "_load_single_config", load_one)
-    monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_all)
-    assert found == {option: pickle.loads(_composed.__wrapped__(option)) for option in asked}
