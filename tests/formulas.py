@@ -112,6 +112,7 @@ class Formula:
         found = self.method.worst(self.model, self.given["forget"]).tokens
         assert (found - worst).norm() < 0.05 * (worst - forget["prompt"]).norm()
         worst = found
+        back = self.found_again(forget["prompt"], 10 ** float(torch.empty(()).uniform_(-4, 0)))
         c = retain["prompt"]
         around = c[:1] + self.on_sphere(c[:1], ρ)
         drawn = self.method.random.tokens[torch.randint(len(self.method.random), (1,))]
@@ -119,6 +120,7 @@ class Formula:
         terms = {
             "forget": (z, t, forget["prompt"], forget["surrogate"]),
             "adversarial": (z, t, worst, forget["surrogate"]),
+            "closed": (z, t, back, forget["surrogate"]),
             "retain": (z_r, t_r, c, c),
             "around": (z_r[:1], t_r[:1], around, around),
             "random": (z_r[1:], t_r[1:], drawn, drawn),
@@ -127,6 +129,16 @@ class Formula:
         }
         wanted = {name: self.base(z, t, known).sample for name, (z, t, _, known) in terms.items()}
         return lambda: {name: self.distance(z, t, own, wanted[name]) for name, (z, t, own, _) in terms.items()}
+
+    def found_again(self, c: Tensor, ridge: float) -> Tensor:
+        """argmin_e of the sum of |W' e - W c|^2 over keys and values and of λ|e|^2, a row at a time, by least squares.
+        Weights are what the layers make of the unit vectors."""
+        unit, base = torch.eye(c.shape[2], dtype=c.dtype), dict(self.base.named_modules())
+        read = [(m, base[n]) for n, m in self.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))]
+        edited = torch.cat([*(own(unit).detach().T for own, _ in read), ridge**0.5 * unit])
+        rows = c.flatten(0, 1)
+        said = torch.cat([*(rows @ before(unit) for _, before in read), torch.zeros_like(rows)], dim=1)
+        return torch.linalg.lstsq(edited, said.T).solution.T.reshape(c.shape)
 
     def on_sphere(self, c: Tensor, ρ: float) -> Tensor:
         """Each row's own random direction, ρ lengths of the row long."""

@@ -1,13 +1,15 @@
-"""FADE against who searches: distilled at the caption and at the worst embedding near it, kept without a list.
+"""FADE against who searches: distilled at the caption, at what finds it again and at the worst embedding near it.
 
+e* = (λI + Σ_l W'_lᵀ W'_l)⁻¹ (Σ_l W'_lᵀ W_l) e_f, over keys and values, W' = W + Δ (fade/attacks/closed.py)
 δ* = argmin over ‖δ_i‖ ≤ ρ‖e_i‖ of MSE(ε_{θ+Δ}(z_f, t, e_f + δ), y), y the target of plain training
-L = w_f · MSE(ε_{θ+Δ}(z_f, t, e_f), ε_θ(z_f, t, e_s)) + w_a · MSE(ε_{θ+Δ}(z_f, t, e_f + δ*), ε_θ(z_f, t, e_s))
+L = w_f · MSE(ε_{θ+Δ}(z_f, t, e_f), ε_θ(z_f, t, e_s)) + w_c · MSE(ε_{θ+Δ}(z_f, t, e*), ε_θ(z_f, t, e_s))
+    + w_a · MSE(ε_{θ+Δ}(z_f, t, e_f + δ*), ε_θ(z_f, t, e_s))
     + w_r · MSE(ε_{θ+Δ}(z_r, t', e_r), ε_θ(z_r, t', e_r)) + Σ_k w_k · MSE(ε_{θ+Δ}(z_r, t', e_k), ε_θ(z_r, t', e_k))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,25 +17,33 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
+from fade.attacks import closed
 from fade.checked import Count, NonNegative, Positive
 from fade.data.pairs import Batch, Example, Pairs
 from fade.errors import BadInput, at_least
 from fade.methods import denoising, noised
 from fade.methods.fade import Fade
+from fade.methods.uce import reading
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
 RANDOM, SHORTEST, LONGEST = 256, 3, 8  # random captions, unless told otherwise, and their tokens
+RIDGES = -4.0, 0.0  # log10 of the λ that the solve draws, around those that the attack tries (conf/attack/closed.yaml)
 ELSEWHERE = ("around", "random", "between", "empty")  # the terms of what is kept beside the retain captions
 Question = tuple[Tensor, Tensor, Embedding, Embedding]  # z_t, t, what the student is asked, what the teacher
 
 
 class FadeRobust(Fade):
-    """This project's own; the attack within a training is AdvUnlearn's idea (arXiv 2405.15234), there in the text
-    encoder. radius: ρ of the ball around each row of an embedding, in lengths of that row. attack_steps: of steepest
-    descent within it, from a random point of its surface, on the plain training loss at the concept's images, which
-    attacks minimise. A step is 1.25 radii long where there is one (arXiv 2001.03994), else 2.5 radii over their number
-    (arXiv 1706.06083).
+    """This project's own. start: as Fade's.
+
+    `closed`: each step solves for the embeddings that the keys and values, as they stand, read as the captions, which
+    is what RECE (arXiv 2407.12383) does to a finished edit, and teaches the surrogate there; λ is drawn anew, and no
+    gradient goes through the solve.
+
+    `adversarial`: AdvUnlearn's idea (arXiv 2405.15234), there in the text encoder. radius: ρ of the ball around each
+    row of an embedding, in lengths of that row. attack_steps: of steepest descent within it, from a random point of its
+    surface, on the plain training loss at the concept's images, which attacks minimise. A step is 1.25 radii long where
+    there is one (arXiv 2001.03994), else 2.5 radii over their number (arXiv 1706.06083).
 
     What is kept beside the retain captions is asked at the same images, each term at its share of them: `around`, the
     retain captions moved at random by a radius, without which adversarial training takes retention along; `random`,
@@ -43,12 +53,13 @@ class FadeRobust(Fade):
 
     terms: Mapping[str, float] = {
         "forget": 0.3,
-        "adversarial": 0.3,
-        "retain": 1.0,
-        "around": 0.25,
-        "random": 0.25,
-        "between": 0.25,
-        "empty": 0.25,
+        "adversarial": 0.0,
+        "closed": 1.0,
+        "retain": 3.0,
+        "around": 0.0,
+        "random": 0.0,
+        "between": 0.0,
+        "empty": 0.0,
     }
 
     def __init__(
@@ -58,28 +69,49 @@ class FadeRobust(Fade):
         saliency: str = "forget",
         terms: Mapping[str, NonNegative] | None = None,
         captions: Count = RANDOM,
+        start: Positive | None = None,
     ) -> None:
-        super().__init__(saliency, "", terms)
+        super().__init__(saliency, "", terms, start)
         at_least(1, method__attack_steps=attack_steps, method__captions=captions)
         if not radius > 0:
             raise BadInput(f"method.radius is {radius}; it must be above 0, for example 0.3")
         self.radius, self.attack_steps, self.captions = radius, attack_steps, captions
 
+    def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
+        super().check(kind, sparsity, steps, timesteps)
+        if self.terms["closed"] and kind != "lora":
+            raise BadInput(
+                f"method.terms.closed solves over a LoRA's layers, and the adapter is a {kind}; use "
+                "method.terms.closed=0"
+            )
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        super().suits(model, adapter, pairs)
+        if self.terms["closed"] and not reading(adapter, model.text_keys):
+            raise BadInput(
+                "method.terms.closed solves over what reads the text itself, and no layer under the adapter does: use "
+                "method.terms.closed=0, or name others in adapter.targets"
+            )
+
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.empty = model.negative()
-        self.random = model.embed(random_captions(model, pairs, torch.Generator().manual_seed(RANDOM))[: self.captions])
+        if self.terms["random"]:
+            self.random = model.embed(
+                random_captions(model, pairs, torch.Generator().manual_seed(RANDOM))[: self.captions]
+            )
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
-        questions = self.questions(model, batch)
-        z_t, t = (torch.cat(parts) for parts in list(zip(*questions.values(), strict=True))[:2])
-        asked, known = (Embedding.cat([question[k] for question in questions.values()]) for k in (2, 3))
+        questions = self.questions(model, adapter, batch)
+        taught = {id(known): (z_t, t, known) for z_t, t, _, known in questions.values()}  # what several ask, asked once
         with torch.no_grad(), adapter.off():
-            wanted = model.predict(z_t, t, known)
-        sizes = [len(question[0]) for question in questions.values()]
-        answers = zip(model.predict(z_t, t, asked).split(sizes), wanted.split(sizes), strict=True)
-        return {term: mse_loss(*answer) for term, answer in zip(questions, answers, strict=True)}
+            wanted = dict(zip(taught, answered(model, [*taught.values()]), strict=True))
+        given = answered(model, [question[:3] for question in questions.values()])
+        return {
+            term: mse_loss(own, wanted[id(known)])
+            for own, (term, (*_, known)) in zip(given, questions.items(), strict=True)
+        }
 
-    def questions(self, model: Diffusion, batch: Batch) -> dict[str, Question]:
+    def questions(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Question]:
         """What is asked for each term that has a weight."""
         forget, retain = batch["forget"], batch["retain"]
         z_f, z_r = noised(model, forget), noised(model, retain)
@@ -88,6 +120,8 @@ class FadeRobust(Fade):
             found["forget"] = z_f, forget["t"], forget["prompt"], forget["surrogate"]
         if self.terms["adversarial"]:
             found["adversarial"] = z_f, forget["t"], self.worst(model, forget), forget["surrogate"]
+        if self.terms["closed"]:
+            found["closed"] = z_f, forget["t"], self.solved(model, adapter, forget["prompt"]), forget["surrogate"]
         if self.terms["retain"]:
             found["retain"] = z_r, retain["t"], retain["prompt"], retain["prompt"]
         elsewhere = [term for term in ELSEWHERE if self.terms[term]]
@@ -111,6 +145,16 @@ class FadeRobust(Fade):
         """A random point (B, L, D) of the surface of each row's ball."""
         return self.radius * lengths(rows) * unit(torch.randn_like(rows))
 
+    @torch.no_grad()
+    def solved(self, model: Diffusion, adapter: Adapter, own: Embedding) -> Embedding:
+        """The captions as the present keys and values would have to be given them to say what they said."""
+        weights = adapter.weights()
+        names = reading(adapter, model.text_keys)
+        edited = [weights[name] + adapter.delta(name) for name in names]
+        ridge = 10 ** float(torch.empty(()).uniform_(*RIDGES))
+        matrix = closed.solve(edited, [weights[name] for name in names], ridge)
+        return replace(own, tokens=(own.tokens.to(matrix) @ matrix.T).to(own.tokens))
+
     def worst(self, model: Diffusion, example: Example) -> Embedding:
         """The captions, moved within their balls to where the student still knows the concept best."""
         own = example["prompt"]
@@ -122,6 +166,12 @@ class FadeRobust(Fade):
             δ = δ.detach() - 2.5 / max(2, self.attack_steps) * reach * unit(slope)
             δ = δ * (reach / lengths(δ).clamp(min=1e-12)).clamp(max=1)
         return moved(own, δ)
+
+
+def answered(model: Diffusion, questions: Sequence[tuple[Tensor, Tensor, Embedding]]) -> tuple[Tensor, ...]:
+    """The answers to each, of one pass over all."""
+    z_t, t, asked = zip(*questions, strict=True)
+    return model.predict(torch.cat(z_t), torch.cat(t), Embedding.cat([*asked])).split([len(part) for part in z_t])
 
 
 def moved(embedding: Embedding, δ: Tensor) -> Embedding:

@@ -23,14 +23,15 @@ from fade.models import Diffusion
 from fade.timesteps import Uniform, with_timesteps
 
 SAMPLED = f"method.sampling_steps={STEPS}"
+EVERY = "method.terms={adversarial:0.3,around:0.25,random:0.25,between:0.25,empty:0.25}"  # those that are off unasked
 # overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the
 # sampler's
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
     ("fade",): (Formula.fade, 1, 2),
     ("spare",): (Formula.fade, 1, 2),
     ("fade_uce",): (Formula.fade, 1, 2),
-    ("fade_robust",): (Formula.fade_robust, 1, 3),
-    ("fade_robust", "method.attack_steps=3"): (Formula.fade_robust, 1, 5),
+    ("fade_robust", EVERY): (Formula.fade_robust, 1, 3),
+    ("fade_robust", EVERY, "method.attack_steps=3"): (Formula.fade_robust, 1, 5),
     ("ca",): (lambda f: f.ca(f.base), 1, 3),
     ("ca", "method.prior=false"): (lambda f: f.ca(f.base, False), 1, 2),
     ("ca", "method.variant=as_released"): (lambda f: f.ca(f.unet), 0, 3),

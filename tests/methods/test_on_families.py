@@ -17,6 +17,7 @@ from fade.adapters.lora import Lora
 from fade.data.generated import Generated
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput
+from fade.methods.fade_robust import FadeRobust
 from fade.methods.uce import Uce
 from fade.models import Diffusion, Noise
 from fade.published import adapter_of, made, names, published, sparsity_of
@@ -30,7 +31,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "spm": {"sampling_steps": 2, "anchors": 2},
     "lacu": {"pool": 4, "sampling_steps": 1, "mapping_samples": 1, "related_samples": 1, "related": 2},
     "salun": {"guidance": 1.0},
-    "fade_robust": {"captions": 4},  # of 256: Sana puts hundreds of tokens before each
+    "fade_robust": {"captions": 4, "terms": dict.fromkeys(FadeRobust.terms, 0.25)},  # those that are off unasked, too
 }
 JOINT = "text and image in one softmax"
 REFUSED = {
@@ -49,7 +50,11 @@ REFUSED = {
     },
     **{("flux", name): "no weight of this" for name in ("rece", "speed")},
     **{(family, name): "what reads the text itself" for family in ("sd3", "sana") for name in ("rece", "speed")},
-    **{(family, "fade_uce"): "what reads the text itself" for family in ("sd3", "flux", "sana")},
+    **{
+        (family, name): "what reads the text itself"
+        for family in ("sd3", "flux", "sana")
+        for name in ("fade_uce", "fade_robust")
+    },
 }
 CANDIDATES = {"sdxl": 64, "sd3": 18, "flux": 14, "sana": 16}  # linear layers
 PREPARED: dict[str, tuple[Diffusion, Pairs, torch.Tensor]] = {}

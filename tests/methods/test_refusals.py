@@ -106,6 +106,7 @@ def test_impossible_options_are_refused(make: Callable[[], Method], option: str)
         (Fade(), ("text", "dense", 5), "kind text"),
         (Fade(), ("lora", "dense", 0), "must be 1 or more"),
         (Fade(start=50), ("patch", "dense", 5), "method.start=null"),
+        (FadeRobust(), ("patch", "dense", 5), "method.terms.closed=0"),
         (Fade(), ("lora", "dense", -1), "must be 0 or more"),
         (ScissorHands(), ("lora", "dense", 5), "kind lora"),
         (Spm(), ("patch", "dense", 5), "kind patch"),

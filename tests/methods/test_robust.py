@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from fade.adapters.lora import Lora
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Batch, Pairs, tiers_of
+from fade.errors import BadInput
 from fade.methods import denoising
 from fade.methods.fade_robust import FadeRobust, lengths, random_captions
 from fade.models import Diffusion
@@ -54,6 +55,27 @@ def test_a_term_without_a_weight_costs_nothing(model: Diffusion, pairs: Pairs) -
     assert counted[:2] == counted[2:] == [4, 4] and losses.keys() == own.keys()
     for term, value in own.items():
         torch.testing.assert_close(losses[term], value)
+
+
+def test_the_solve_finds_what_uces_form_moved(model: Diffusion, pairs: Pairs) -> None:
+    """The edited keys and values read it as they read the captions before, and the captions themselves no more."""
+    adapter = Lora.attach(model, 32, 32)
+    method = FadeRobust(start=0.5)
+    adapter.set_masks({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in adapter.weights().items()})
+    method.edit(model, adapter, pairs)
+    own = drawn(model, pairs)["forget"]["prompt"]
+    torch.manual_seed(4)
+    found = method.solved(model, adapter, own)
+    for name, weight in adapter.weights().items():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            said, edited = own.tokens @ weight.T, weight + adapter.delta(name)
+            far, near = ((at.tokens @ edited.T - said).norm() / said.norm() for at in (own, found))
+            assert near < 0.5 * far and not found.tokens.requires_grad
+
+
+def test_the_solve_needs_a_layer_that_reads_the_text(model: Diffusion, pairs: Pairs) -> None:
+    with pytest.raises(BadInput, match=r"method\.terms\.closed=0"):
+        FadeRobust().suits(model, Lora.attach(model, 1, 1, targets=["to_q"]), pairs)
 
 
 def test_random_captions_have_no_token_of_the_concepts_own(model: Diffusion, pairs: Pairs) -> None:
