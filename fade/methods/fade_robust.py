@@ -57,8 +57,8 @@ class FadeRobust(Fade):
         "closed": 1.0,
         "retain": 3.0,
         "around": 0.0,
-        "random": 0.0,
-        "between": 0.0,
+        "random": 3.0,
+        "between": 3.0,
         "empty": 0.0,
     }
 

@@ -23,7 +23,7 @@ from fade.models import Diffusion
 from fade.timesteps import Uniform, with_timesteps
 
 SAMPLED = f"method.sampling_steps={STEPS}"
-EVERY = "method.terms={adversarial:0.3,around:0.25,random:0.25,between:0.25,empty:0.25}"  # those that are off unasked
+EVERY = "method.terms={adversarial:0.3,around:0.25,empty:0.25}"  # those that are off unasked
 # overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the
 # sampler's
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
