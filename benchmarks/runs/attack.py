@@ -82,7 +82,9 @@ class Victim:
             return model, before, model.sha256()
         model, before = self.task.model(), self.task.make("model")
         stored = Stored.read(self.adapter)
-        stored.attach(model).merge() if stored.decode()[0].mergeable else stored.attach(model)
+        adapter = stored.attach(model)
+        if adapter.mergeable:  # a LoRA with a gate is not
+            adapter.merge()
         return model, before, content_hash([before.sha256(), stored.about["sha256"]])
 
 

@@ -19,6 +19,8 @@ from benchmarks.report.page import sections
 from benchmarks.report.tables import published_attacks
 from benchmarks.runs.attack import Victim, oracle_of
 from benchmarks.runs.task import Task
+from fade.adapters.gate import Gate
+from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
@@ -90,6 +92,19 @@ def test_a_run_is_attacked_beside_its_own_oracle_unless_one_is_said() -> None:
     assert oracle_of(task("said", "oracle=said"), victim) == "said"
     assert oracle_of(task(None, "oracle=null"), replace(victim, task=task("the run's"))) is None
     assert oracle_of(default, replace(victim, task=default)) == "the default's"
+
+
+def test_a_gated_adapter_is_attacked_as_it_is_and_another_one_merged(adapter: Path, tmp_path: Path) -> None:
+    def load(*_: str) -> StableDiffusion:
+        return StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
+
+    gated = Lora.attach(load(), rank=1, alpha=1)
+    gated.gate = Gate(("neon glow",))
+    Stored.of(gated, {"target": "neon_glow"}).write(tmp_path / "gated")
+    task = Task({}, "", {}, [], {}, load, dict, lambda _: task)
+    for folder, heard in ((tmp_path / "gated", True), (adapter, False)):
+        model, before, _ = Victim(task, "neon_glow", None, tmp_path, folder).models(None)
+        assert bool(model.prompts.listeners) is heard and not before.prompts.listeners
 
 
 def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path) -> None:
