@@ -68,6 +68,13 @@ def same_targets(runs: Sequence[Run]) -> None:
     if len(meters) > 1:
         names = _said(" ".join(map(str, name)) for name in meters)
         raise BadInput(f"the runs are of different datasets, protocols or image seeds ({names}); compare those of one")
+    for name in dict.fromkeys(r.label for r in runs):
+        masks = {f"{r.sparsity['kind']} p={r.sparsity['p']:g}" for r in runs if r.label == name}
+        if len(masks) > 1:
+            raise BadInput(
+                f"runs of {name} differ in what may change ({', '.join(sorted(masks))}), and would be one row; "
+                "python -m benchmarks.report keeps them apart"
+            )
     asked = {name: {(r.target, r.seed) for r in runs if r.label == name} for name in (r.label for r in runs)}
     everything = set().union(*asked.values())
     for name, found in asked.items():

@@ -185,6 +185,10 @@ def test_seeds_of_one_target_are_no_independent_pairs() -> None:
             "different datasets, protocols or image seeds",
         ),
         (
+            [changed(run("fade", t, 1.0, seed=1), sparsity={"kind": "random", "p": 0.1}) for t in "ab"],
+            r"fade differ in what may change \(dense p=1, random p=0.1\)",
+        ),
+        (
             [run("uce", t, 1.0) for t in ("a", "b", "palm_tree", "block_print")],
             "settings were chosen on block_print, palm_tree, which no table may report",
         ),
