@@ -148,7 +148,7 @@ def test_an_answer_set_on_disk_is_scored_without_a_model(tmp_path: Path, cache: 
 def test_a_plan_says_what_it_will_cost(tmp_path: Path, cache: Path, run: Command) -> None:
     short = [*SHORT, f"cache_dir={cache}", "protocol.batch=4"]  # one of 36 is timed else
     said = run("task=plan", "+sweeps=all_targets", "dataset=canvas", "pairs.seen=0.3", *short).stdout
-    style, item, grid, tiers = 220, 265, 256, 16 * 144 + 16 * 189  # the grid once, the other tiers for each target
+    style, item, grid, tiers = 124, 139, 256, 16 * 48 + 16 * 63  # the grid once, the other tiers for each target
     total = 16 * (style + item) + grid + tiers
     assert f"{style} to {item} images a run, 32 runs, and {grid + tiers:,} of the base model: {total:,} images" in said
     assert "in all: " in said
