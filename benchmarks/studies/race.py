@@ -1,9 +1,10 @@
-"""A run of FADE beside its authors' own library: trained on the same images and captions, measured by one meter.
+r"""A run of FADE beside its authors' own library: trained on the same images and captions, measured by one meter.
 
 python -m benchmarks.studies.race outputs/RUN --peer FOLDER --steps 25 50 100 --out outputs/race
 
 FOLDER: where vision-unlearning 1.0.0 lies, with what it imports and is not here:
-pip install --no-deps --target FOLDER vision-unlearning==1.0.0 datasets dill multiprocess pandas pytz six tzdata
+pip install --no-deps --target FOLDER vision-unlearning==1.0.0 datasets dill multiprocess pandas pytz python-dateutil \
+  six tzdata
 
 Its self-distillation with a dense LoRA is trained by its own train(), on this environment's torch and diffusers, with
 the run's images, batch, rank and loss weights. Seconds are of the wall: leave the machine to the race.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.abc
 import importlib.machinery
-import json
 import logging
 import sys
 import time
@@ -35,6 +35,7 @@ from benchmarks.runs.reopened import config_of, together
 from fade.console import command, doing, one_line
 from fade.data.pairs import Pairs, Request
 from fade.errors import BadInput, at_least
+from fade.files import write_json
 from fade.models import Diffusion
 from fade.published import filled
 
@@ -85,7 +86,7 @@ def written(pairs: Pairs, size: int, out: Path) -> Path:
             told = pairs.told(dict(zip(domains, item.concepts, strict=True)), "name")[0]
             rows[side].append({"image": str(path), "text": told.text, "overwrite": told.surrogate})
     table = out / "images.json"
-    table.write_text(json.dumps(rows))
+    write_json(table, rows)
     return table
 
 
