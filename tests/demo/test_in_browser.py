@@ -30,10 +30,15 @@ needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="no Gradio
 pytestmark = [pytest.mark.demo, needs_browser, needs_gradio]
 PIPELINE = shipped("canvas/pipeline")
 PROGRESS = "document.querySelector('#progress').innerText"
-BYTES = """(async () => {
+# What the page shows, not what its address answers: Gradio writes equal pictures to one file, again and again, and who
+# asks for it in that moment gets half of it
+PIXELS = """(async () => {
   const image = document.querySelectorAll("SELECTOR img")[NUMBER];
   if (!image || !image.complete || !image.naturalWidth) return "";
-  const whole = await crypto.subtle.digest("SHA-256", await (await fetch(image.src)).arrayBuffer());
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const canvas = new OffscreenCanvas(width, height).getContext("2d");
+  canvas.drawImage(image, 0, 0);
+  const whole = await crypto.subtle.digest("SHA-256", canvas.getImageData(0, 0, width, height).data);
   return [...new Uint8Array(whole)].map((x) => x.toString(16).padStart(2, "0")).join("");
 })()"""
 
@@ -93,8 +98,8 @@ def page(browser: Browser, address: str) -> Browser:
 
 
 def picture(selector: str, number: int = 0) -> str:
-    """The hash of a picture's bytes, as JavaScript; number: which of several."""
-    return BYTES.replace("SELECTOR", selector).replace("NUMBER", str(number))
+    """The hash of a picture's pixels, as JavaScript; number: which of several."""
+    return PIXELS.replace("SELECTOR", selector).replace("NUMBER", str(number))
 
 
 def otherwise(page: Browser, selector: str, before: str, seconds: float = 60) -> str:
