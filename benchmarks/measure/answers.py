@@ -122,9 +122,11 @@ def generate(model: Diffusion, wanted: list[Answer], folder: Path, batch: int, s
     if not missing:
         return
     stage = Stage("images", len(own), "while making images")
-    for made, number in enumerate(missing, 1):
+    made = 0
+    for number in missing:
         _make(model, batches[number], folder, sampling)
-        stage.done(min((number + 1) * batch, len(own)), made=made * len(batches[number]))
+        made += len(batches[number])
+        stage.done(min((number + 1) * batch, len(own)), made=made)
 
 
 def _make(model: Diffusion, part: list[Answer], folder: Path, sampling: Sampling) -> None:
