@@ -29,7 +29,7 @@ class Prefix(Attack):
     optimises = True
 
     def __init__(
-        self, length: Count = 3, marks: Sequence[int] = (45, 90, 180), rate: Positive = 0.025, hears: str = "text"
+        self, length: Count = 3, marks: Sequence[int] = (45, 90, 180), rate: Positive = 0.1, hears: str = "text"
     ) -> None:
         self.length, self.marks, self.rate, self.hears = length, list(marks), rate, hears
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from judging import judge
+from torch import Tensor
 
-from benchmarks.measure.answers import Answer, answers, generate, read, refuse_gaps
+from benchmarks.measure.answers import Answer, answers, generate, lines_of, read, refuse_gaps
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.measure.judging import look, predict
 from benchmarks.measure.metrics import wilson
@@ -53,6 +55,28 @@ def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: Canvas, mode
     generate(model, wanted, tmp_path / "b", batch=5, sampling=Sampling())
     for answer in wanted:
         assert (tmp_path / "a" / answer.file).read_bytes() == (tmp_path / "b" / answer.file).read_bytes()
+
+
+def test_what_was_drawn_is_written_whatever_ends_the_rest(
+    dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch is encoded while the next one is drawn: an error there loses none of it, and leaves no part of its own."""
+    wanted, drawn, batches = asked(dataset, [1], "seed")[:10], model.generate, iter(range(3))
+
+    def third_fails(*given: Any) -> Tensor:
+        if next(batches) == 2:
+            raise RuntimeError("out of memory")
+        return drawn(*given)
+
+    monkeypatch.setattr(model, "generate", third_fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(model, wanted, tmp_path, batch=4, sampling=Sampling())
+    there = {path.name for path in tmp_path.glob("*.png")}
+    assert (
+        there
+        == {answer.file for answer in wanted[:8]}
+        == {file for line in lines_of(tmp_path) for file in line["sha256"]}
+    )
 
 
 def test_nothing_is_scored_on_a_partial_set(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
