@@ -60,7 +60,7 @@ def test_a_killed_answer_set_is_finished_to_the_same_bytes(dataset: Canvas, mode
 def test_what_was_drawn_is_written_whatever_ends_the_rest(
     dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch is encoded while the next one is drawn: an error there loses none of it, and leaves no part of its own."""
+    """A batch is encoded while the next one is drawn: an error there loses none of it."""
     wanted, drawn, batches = asked(dataset, [1], "seed")[:10], model.generate, iter(range(3))
 
     def third_fails(*given: Any) -> Tensor:
