@@ -43,17 +43,19 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
         if row.get("dropped")
     ]
-    notes += [line for row in rows if len(row.get("tried", ())) > 1 and (line := curve(row))]
+    notes += [curve(row) for row in rows if rises(row)]
     return ["", *notes] if notes else []
 
 
+def rises(row: dict[str, Any], who: str = "attacked") -> bool:
+    """Whether an attack has a curve: it was looked at after more than one number of units of search."""
+    return len({units for units, _, _ in row.get("curves", {}).get(who, ())}) > 1
+
+
 def curve(row: dict[str, Any]) -> str:
-    """How many of the attacker's own images were read as the target after so many units of search; "" where what was
-    tried cost no search, and so is no curve. Half: how soon that many were, which a model that remembers is before
-    one that never saw the concept."""
+    """How many of the attacker's own images were read as the target after so many units of search. Half: how soon that
+    many were, which a model that remembers is before one that never saw the concept."""
     curves = {who: points for who, points in row["curves"].items() if who in ("attacked", "oracle", "never")}
-    if not curves["attacked"][-1][0]:
-        return ""
     said = {
         who: ", ".join(f"{right} after {units:,}" for units, right, _ in points) + f" ({_half(points)})"
         for who, points in curves.items()

@@ -25,6 +25,7 @@ COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6
 SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}  # and in a legend's text
 HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: black text reads on each
 KEPT = "retention: mean of IRA and CRA, %"
+APART = 5  # pixels from one series' marks to another's of the same place
 
 
 class HeatCell(NamedTuple):
@@ -55,13 +56,14 @@ class Heat:
 @dataclass(frozen=True)
 class Figure:
     """One chart. name: of its files; title: what it shows; series: what its colours and shapes stand for; cells: what
-    the page shows in its place, a table whose cells open images."""
+    the page shows in its place, a table whose cells open images; part: what it is folded under."""
 
     name: str
     title: str
     chart: alt.Chart | alt.LayerChart
     series: tuple[str, ...] = ()
     cells: Heat | None = None
+    part: str = ""
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -144,6 +146,24 @@ def decimals(low: float, high: float) -> list[float]:
 
 
 # --- the kinds of chart -----------------------------------------------------------------------------------------------
+
+
+def aside(
+    base: alt.Chart, series: Sequence[str], shape: alt.Shape, tip: Sequence[alt.Tooltip], *line: alt.StrokeDash
+) -> list[alt.Chart]:
+    """Intervals (`low` to `high`, of rows that have them), line and marks of each series, a few pixels beside those of
+    the others, so that no interval hides another's. line: more of what a line looks like."""
+    layers = []
+    for place, name in enumerate(series):
+        off = {"xOffset": min(APART, 24 / len(series)) * (place - (len(series) - 1) / 2)}
+        own = base.transform_filter({"field": "series", "equal": name})
+        spread = own.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6, strokeWidth=1.5, **off)
+        layers += [
+            spread.encode(y="low:Q", y2="high:Q"),
+            own.mark_line(**off).encode(*line),
+            own.mark_point(filled=True, size=90, opacity=1, **off).encode(shape, tooltip=tip),
+        ]
+    return layers
 
 
 def lines(

@@ -21,6 +21,7 @@ from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
 from benchmarks.report.attacked import brings, write_attacked
 from benchmarks.report.attacks import brought_back
+from benchmarks.report.curves import curves
 from benchmarks.report.figures import Figure
 from benchmarks.report.images import opens, write_images
 from fade.files import write_text
@@ -156,6 +157,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Map
         Section("Every target, asked harder", "filtered", asked_each, "asked"),
         Section("As mean probabilities", "table", graded and tables.settings(runs, graded), "graded"),
         Section("Can it be brought back?", "table", attacked, "attacks"),
+        Section("How soon does it come back?", "parted_figures", curves(runs)),
         Section("What else moved", "folded_figures", figures.moved(runs, names)),
         Section("What is wrong", "figures", [*errors.forest(runs), *errors.tradeoffs(runs)]),
         Section("Which differences are decided", "figures", errors.differences(runs)),

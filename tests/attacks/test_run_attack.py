@@ -14,7 +14,7 @@ from finished import finished
 
 import fade
 from benchmarks.record.results import read
-from benchmarks.report.attacks import brought_back, curve, ratio
+from benchmarks.report.attacks import brought_back, curve, ratio, rises
 from benchmarks.report.page import sections
 from benchmarks.report.tables import published_attacks
 from benchmarks.runs.attack import Victim, oracle_of
@@ -157,7 +157,7 @@ def test_a_curve_says_when_half_came_back() -> None:
     )
     assert ratio(tried, [[100, 0, 8], [200, 1, 8], [400, 4, 8]], "a") == "0.50 of the units of a"
     assert ratio([[100, 3, 8]], tried, "a") == ""
-    assert curve({"attack": "prompts", "curves": {"attacked": [[0, 1, 8], [0, 2, 8]]}}) == ""
+    assert rises(row) and not rises({"attack": "prompts", "curves": {"attacked": [[0, 1, 8], [0, 2, 8]]}})
 
 
 @pytest.mark.slow
