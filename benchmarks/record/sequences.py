@@ -42,6 +42,16 @@ class State:
         return sum(metric["value"] for metric in self.ua.values()) / len(self.ua) if self.ua else math.nan
 
     @property
+    def ua_ends(self) -> tuple[float, float]:
+        """The 95 % interval of that mean over images, each request's being others: deviations add in squares; NaN
+        where a request has none."""
+        own = list(self.ua.values())
+        if not own or not all("low" in metric for metric in own):
+            return math.nan, math.nan
+        down, up = (math.hypot(*(m["value"] - m[end] for m in own)) / len(own) for end in ("low", "high"))
+        return self.ua_mean - down, self.ua_mean + up
+
+    @property
     def kept(self) -> dict[str, Metric]:
         """By domain: accuracy on the concepts that are never requested."""
         return self.results["kept"]
@@ -50,6 +60,15 @@ class State:
     def retention(self) -> float:
         """The mean of `kept`, in [0, 1]."""
         return float(self.results["retention"])
+
+    @property
+    def retention_ends(self) -> tuple[float, float]:
+        """The mean ends of the domains' 95 % intervals, which are of the same images; NaN where one has none."""
+        own = list(self.kept.values())
+        if not all("low" in metric for metric in own):
+            return math.nan, math.nan
+        low, high = (sum(metric[end] for metric in own) / len(own) for end in ("low", "high"))
+        return low, high
 
     @property
     def nearest(self) -> Metric:
@@ -168,7 +187,8 @@ def frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:
 
 
 def steps_frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:
-    """One row a request of a sequence: the mean UA of all so far, and what is kept of what was never asked for."""
+    """One row a request of a sequence: the mean UA of all so far, and what is kept of what was never asked for, each
+    with its interval over images."""
     import pandas as pd
 
     rows = [
@@ -177,7 +197,9 @@ def steps_frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:
             "request": number,
             "target": run.targets[number - 1],
             "ua": state.ua_mean,
+            **dict(zip(("ua_low", "ua_high"), state.ua_ends, strict=True)),
             "retention": state.retention,
+            **dict(zip(("retention_low", "retention_high"), state.retention_ends, strict=True)),
             "train_s": state.train_s,
         }
         for run in runs

@@ -26,7 +26,7 @@ GREY = "#888888"  # of controls
 
 def curves(runs: Sequence[Run]) -> list[Figure]:
     """One chart for each target and attack that searched and was looked at more than once."""
-    found = []
+    found: list[Figure] = []
     for (_, gone, attack, _), own in _alike(runs).items():
         name = f"attack-{attack}-{gone.replace(' ', '_')}"
         again = sum(figure.name.startswith(name) for figure in found)

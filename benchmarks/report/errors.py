@@ -14,8 +14,8 @@ from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting, called, short
 from benchmarks.report.answer import many
 from benchmarks.report.decided import LEVEL, gaps, holm, sign_flip, stratified, student_interval
-from benchmarks.report.figures import COLOURS, Figure, decimals, looks
-from benchmarks.report.tables import KEPT, mean_of
+from benchmarks.report.figures import COLOURS, Figure, both, decimals, looks
+from benchmarks.report.tables import mean_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -174,26 +174,15 @@ def tradeoffs(runs: Sequence[Run]) -> list[Figure]:
 
 def _mark(runs: Sequence[Run]) -> dict[str, Any]:
     """A setting's mark: its errors with their intervals, in percent, and what it cost."""
-    kept = [retained(run) for run in runs]
-    errors = {"ua": mean_of(runs, "ua"), "kept": mean_of([run for run in kept if run.metrics], "kept")}
     row: dict[str, Any] = {
         "series": runs[0].setting_without("sparsity.p"),
         "note": f"{runs[0].setting}: {many(len(runs), 'run')}",
     }
-    for key, metric in errors.items():
+    for key, metric in both(runs).items():
         one = wrong(metric) if metric and metric.get("value") is not None else {"value": math.nan}
         row |= {key: one["value"], f"{key}_low": one.get("low", math.nan), f"{key}_high": one.get("high", math.nan)}
     trained = all(run.trained for run in runs)
     return row | {"seconds": max(0.1, float(np.mean([run.train_s for run in runs]))) if trained else math.nan}
-
-
-def retained(run: Run) -> Run:
-    """A run whose one metric is what it keeps: the mean of IRA and CRA, with the mean of their intervals' ends, which
-    is no narrower than that of their mean."""
-    found = [metric for key in KEPT if (metric := run.metric(key)) and metric.get("value") is not None]
-    parts = [part for part in ("value", "low", "high") if found and all(part in metric for metric in found)]
-    kept = {part: float(np.mean([metric[part] for metric in found])) for part in parts}
-    return Run(run.folder, {**run.results, "metrics": {"kept": kept} if kept else {}})
 
 
 def unbeaten(one: Sequence[float], other: Sequence[float]) -> list[bool]:

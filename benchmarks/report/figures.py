@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.measure.predictions import Row
-from benchmarks.record.results import Run, by_setting, metric_values, short
+from benchmarks.record.format import Metric
+from benchmarks.record.results import Run, by_setting, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from benchmarks.report.alike import by_likeness
+from benchmarks.report.tables import KEPT, mean_of
 from fade.files import atomic
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6d4c41", "#5e6b00")
 SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}  # and in a legend's text
 HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: black text reads on each
-KEPT = "retention: mean of IRA and CRA, %"
+SWEPT = {"ua": "UA, %", "kept": "retention: mean of IRA and CRA, %"}
 APART = 5  # pixels from one series' marks to another's of the same place
 
 
@@ -153,52 +155,51 @@ def aside(
 ) -> list[alt.Chart]:
     """Intervals (`low` to `high`, of rows that have them), line and marks of each series, a few pixels beside those of
     the others, so that no interval hides another's. line: more of what a line looks like."""
+    import altair as alt
+
     layers = []
     for place, name in enumerate(series):
-        off = {"xOffset": min(APART, 24 / len(series)) * (place - (len(series) - 1) / 2)}
-        own = base.transform_filter({"field": "series", "equal": name})
-        spread = own.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6, strokeWidth=1.5, **off)
+        off = min(APART, 24 / len(series)) * (place - (len(series) - 1) / 2)
+        own = base.transform_filter(alt.FieldEqualPredicate(field="series", equal=name))
+        spread = own.transform_filter("isValid(datum.low)").mark_rule(opacity=0.6, strokeWidth=1.5, xOffset=off)
         layers += [
-            spread.encode(y="low:Q", y2="high:Q"),
-            own.mark_line(**off).encode(*line),
-            own.mark_point(filled=True, size=90, opacity=1, **off).encode(shape, tooltip=tip),
+            spread.encode(alt.Y("low:Q", scale=base.encoding.y["scale"]), y2="high:Q"),  # else it would begin at 0
+            own.mark_line(xOffset=off).encode(*line),
+            own.mark_point(filled=True, size=90, opacity=1, xOffset=off).encode(shape, tooltip=tip),
         ]
     return layers
 
 
 def lines(
-    name: str,
-    title: str,
-    table: pd.DataFrame,
-    x: tuple[str, str],
-    y: tuple[str, str],
-    log: bool = False,
-    ticks: Sequence[float] = (),
+    name: str, title: str, table: pd.DataFrame, below: str, left: str, log: bool = False, ticks: Sequence[float] = ()
 ) -> Figure:
-    """One line of marks for each `series` of the table. x, y: column and label; log: of x."""
+    """One line of marks for each `series` of the table: `value` over `x`, from `low` to `high` where a row has them,
+    with a `note`. below, left: of the axes; log: of x."""
     import altair as alt
 
     series = list(dict.fromkeys(table["series"]))
-    ticks = ticks or (decimals(min(table[x[0]]), max(table[x[0]])) if log else ())
-    axis = alt.Axis(values=list(ticks), format=".4~g") if ticks else alt.Axis(format=".4~g", tickCount=6)
-    below = alt.X(x[0], type="quantitative", title=x[1], axis=axis)
-    if x[1].endswith("%"):
-        below = below.scale(domain=span(table[x[0]]), nice=False)
-    elif log:
-        below = below.scale(type="log", nice=False, padding=12)
-    else:
-        below = below.scale(zero=False, nice=False, padding=12)
-    left = alt.Y(y[0], type="quantitative", title=y[1]).scale(domain=span(table[y[0]]), nice=False)
+    ends = [key for key in ("low", "high") if key in table]
+    reach = [end for key in ("value", *ends) for end in table[key].dropna()]
+    y = alt.Y("value", type="quantitative", title=left).scale(domain=span(reach), nice=False)
     colour, shape = looks(series)
-    tip = [alt.Tooltip("series", type="nominal", title=" ")]
-    tip += [alt.Tooltip(key, title=said, format=".4~g", type="quantitative") for key, said in (x, y)]
-    if "note" in table:
-        tip.append(alt.Tooltip("note", type="nominal", title=" "))
-    along = alt.Order(x[0], type="quantitative")
-    base = alt.Chart(alt.Data(values=table.to_dict("records"))).encode(below, left, colour, order=along)
-    points = base.mark_point(filled=True, size=90, opacity=1).encode(shape, tooltip=tip)
-    chart = (base.mark_line() + points).properties(width=520, height=300, description=title)
+    tip = [alt.Tooltip(key, type="nominal", title=" ") for key in ("series", "note")]
+    said = {"x": below, "value": left} | {end: end for end in ends}
+    tip += [alt.Tooltip(key, title=what, format=".4~g", type="quantitative") for key, what in said.items()]
+    along = alt.Order("x", type="quantitative")
+    rows = [{k: v for k, v in row.items() if v == v} for row in table.to_dict("records")]  # no interval is no field
+    base = alt.Chart(alt.Data(values=rows)).encode(_along(table["x"], below, log, ticks), y, colour, order=along)
+    chart = alt.LayerChart(layer=aside(base, series, shape, tip)).properties(width=520, height=300, description=title)
     return Figure(name, title, chart, tuple(series))
+
+
+def _along(values: Collection[float], title: str, log: bool, ticks: Sequence[float]) -> alt.X:
+    """The axis of `lines` below."""
+    import altair as alt
+
+    axis = alt.Axis(values=list(ticks), format=".4~g")
+    return alt.X("x", type="quantitative", title=title, axis=axis).scale(
+        **({"type": "log"} if log else {"zero": False}), nice=False, padding=12
+    )
 
 
 def grid(name: str, title: str, table: pd.DataFrame, cells: Heat | None = None) -> Figure:
@@ -228,10 +229,19 @@ def grid(name: str, title: str, table: pd.DataFrame, cells: Heat | None = None) 
 # --- what they show ---------------------------------------------------------------------------------------------------
 
 
-def both(runs: Sequence[Run]) -> tuple[float, float]:
-    """UA, and retention: the mean of IRA and CRA; in percent."""
-    kept = metric_values(runs, "ira") + metric_values(runs, "cra")
-    return 100 * float(np.mean(metric_values(runs, "ua"))), 100 * float(np.mean(kept)) if kept else math.nan
+def retained(run: Run) -> Run:
+    """A run whose one metric is what it keeps: the mean of IRA and CRA, with the mean of their intervals' ends, which
+    is no narrower than that of their mean."""
+    found = [metric for key in KEPT if (metric := run.metric(key)) and metric.get("value") is not None]
+    parts = [part for part in ("value", "low", "high") if found and all(part in metric for metric in found)]
+    kept = {part: float(np.mean([metric[part] for metric in found])) for part in parts}
+    return Run(run.folder, {**run.results, "metrics": {"kept": kept} if kept else {}})
+
+
+def both(runs: Sequence[Run]) -> dict[str, Metric | None]:
+    """UA, and retention: the mean of IRA and CRA; of a number that no run has, None."""
+    kept = [one for run in runs if (one := retained(run)).metrics]
+    return {"ua": mean_of(runs, "ua"), "kept": mean_of(kept, "kept")}
 
 
 def swept(runs: Sequence[Run]) -> list[Figure]:
@@ -242,20 +252,24 @@ def swept(runs: Sequence[Run]) -> list[Figure]:
     for run in (run for run in runs if run.masked):  # of others' answers nothing was swept
         for key, value in run.numbers.items():
             groups.setdefault((key, run.domain, run.setting_without(key), value), []).append(run)
-    rows = []
-    for (key, domain, series, value), own in sorted(groups.items()):
-        ua, kept = both(own)
-        row = {"key": key, "domain": domain, "series": series, "value": value, "ua": ua, "kept": kept}
-        rows.append({**row, "note": f"{len(own)} runs"})
+    rows = [
+        {"key": key, "domain": domain, "number": number, "series": series, "x": x, "note": f"{len(own)} runs"}
+        | {part: 100 * metric[part] for part in ("value", "low", "high") if part in metric}
+        for (key, domain, series, x), own in sorted(groups.items())
+        for number, metric in both(own).items()
+        if metric and metric.get("value") is not None
+    ]
     found = []
-    for (key, domain), part in pd.DataFrame(rows).groupby(["key", "domain"]) if rows else ():
-        part = part[part.groupby("series")["value"].transform("nunique") > 1]
-        ticks = sorted(set(part["value"]))
-        for number, label in (("ua", "UA, %"), ("kept", KEPT)):
-            drawn = part.dropna(subset=number)
-            if len(drawn):
-                name, title = f"{number}-{key}-{domain}", f"{label.partition(':')[0]} over {key}, {domain}s"
-                found.append(lines(name, title, drawn, ("value", key), (number, label), ticks[0] > 0, ticks))
+    for (key, domain, number), part in (
+        pd.DataFrame(rows).groupby(["key", "domain", "number"], sort=False) if rows else ()
+    ):
+        drawn = part[part.groupby("series")["x"].transform("nunique") > 1]
+        if len(drawn):
+            label, ticks = SWEPT[number], sorted(set(drawn["x"]))
+            title = (
+                f"{label.partition(':')[0]} over {key}, {domain}s, with 95 % intervals over runs, or the images of one"
+            )
+            found.append(lines(f"{number}-{key}-{domain}", title, drawn, key, label, ticks[0] > 0, ticks))
     return found
 
 
@@ -314,14 +328,14 @@ def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
 def over_requests(runs: Sequence[SequenceRun]) -> list[Figure]:
     """Over the requests of sequences: the mean UA of all so far, and what is kept of what was never asked for."""
     table = steps_frame(runs)
-    table = table.assign(
-        series=table["sequence"], ua=100 * table["ua"], kept=100 * table["retention"], note=table["target"]
-    )
-    ticks = list(range(1, int(table["request"].max()) + 1))
-    return [
-        lines(f"sequence-{key}", title, table, ("request", "request"), (key, f"{label}, %"), ticks=ticks)
-        for key, label, title in (
-            ("ua", "UA", "Mean UA of all requests so far"),
-            ("kept", "kept", "Kept: accuracy on never-requested concepts"),
-        )
-    ]
+    table = table.assign(series=table["sequence"], x=table["request"], note=table["target"])
+    ticks, found = list(range(1, int(table["request"].max()) + 1)), []
+    for key, column, label, title in (
+        ("ua", "ua", "UA, %", "Mean UA of all requests so far"),
+        ("kept", "retention", "kept, %", "Kept: accuracy on never-requested concepts"),
+    ):
+        parts = {"value": column, "low": f"{column}_low", "high": f"{column}_high"}
+        drawn = table.assign(**{part: 100 * table[name] for part, name in parts.items()})
+        title += ", with 95 % intervals over images"
+        found.append(lines(f"sequence-{key}", title, drawn, "request", label, ticks=ticks))
+    return found

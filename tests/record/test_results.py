@@ -13,8 +13,8 @@ from pandas.api.types import is_numeric_dtype
 
 from benchmarks.record import format as formats
 from benchmarks.record.results import Run, frame, read
+from benchmarks.record.sequences import State, read_sequences, steps_frame
 from benchmarks.record.sequences import frame as sequence_frame
-from benchmarks.record.sequences import read_sequences, steps_frame
 from benchmarks.report.__main__ import write
 from fade.adapters.card import card_text
 from fade.files import write_json
@@ -171,3 +171,13 @@ def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
     assert again.protocol == "default" and line.startswith("1 of 2 sequences left out (protocol=fast")
     steps = steps_frame([run])
     assert steps["ua"].tolist() == [1.0, 0.625] and steps["retention"].tolist() == [0.9, 0.8]
+    assert steps[["ua_low", "ua_high", "retention_low", "retention_high"]].isna().all(axis=None)  # none was measured
+
+
+def test_the_intervals_of_a_sequences_means_by_hand() -> None:
+    """Of 4 and 3 hundredths below two requests' UA the root of 25 is left, over 2; of kept domains the mean ends."""
+    ua = {"neon": {"value": 0.9, "low": 0.86, "high": 0.96}, "cat": {"value": 0.7, "low": 0.67, "high": 0.78}}
+    kept = {"style": {"value": 0.8, "low": 0.7, "high": 0.9}, "object": {"value": 1.0, "low": 0.8, "high": 1.0}}
+    state = State({"ua": ua, "kept": kept, "retention": 0.9})
+    assert state.ua_ends == pytest.approx((0.8 - 0.025, 0.8 + 0.05))
+    assert state.retention_ends == pytest.approx((0.75, 0.95))
