@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
+import transformers
 from adapting import state
 from command import ROOT
 from omegaconf import OmegaConf
@@ -18,6 +20,7 @@ import fade
 from fade.api import without
 from fade.data.prompts import words
 from fade.demo import page
+from fade.demo.__main__ import main
 from fade.demo.filled import Training, of_another, of_embedded
 from fade.demo.studio import Cancelled, Progress, Studio, said
 from fade.errors import BadInput
@@ -171,6 +174,18 @@ def test_the_default_is_that_of_run_py_and_of_another_pipeline_nothing_is_known(
         "sampling_steps": 4,
     }
     assert of_another().concepts == [] and of_another().asking("cat") == of_another()
+
+
+def test_the_demo_reads_its_pipeline_without_bars(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fade.demo.__main__.gradio", lambda: None)  # up to the page, which needs it
+    served: list[Studio] = []
+    monkeypatch.setattr(page, "show", lambda studio, *_: served.append(studio))
+    for library in (diffusers, transformers):
+        library.utils.logging.enable_progress_bar()  # as a process begins
+    assert main(["--no-browser"]) == 0 and len(served) == 1
+    assert "Loading" not in capfd.readouterr().err
 
 
 def test_without_gradio_one_line_says_how_to_get_it() -> None:
