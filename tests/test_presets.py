@@ -519,9 +519,6 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"adapter.targets": ["^context_embedder\\.weight$"], "method.tokens": "all"},
         "ours: the first of UCE's, which rows are read through",
     ),
-    "tuned/sd35_medium/fmn": ({"optimizer.build.lr": 2e-6}, "ours; refused there"),
-    "tuned/flux_dev/fmn": ({"optimizer.build.lr": 2e-6}, "ours; refused there"),
-    "tuned/canvas_flow/fmn": ({"optimizer.build.lr": 1e-3}, "ours; refused there"),
     "tuned/sana/uce": (
         {"adapter.targets": ["^caption_projection\\.linear_1\\.weight$"], "method.tokens": "last"},
         "UCE uce_sd_erase.py: the last token alone",

@@ -86,6 +86,7 @@ class Task:
         """Raises BadInput for parts that do not go together, and where a method's rate is not known."""
         config, adapter, optimizer = self.config, self.values("adapter"), self.config["optimizer"]
         method, sparsity, timesteps = (self.make(key) for key in ("method", "sparsity", "timesteps"))
+        method.check_family(located(config["model"]["_target_"].removesuffix(".load")))
         if method.terms and optimizer["build"]["lr"] is None:
             raise BadInput(
                 f"no known rate for method={self.chosen['method']} on model={self.chosen['model']} (conf/tuned); give "

@@ -23,11 +23,11 @@ from fade.models.embedding import Embedding
 Slots = list[int]  # a token's id, or -1 - j for the free vector j
 
 
-def check_words(model: Diffusion) -> None:
+def check_words(family: type[Diffusion] | Diffusion) -> None:
     """Raises BadInput for a family whose token embeddings cannot be reached."""
-    if len(model.encoders) > 1 or model.texts[0].prefix:
+    if not family.alone:
         raise BadInput(
-            f"{model.title} has no single text encoder that reads a caption alone, among whose token vectors a search "
+            f"{family.title} has no single text encoder that reads a caption alone, among whose token vectors a search "
             "could be made; use another one"
         )
 

@@ -77,9 +77,9 @@ class Method:
         if self.terms and not steps:
             raise BadInput(f"{name} is trained; trainer.max_steps is 0 and must be 1 or more")
 
-    def check_family(self, model: Diffusion) -> None:
-        """Raises BadInput for a family of models on which the method has no meaning: asked before an adapter looks for
-        layers that such a family may not have."""
+    def check_family(self, family: type[Diffusion]) -> None:
+        """Raises BadInput for a family of models on which the method has no meaning: asked of the class, before a rate
+        is asked for, a pipeline is read or an adapter looks for layers that such a family may not have."""
 
     def check_part(self, model: Diffusion, adapter: Adapter) -> None:
         """Raises BadInput for weights of the other part of the pipeline: batches hold captions as they were read before
@@ -128,6 +128,20 @@ class Method:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
+
+
+def check_alone(family: type[Diffusion] | Diffusion) -> None:
+    """Raises BadInput for a family in which no single text encoder reads a caption alone."""
+    if not family.alone:
+        raise BadInput(f"{family.title} has no single text encoder that reads a caption alone; use another method")
+
+
+def check_maps(family: type[Diffusion] | Diffusion) -> None:
+    """Raises BadInput for a family in which text and image are read in one softmax."""
+    if family.joint:
+        raise BadInput(
+            f"{family.title} reads text and image in one softmax and has no maps of cross-attention; use another method"
+        )
 
 
 def named_in_all(model: Diffusion, pairs: Pairs, why: str) -> None:

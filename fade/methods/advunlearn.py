@@ -56,8 +56,8 @@ class AdvUnlearn(Method):
         self.terms = self.weighted(terms)
         self.step = 0
 
-    def check_family(self, model: Diffusion) -> None:
-        check_words(model)
+    def check_family(self, family: type[Diffusion]) -> None:
+        check_words(family)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         longest = max((caption for caption, _ in pairs.captions("forget")), key=model.texts[0].count)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fade.adapters import Adapter
 from fade.data.pairs import Pairs
 from fade.errors import BadInput, above, at_least
-from fade.methods import Method
+from fade.methods import Method, check_alone
 from fade.methods.uce import change, solve
 from fade.models import Diffusion
 from fade.models.prompts import Text
@@ -41,8 +41,8 @@ class DiffQuickFix(Method):
         self.ridge, self.ends, self.preserve = ridge, ends, preserve
         self.variant = "" if ends else "last token alone"
 
-    def check_family(self, model: Diffusion) -> None:
-        model.ends([[]])  # raises where no single encoder reads the caption
+    def check_family(self, family: type[Diffusion]) -> None:
+        check_alone(family)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         odd = [name for name in adapter.weights() if not re.search(r"\.self_attn\.out_proj\.weight$", name)]

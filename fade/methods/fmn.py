@@ -13,7 +13,7 @@ from torch import Tensor
 from fade.adapters import Adapter
 from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
-from fade.methods import Method, named_in_all, noised
+from fade.methods import Method, check_maps, named_in_all, noised
 from fade.models import Diffusion
 
 
@@ -31,8 +31,8 @@ class ForgetMeNot(Method):
         self.end, self.terms = end, self.weighted(terms)
         self.variant = "" if end else "concept tokens alone"
 
-    def check_family(self, model: Diffusion) -> None:
-        model.attention()  # raises where there is none to drive
+    def check_family(self, family: type[Diffusion]) -> None:
+        check_maps(family)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         named_in_all(model, pairs, "Forget-Me-Not drives attention to the concept's tokens to zero")

@@ -10,7 +10,7 @@ from fade.adapters.text import TextEdit
 from fade.checked import NonNegative, Positive, Share, Words
 from fade.data.pairs import Pairs
 from fade.errors import BadInput, at_least
-from fade.methods import Method
+from fade.methods import Method, check_alone
 from fade.models import Diffusion
 
 
@@ -45,7 +45,7 @@ class Safree(Method):
         self.phrases, self.alpha, self.share, self.slope, self.midpoint = phrases or {}, alpha, share, slope, midpoint
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        model.ends([[]])
+        check_alone(model)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         assert isinstance(adapter, TextEdit)

@@ -63,8 +63,8 @@ class Stereo(Method):
         self.terms = self.weighted(terms)
         self.found: list[Embedding] = []  # c_1, c_2, ...: a row for each forget caption, as of `own`, c_0
 
-    def check_family(self, model: Diffusion) -> None:
-        check_words(model)
+    def check_family(self, family: type[Diffusion]) -> None:
+        check_words(family)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         named_in_all(model, pairs, "STEREO puts a vector in the concept's place")

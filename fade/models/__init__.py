@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fade.checked import Count, Word
 from fade.errors import BadInput
+from fade.models.attention import recorded
 from fade.models.embedding import Embedding
 from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
@@ -60,6 +61,7 @@ class Diffusion(nn.Module, ABC):
     expressions that find the weights that read the text embedding itself, rows or pooled vector; "" for none.
     attention_layers: endings of the layers that a low-rank change takes. heard: PromptHook's places. upcast: whether
     the autoencoder leaves the range of float16. causal: whether a row of the text says nothing of the words behind it.
+    joint: whether text and image are read in one softmax. alone: whether a single text encoder reads a caption alone.
     preset: the file of conf/model whose settings `fade.unlearn` takes.
     """
 
@@ -76,6 +78,8 @@ class Diffusion(nn.Module, ABC):
     heard: ClassVar[tuple[Places, Places]] = ((0,), (1,))
     upcast: ClassVar[bool] = False
     causal: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
     preset: ClassVar[str]
     text_length: int | None = None  # rows that a language model makes of a caption, of families that have one
 
@@ -247,9 +251,8 @@ class Diffusion(nn.Module, ABC):
         return sorted(row for text in self.texts for row in text.positions(prompt, concept))
 
     def ends(self, captions: list[list[int]]) -> Tensor:
-        """(B, D): of captions given as tokens, the row in which each ends. Raises BadInput for a family in which no
-        single text encoder reads a caption alone."""
-        raise BadInput(f"{self.title} has no single text encoder that reads a caption alone; use another method")
+        """(B, D): of captions given as tokens, the row in which each ends, where an encoder reads them `alone`."""
+        raise NotImplementedError
 
     def cutting(self) -> list[Text]:
         """Every tokenizer that could cut a caption, also one that has no rows in an embedding."""
@@ -320,11 +323,8 @@ class Diffusion(nn.Module, ABC):
         return without + guidance * (given - without)
 
     def attention(self) -> AbstractContextManager[list[Tensor]]:
-        """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept. Raises
-        BadInput where text and image are read in one softmax."""
-        raise BadInput(
-            f"{self.title} reads text and image in one softmax and has no maps of cross-attention; use another method"
-        )
+        """Inside, each cross-attention layer appends its probabilities (B, heads, h·w, L), gradients kept."""
+        return recorded(self.network)
 
     # images
 

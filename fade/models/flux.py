@@ -34,6 +34,7 @@ class Flux(LongText):
     forward = Flowing
     preset = "flux_dev"
     causal = False
+    joint = True
     text_keys = r"^context_embedder"
     pooled_keys = r"^time_text_embed\.text_embedder\.linear_1"
     attention_layers = BOTH_STREAMS

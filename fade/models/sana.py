@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from inspect import signature
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from diffusers import SanaPipeline
 from torch import Tensor
 
-from fade.models.attention import recorded
 from fade.models.embedding import Embedding
 from fade.models.long_text import LongText
 from fade.models.processes import Flowing
@@ -65,9 +63,6 @@ class Sana(LongText):
         time = t * self.network.config.timestep_scale
         given = self.transformer(z_t, embedding.tokens, time, encoder_attention_mask=embedding.mask).sample
         return given[:, : self.channels]  # where a variance is learnt beside it, that is the second half
-
-    def attention(self) -> AbstractContextManager[list[Tensor]]:
-        return recorded(self.transformer)
 
     def asking(self, embedding: Embedding, negative: Embedding, latents: Tensor) -> dict[str, Any]:
         return super().asking(embedding, negative, latents) | {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +9,6 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from fade.models import Diffusion
-from fade.models.attention import recorded
 from fade.models.embedding import Embedding
 from fade.models.prompts import Text
 
@@ -27,6 +25,7 @@ class StableDiffusion(Diffusion):
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
     without: ClassVar[dict[str, Any]] = {"safety_checker": None}
     preset = "sd15"
+    alone = True
     text_keys = r"attn2\.to_[kv]"
 
     @property
@@ -51,6 +50,3 @@ class StableDiffusion(Diffusion):
 
     def predict(self, z_t: Tensor, t: Tensor, embedding: Embedding) -> Tensor:
         return self.unet(z_t, t, embedding.tokens).sample
-
-    def attention(self) -> AbstractContextManager[list[Tensor]]:
-        return recorded(self.unet)

@@ -34,6 +34,7 @@ class StableDiffusion3(LongText):
     forward = Flowing
     preset = "sd35_medium"
     causal = False
+    joint = True
     text_keys = r"^context_embedder"
     pooled_keys = r"^time_text_embed\.text_embedder\.linear_1"
     attention_layers = BOTH_STREAMS

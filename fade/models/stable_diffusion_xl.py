@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from fade.models import Diffusion
-from fade.models.attention import recorded
 from fade.models.embedding import Embedding
 from fade.models.prompts import Text
 
@@ -56,9 +54,6 @@ class StableDiffusionXL(Diffusion):
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=embedding.dtype, device=z_t.device)
         added = {"text_embeds": embedding.pooled, "time_ids": sizes.expand(len(z_t), -1)}
         return self.unet(z_t, t, embedding.tokens, added_cond_kwargs=added).sample
-
-    def attention(self) -> AbstractContextManager[list[Tensor]]:
-        return recorded(self.unet)
 
     def asking(self, embedding: Embedding, negative: Embedding, latents: Tensor) -> dict[str, Any]:
         return super().asking(embedding, negative, latents) | {

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.data.pairs import Batch, Pairs
-from fade.methods import Method, noised
+from fade.methods import Method, check_maps, noised
 from fade.models import Diffusion
 from fade.strategies import Around, Strategy, trained
 
@@ -38,7 +38,7 @@ class Attending(Around):
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().suits(model, adapter, pairs)
-        model.attention()  # raises where there is none to compare
+        check_maps(model)
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """The bank is spread evenly over what is kept."""

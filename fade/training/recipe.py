@@ -59,7 +59,7 @@ class Recipe:
 
     def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
         """A new adapter on the model; the same values each time. Raises BadInput where the method has no meaning."""
-        self.method.check_family(model)
+        self.method.check_family(type(model))
         torch.manual_seed(self.seed)
         return self.adapter.attach(model, name=name, **self.settings)  # type: ignore[attr-defined]  # each kind's own
 

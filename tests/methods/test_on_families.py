@@ -86,7 +86,7 @@ def attached(model: Diffusion, pairs: Pairs, name: str) -> tuple[Any, Adapter]:
     """A method and its adapter as the family's preset composes them."""
     known = published(name, preset=model.preset)
     method = made(known["method"] | SHORT.get(name, {}))
-    method.check_family(model)
+    method.check_family(type(model))
     kind, shape = adapter_of(method, known["adapter"], None, None, None)
     adapter: Adapter = kind.attach(model, **shape)  # type: ignore[attr-defined]
     try:

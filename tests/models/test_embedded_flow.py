@@ -21,10 +21,23 @@ def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_p
     assert card["text_length"] == 24
 
 
+@pytest.mark.parametrize("model", ["canvas_flow", "flux_dev", "sd35_medium"])
 @pytest.mark.parametrize(
     ("method", "said"),
-    [("fmn", "text and image in one softmax"), ("stereo", "no single text encoder"), ("seot", "spreads a word over")],
+    [
+        ("fmn", "text and image in one softmax"),
+        ("stereo", "no single text encoder"),
+        ("advunlearn", "no single text encoder"),
+        ("diff_quickfix", "no single text encoder"),
+    ],
 )
-def test_a_method_without_a_meaning_here_is_refused_by_its_own_reason(run: Command, method: str, said: str) -> None:
-    """Not for a rate or for layers that could be named, only to be refused again."""
-    assert said in complaint(run("model=canvas_flow", f"method={method}", code=1))
+def test_a_family_is_refused_before_a_rate_or_a_pipeline_is_asked_for(
+    run: Command, model: str, method: str, said: str
+) -> None:
+    """Not for what could be given, only to be refused again."""
+    nowhere = "model.path=pretrained/nowhere"
+    assert said in complaint(run(f"model={model}", f"method={method}", "target=pencil_sketch", nowhere, code=1))
+
+
+def test_a_text_edit_is_refused_by_its_own_reason(run: Command) -> None:
+    assert "spreads a word over" in complaint(run("model=canvas_flow", "method=seot", code=1))

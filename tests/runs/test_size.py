@@ -142,6 +142,3 @@ def test_a_plan_of_a_published_model_asks_for_no_weights(run: Command, tmp_path:
     assert "memory at 1024 px, 4 + 4 images a step: a step of training" in said
     assert "no seconds: the weights of Efficient-Large-Model/Sana_1600M_1024px_diffusers are not on this" in said
     assert not (tmp_path / "outputs").exists()
-    joint = ["model=flux_dev", "method=fmn", "optimizer.build.lr=1e-4"]
-    refused = run("task=plan", *joint, "target=neon_glow", code=1)
-    assert "text and image in one softmax" in refused.stderr
