@@ -30,7 +30,7 @@ from fade.models.embedding import Embedding
 RANDOM, SHORTEST, LONGEST = 256, 3, 8  # random captions, unless told otherwise, and their tokens
 RIDGES = -4.0, 0.0  # log10 of the λ that the solve draws, around those that the attack tries (conf/attack/closed.yaml)
 ELSEWHERE = ("around", "random", "between", "empty")  # the terms of what is kept beside the retain captions
-Question = tuple[Tensor, Tensor, Embedding, Embedding]  # z_t, t, what the student is asked, what the teacher
+Question = tuple[Tensor, Tensor, Embedding]  # z_t, t, what is asked
 
 
 class FadeRobust(Fade):
@@ -101,35 +101,39 @@ class FadeRobust(Fade):
             )
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
-        questions = self.questions(model, adapter, batch)
-        taught = {id(known): (z_t, t, known) for z_t, t, _, known in questions.values()}  # what several ask, asked once
+        forget = batch["forget"]
+        z_f = noised(model, forget)
+        gone = {term: (z_f, forget["t"], at) for term, at in self.forgotten(model, adapter, forget).items()}
+        kept = self.kept(noised(model, batch["retain"]), batch["retain"])
+        target = [(z_f, forget["t"], forget["surrogate"])] if gone else []  # of all that is forgotten: asked once
         with torch.no_grad(), adapter.off():
-            wanted = dict(zip(taught, answered(model, [*taught.values()]), strict=True))
-        given = answered(model, [question[:3] for question in questions.values()])
-        return {
-            term: mse_loss(own, wanted[id(known)])
-            for own, (term, (*_, known)) in zip(given, questions.items(), strict=True)
-        }
+            taught = answered(model, [*target, *kept.values()])
+        wanted = [*taught[:1] * len(gone), *taught[len(target) :]]
+        given = answered(model, [*gone.values(), *kept.values()])
+        return {term: mse_loss(own, known) for term, own, known in zip([*gone, *kept], given, wanted, strict=True)}
 
-    def questions(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Question]:
-        """What is asked for each term that has a weight."""
-        forget, retain = batch["forget"], batch["retain"]
-        z_f, z_r = noised(model, forget), noised(model, retain)
-        found: dict[str, Question] = {}
+    def forgotten(self, model: Diffusion, adapter: Adapter, forget: Example) -> dict[str, Embedding]:
+        """Where the surrogate is taught, for each term of it that has a weight."""
+        found = {}
         if self.terms["forget"]:
-            found["forget"] = z_f, forget["t"], forget["prompt"], forget["surrogate"]
+            found["forget"] = forget["prompt"]
         if self.terms["adversarial"]:
-            found["adversarial"] = z_f, forget["t"], self.worst(model, forget), forget["surrogate"]
+            found["adversarial"] = self.worst(model, forget)
         if self.terms["closed"]:
-            found["closed"] = z_f, forget["t"], self.solved(model, adapter, forget["prompt"]), forget["surrogate"]
+            found["closed"] = self.solved(model, adapter, forget["prompt"])
+        return found
+
+    def kept(self, z_r: Tensor, retain: Example) -> dict[str, Question]:
+        """What student and teacher are asked alike, for each term of it that has a weight."""
+        found: dict[str, Question] = {}
         if self.terms["retain"]:
-            found["retain"] = z_r, retain["t"], retain["prompt"], retain["prompt"]
+            found["retain"] = z_r, retain["t"], retain["prompt"]
         elsewhere = [term for term in ELSEWHERE if self.terms[term]]
         n = max(1, len(z_r) // max(1, len(elsewhere)))  # of the retain images, for each of them
         for k, term in enumerate(elsewhere):
             rows = (torch.arange(n, device=z_r.device) + k * n) % len(z_r)
             at = self.elsewhere(retain["prompt"][rows], retain["prompt"][(rows + 1) % len(z_r)])[term]()
-            found[term] = z_r[rows], retain["t"][rows], at, at
+            found[term] = z_r[rows], retain["t"][rows], at
         return found
 
     def elsewhere(self, own: Embedding, other: Embedding) -> dict[str, Callable[[], Embedding]]:
@@ -168,7 +172,7 @@ class FadeRobust(Fade):
         return moved(own, δ)
 
 
-def answered(model: Diffusion, questions: Sequence[tuple[Tensor, Tensor, Embedding]]) -> tuple[Tensor, ...]:
+def answered(model: Diffusion, questions: Sequence[Question]) -> tuple[Tensor, ...]:
     """The answers to each, of one pass over all."""
     z_t, t, asked = zip(*questions, strict=True)
     return model.predict(torch.cat(z_t), torch.cat(t), Embedding.cat([*asked])).split([len(part) for part in z_t])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from adapting import shake
@@ -17,6 +19,8 @@ from fade.methods.fade_robust import FadeRobust, lengths, random_captions
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 from fade.timesteps import Uniform, with_timesteps
+
+EVERY = dict.fromkeys(FadeRobust.terms, 0.25)
 
 
 def drawn(model: Diffusion, pairs: Pairs) -> Batch:
@@ -55,6 +59,22 @@ def test_a_term_without_a_weight_costs_nothing(model: Diffusion, pairs: Pairs) -
     assert counted[:2] == counted[2:] == [4, 4] and losses.keys() == own.keys()
     for term, value in own.items():
         torch.testing.assert_close(losses[term], value)
+
+
+def test_every_term_has_its_own_target_where_two_are_asked_in_the_same_words(model: Diffusion, pairs: Pairs) -> None:
+    """The surrogate's embedding may be the retain captions' own object: the images are others."""
+    method, adapter = FadeRobust(terms=EVERY), Lora.attach(model, 2, 2)
+    shake(adapter)
+    method.prepare(model, adapter, pairs)
+    batch, found = drawn(model, pairs), []
+    words = batch["retain"]["prompt"]
+    for surrogate in (replace(words), words):
+        batch["forget"]["surrogate"] = surrogate
+        torch.manual_seed(5)
+        found.append(method.losses(model, adapter, batch))
+    assert found[0].keys() == found[1].keys() == FadeRobust.terms.keys()
+    for term, value in found[0].items():
+        torch.testing.assert_close(found[1][term], value)
 
 
 def test_the_solve_finds_what_uces_form_moved(model: Diffusion, pairs: Pairs) -> None:
