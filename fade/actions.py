@@ -12,7 +12,7 @@ import transformers
 from fade.adapters import check_scale, history
 from fade.adapters.export import by_part, changed_weights, export, export_factors
 from fade.adapters.factors import PROMPT
-from fade.adapters.folder import HOW
+from fade.adapters.folder import stock
 from fade.adapters.merging import folded
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
@@ -33,19 +33,20 @@ def exported(given: argparse.Namespace) -> None:
     refuse_existing(given.out)
     check_scale(given.scale)
     stored = Stored.read(given.folder)
+    length = stored.about.get("text_length")
     if given.base is None:
         if given.to == "patch":
             raise BadInput("--to patch writes changed weights and needs --base PIPELINE, which they are changed from")
         factors, family = stored.factors(given.scale), stored.about.get("family")
-        error = export_factors(given.out, given.to, factors, given.rank, given.limit, family)
+        error = export_factors(given.out, given.to, factors, given.rank, given.limit, family, length)
     else:
         adapter = stored.attach(base_of(given), force=given.force)
         adapter.scale = given.scale
         error = export(adapter, given.out, given.to, given.rank, given.limit)
     family, changed = named(stored.about.get("family")), stored.about.get("layers") or stored.about.get("weights") or {}
-    how = HOW[given.to].format(part=next(iter(by_part(changed, family)), family.denoiser))
+    part = next(iter(by_part(changed, family)), family.denoiser)
     exact = f"fitted at rank {given.rank}: misses {100 * error:.3f} % of the change" if given.rank else "exact"
-    print(f"{given.out}/ ({exact}); load it with {how}")
+    print(f"{given.out}/ ({exact}); load it with {', then '.join(stock(given.to, part, length))}")
 
 
 def merge(given: argparse.Namespace) -> None:

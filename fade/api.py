@@ -139,10 +139,9 @@ class Handle:
         self, folder: Path | str, to: str = "diffusers", rank: Count | None = None, limit: NonNegative = 0.05
     ) -> float:
         """What tools without this package read, at the present scale; on or off: fade/adapters/export.py."""
-        if to in ("diffusers", "peft") and self.stored.about["kind"] != Matrix.kind:
-            return export_factors(
-                Path(folder), to, self.stored.factors(self._scale), rank, limit, self.stored.about.get("family")
-            )
+        if to in ("diffusers", "peft") and self.card["kind"] != Matrix.kind:
+            family, length = (self.card.get(key) for key in ("family", "text_length"))
+            return export_factors(Path(folder), to, self.stored.factors(self._scale), rank, limit, family, length)
         was_on = self.adapter is not None
         try:
             return export(self.attach()._on(), folder, to, rank, limit)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fade.adapters import Adapter
 from fade.adapters.factors import PROMPT, Factors
-from fade.adapters.folder import HOW
+from fade.adapters.folder import HOW, stock
 from fade.errors import BadInput, at_least
 from fade.files import atomic_folder
 from fade.models import Diffusion
@@ -46,11 +46,12 @@ def export(
         raise BadInput(f"to={to!r} is unknown; choose {', '.join(HOW)}")
     if adapter.scale == 0:
         raise BadInput(NOTHING)
+    family, length = type(adapter.model).__name__, adapter.model.text_length
     if to != "patch":
-        return export_factors(Path(folder), to, adapter.factors(), rank, limit, type(adapter.model).__name__)
+        return export_factors(Path(folder), to, adapter.factors(), rank, limit, family, length)
     if not adapter.mergeable:
         raise BadInput(PROMPT)
-    return export_patch(Path(folder), changed_weights(adapter), type(adapter.model).__name__)
+    return export_patch(Path(folder), changed_weights(adapter), family, length)
 
 
 @torch.no_grad()
@@ -71,13 +72,15 @@ def export_factors(
     rank: int | None = None,
     limit: float = 0.05,
     family: str | None = None,
+    length: int | None = None,
 ) -> float:
     """Write a LoRA as diffusers or PEFT reads it, and return the relative error of the fit: 0 unless `rank` asks for
     one.
 
     rank: fit a LoRA of this rank in place of the exact form. Raises BadInput for a change of nothing, for a fit whose
     error ‖ΔW − fit‖ / ‖ΔW‖ is above `limit`, and for a folder that holds anything but an export. family: of the base,
-    by the name of its class (fade/models/families.py): its loader reads no other's names.
+    by the name of its class (fade/models/families.py): its loader reads no other's names. length: the adapter's
+    text_length, which the README says a stock call has to be given.
     """
     at_least(0, limit=limit)
     if rank is not None:
@@ -100,11 +103,13 @@ def export_factors(
             _diffusers(temporary, parts, base)
         else:
             _peft(temporary, parts[part])
-        _explain(temporary, to, part)
+        _explain(temporary, to, part, length)
     return error
 
 
-def export_patch(folder: Path, values: dict[str, Tensor], family: str | None = None) -> float:
+def export_patch(
+    folder: Path, values: dict[str, Tensor], family: str | None = None, length: int | None = None
+) -> float:
     """Write the changed weights themselves. Raises BadInput where one is not finite, they are of several parts of the
     pipeline, or the folder holds more."""
     if odd := not_finite(values):
@@ -113,7 +118,7 @@ def export_patch(folder: Path, values: dict[str, Tensor], family: str | None = N
     part = one_part(parts)
     with _exported(folder) as temporary:
         write_tensors(temporary / "patch.safetensors", parts[part], {"made_by": "fade"})
-        _explain(temporary, "patch", part)
+        _explain(temporary, "patch", part, length)
     return 0.0
 
 
@@ -187,7 +192,9 @@ def _peft(folder: Path, factors: dict[str, Factors]) -> None:
     write_tensors(folder / "adapter_model.safetensors", _tensors(factors, "base_model.model."), {"format": "pt"})
 
 
-def _explain(folder: Path, to: str, part: str) -> None:
-    how = HOW[to].format(part=part)
+def _explain(folder: Path, to: str, part: str, length: int | None) -> None:
+    how = "\n".join(stock(to, part, length))
     text = f"{TITLE}\n\nNeeds no package but the stock one:\n\n```python\n{how}\n```\n"
+    if length:
+        text += f"\nTrained on {length} rows of text; a call that reads another number of them draws other images.\n"
     (folder / "README.md").write_text(text, encoding="utf-8")

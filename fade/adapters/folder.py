@@ -36,6 +36,13 @@ HOW = {  # what an export is read with, by its form; {part}: the name in the pip
 }
 
 
+def stock(to: str, part: str, length: int | None) -> list[str]:
+    """The lines of Python that read an export without this package and call the pipeline. length: rows of text that a
+    language model makes of a caption, where it is a setting: the adapter's, for the pipeline's own may be another."""
+    called = [f'pipe("...", max_sequence_length={length})'] if length else []
+    return [HOW[to].format(part=part), *called]
+
+
 def read_card(folder: Path | str) -> dict[str, Any]:
     """adapter.json. Raises BadInput where it is missing, no card, or newer than this version."""
     path = Path(folder) / "adapter.json"

@@ -14,10 +14,12 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from families import CAPTIONS, LENGTH, TINY, tiny
 
 import fade
+from fade.adapters.export import export
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.adapters.verify import claims
+from fade.cli import main
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 
@@ -156,6 +158,24 @@ def test_a_length_that_training_and_drawing_do_not_share(family: str, model: Dif
         with pytest.raises(BadInput, match="call the pipeline with max_sequence_length=8"):
             model.pipe("A cat", max_sequence_length=LENGTH, **small)
     model.pipe("A cat", max_sequence_length=LENGTH, **small)
+
+
+@pytest.mark.parametrize("family", LONG)
+@pytest.mark.parametrize("form", ["diffusers", "peft", "patch"])
+def test_an_export_says_the_length_to_call_the_stock_pipeline_with(
+    model: Diffusion, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(type(model)(model.pipe, 3, 3.0, 32, text_length=8)).write(tmp_path / "adapter")  # type: ignore[call-arg]
+    said = 'pipe("...", max_sequence_length=8)'
+    with fade.load(model.pipe, tmp_path / "adapter") as handle:
+        handle.export(tmp_path / "handles", form)
+        export(handle.adapter, tmp_path / "attached", form)
+    for place in ("handles", "attached"):
+        assert f"\n{said}\n```\n" in (tmp_path / place / "README.md").read_text()
+    if form != "patch":  # which needs the base's folder
+        assert not main(["export", str(tmp_path / "adapter"), "--to", form, "--out", str(tmp_path / "commands")])
+        assert capsys.readouterr().out.rstrip().endswith(f", then {said}")
+        assert said in (tmp_path / "commands" / "README.md").read_text()
 
 
 def test_a_caption_beyond_any_of_the_tokenizers(family: str, model: Diffusion) -> None:
