@@ -20,6 +20,7 @@ from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
 from benchmarks.record.results import Run
 from benchmarks.report.pictures import comparison
 from benchmarks.report.tables import run_table, summary
+from fade.console import Stage
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -77,6 +78,26 @@ def test_what_was_drawn_is_written_whatever_ends_the_rest(
         == {answer.file for answer in wanted[:8]}
         == {file for line in lines_of(tmp_path) for file in line["sha256"]}
     )
+
+
+def test_what_a_start_makes_is_told_image_by_image(
+    dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pace that a user reads is made of it; the last batch is smaller than the others."""
+    wanted, told, done = asked(dataset, [1], "seed")[:5], list[tuple[int, int | None]](), Stage.done
+
+    def noted(stage: Stage, number: int, note: str = "", made: int | None = None) -> None:
+        told.append((number, made))
+        done(stage, number, note, made)
+
+    monkeypatch.setattr(Stage, "done", noted)
+    generate(model, wanted, tmp_path, batch=2, sampling=Sampling())
+    assert told == [(0, None), (2, 2), (4, 4), (5, 5)]
+    told.clear()
+    for answer in (wanted[2], wanted[4]):
+        (tmp_path / answer.file).unlink()
+    generate(model, wanted, tmp_path, batch=2, sampling=Sampling())
+    assert told == [(0, None), (4, 2), (5, 3)]
 
 
 def test_nothing_is_scored_on_a_partial_set(dataset: Canvas, model: Diffusion, tmp_path: Path) -> None:
