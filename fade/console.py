@@ -144,6 +144,11 @@ def at(place: str) -> None:
     _State.place = place
 
 
+def place() -> str:
+    """Where a stop would stop, for who stops the work elsewhere."""
+    return _State.place
+
+
 def latest() -> str:
     """The newest line of the work, whether it was shown or not, for who shows it elsewhere."""
     return _State.line

@@ -22,7 +22,7 @@ from fade.adapters.stored import Stored
 from fade.api import RETAIN, TEMPLATES, Handle, diffusion_of, unlearn
 from fade.attacks.call import attack
 from fade.checked import Seed, check
-from fade.console import doing, latest
+from fade.console import doing, latest, place
 from fade.data.dataset import Dataset
 from fade.demo.filled import Training, sentences
 from fade.errors import BadInput
@@ -189,19 +189,25 @@ class Studio:
 
         def watch(step: int, loss: float) -> None:
             nonlocal preview
-            if self.cancelled.is_set():
-                raise Cancelled(f"stopped at step {step}; nothing was kept")
             losses.append(loss)
             if step % LOOK == 0 or step == asked.steps:
                 preview = self.picture(prompt, seed)
             news.put(Progress(tuple(losses), preview, latest()))
 
+        def stop(*_: Any) -> None:
+            if self.cancelled.is_set():
+                raise Cancelled(f"stopped {place()}; nothing was kept")
+
+        # each step of drawing, of stage one and of training asks the network
+        hook = self.model.network.register_forward_pre_hook(stop)
         how: dict[str, Any] = {"templates": asked.templates, "retain": asked.retain, "steps": asked.steps}
         try:
             pipe = self.model.pipe
             news.put(unlearn(pipe, asked.concept, asked.surrogate, watch=watch, **how, **asked.options))
         except Exception as error:  # to the reader's thread, which raises it
             news.put(error)
+        finally:
+            hook.remove()
 
     # attacks
 

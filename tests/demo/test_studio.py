@@ -84,6 +84,23 @@ def test_a_training_that_is_stopped_leaves_nothing(studio: Studio) -> None:
     assert trained(studio)  # and the next one is not stopped
 
 
+def test_a_training_that_is_stopped_while_it_draws_draws_no_further_step(studio: Studio) -> None:
+    """Nor in the batch that has begun."""
+    clean, passes = state(studio.model), list[int]()
+    reader = studio.train(ASKED, PROMPT, 1)
+    next(reader)  # the picture before: from here on images are drawn
+
+    def stop(*_: object) -> None:
+        passes.append(1)
+        studio.cancelled.set()
+
+    hook = studio.model.network.register_forward_hook(stop)
+    with pytest.raises(Cancelled, match="stopped while making images 0 of 12; nothing was kept"):
+        list(reader)
+    hook.remove()
+    assert len(passes) == 1 and not studio.handles and state(studio.model) == clean
+
+
 def test_pictures_of_adapters_at_a_scale_on_and_off_merged_and_several(studio: Studio, tmp_path: Path) -> None:
     label = trained(studio)
     run = tmp_path / "run"
