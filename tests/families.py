@@ -183,7 +183,8 @@ def sana(network: SanaTransformer2DModel | None = None, text: int = 32, channels
         caption_channels=32,
         sample_size=8,
     )
-    each = {"block_types": ("ResBlock",) * 3, "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
+    widths = (8, 8, max(16, channels))  # the last is divided among the latent's channels
+    each = {"block_types": ("ResBlock",) * 3, "block_out_channels": widths, "layers_per_block": (1, 1, 1)}
     each["qkv_multiscales"] = ((), (), ())
     both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in each.items()}
     vae = AutoencoderDC(latent_channels=channels, attention_head_dim=8, scaling_factor=0.4, **both)
