@@ -29,7 +29,6 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 NAMES = {group: {o for g, o in OPTIONS if g == group} for group in GROUPS}
 ROOMS = ("fade", "benchmarks", "conf", "sweeps", "docs", "tests")
 OF_GRIDS = ("dataset.styles", "dataset.objects")  # of the canvas and UnlearnCanvas; elsewhere dataset.domains
-OLD = ("minicanvas_10", "minicanvas_10b")  # of runs of version 0.1
 WRONG = ROOT / "docs" / "wrong_inputs.md"  # lists command lines that are refused
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -135,7 +134,7 @@ def test_the_results_are_of_methods_and_sequences_that_are_there() -> None:
     for header in ("| method | adapter |", "| against fade |"):
         assert {row[0].split()[0] for row in rows("docs/methods.md", header)} <= NAMES["method"] | {"base"}
     for order, method, *_ in rows("docs/sequences.md", "| order | method, strategy |"):
-        assert order in {*NAMES["sequence"], *OLD} and method.split(",")[0] in NAMES["method"]
+        assert order in NAMES["sequence"] and method.split(",")[0] in NAMES["method"]
 
 
 def test_every_sweep_is_named() -> None:
