@@ -65,8 +65,7 @@ class Memora(Relearn):
         """Latents of the images that the unlearned model makes of z."""
         model, steps = scene.model, steps_of(scene)
         taken = range(skipped(self.first, steps), steps)
-        sampler = model.process.sampler(steps, model.device)
-        return model.encode(pictures(model, denoised(model, z, asked, guidance_of(scene), taken, steps, sampler)))
+        return model.encode(pictures(model, denoised(model, z, asked, guidance_of(scene), taken, steps)))
 
 
 def inverted(model: Diffusion, z: Tensor, prompts: list[str], guidance: float, first: int, steps: int) -> Tensor:

@@ -31,7 +31,7 @@ from fade.tensors import tensors_hash
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of what is measured: a cached entry of another one is not read
+VERSION = 3  # of what is measured: a cached entry of another one is not read
 HALF = 0.5  # what an attack must reach on the base, and a prompt too
 SHOWN, SIDE = 8, 64  # images of a strip, and their side
 

@@ -33,7 +33,7 @@ class Recall(Attack):
 
     Switched off: no gradient, the pulls and the draws as they were: image to image from a mixture.
 
-    Differs: a real image of each cell, not one for all prompts; all cells at once; the model's own sampler; the
+    Differs: a real image of each cell, not one for all prompts; all cells at once; DDIM's steps, not LMS's; the
     attacker chooses at the marks by its own judge, where the paper stops at the first success of up to fifty draws and
     counts plain image to image among the successes.
     """

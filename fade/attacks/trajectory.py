@@ -2,13 +2,14 @@
 
 The image brings a part of the concept by itself: the control, in place of an optimiser that is off, is the base under
 the surrogate's caption from the same start. What exceeds it is memory. Completion: "When are concepts erased?" (WACE).
+The steps are DDIM's, whatever the pipeline's sampler is: others cannot begin in the middle, for they remember earlier
+steps, take more than they are asked for, or scale what the network sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class Completion(Attack):
     @torch.no_grad()
     def _draw(self, scene: Scene, first: int, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
         base, steps = scene.base, steps_of(scene)
-        z = torch.cat([base.latent(n) for n in noise]).to(base.device) * base.pipe.scheduler.init_noise_sigma
+        z = torch.cat([base.latent(n) for n in noise]).to(base.device)
         z = denoised(base, z, [scene.prompt(cell) for cell in cells], guidance_of(scene), range(first), steps)
         return finished(scene, z, cells, first, steps)
 
@@ -92,13 +93,6 @@ def skipped(share: float, steps: int) -> int:
     return min(steps - 1, round(share * steps))
 
 
-def own_sampler(model: Diffusion, steps: int) -> Any:
-    """The model's own, its steps set."""
-    scheduler = type(model.pipe.scheduler).from_config(model.pipe.scheduler.config)
-    scheduler.set_timesteps(steps, device=model.device)
-    return scheduler
-
-
 def noised_part(
     scene: Scene, start: dict[int, Tensor], strength: float, cells: Sequence[Cell], noise: Sequence[Noise]
 ) -> tuple[Tensor, int]:
@@ -107,7 +101,7 @@ def noised_part(
     model, steps = scene.model, steps_of(scene)
     z = torch.stack([start[scene.cells.index(cell)] for cell in cells])
     first = skipped(1 - strength, steps)
-    t = own_sampler(model, steps).timesteps[first].expand(len(cells))
+    t = model.process.sampler(steps, model.device).timesteps[first].expand(len(cells))
     return model.noised(z, t, torch.cat([model.latent(n) for n in noise]).to(z)), first
 
 
@@ -127,15 +121,11 @@ def pictures(model: Diffusion, z: Tensor) -> Tensor:
     return (vae.decode(z).sample / 2 + 0.5).clamp(0, 1).float().cpu()
 
 
-def denoised(
-    model: Diffusion, z: Tensor, prompts: list[str], guidance: float, taken: range, steps: int, scheduler: Any = None
-) -> Tensor:
-    """z after the steps `taken` of `steps`, under the prompts; gates hear them. scheduler: its steps set; None: the
-    model's own."""
-    scheduler = own_sampler(model, steps) if scheduler is None else scheduler
-    said = guided(model, prompts, guidance)
-    for t in scheduler.timesteps[taken.start : taken.stop]:
-        z = scheduler.step(said(z, t), t, z).prev_sample
+def denoised(model: Diffusion, z: Tensor, prompts: list[str], guidance: float, taken: range, steps: int) -> Tensor:
+    """z after the steps `taken` of `steps`, under the prompts; gates hear them."""
+    sampler, said = model.process.sampler(steps, model.device), guided(model, prompts, guidance)
+    for t in sampler.timesteps[taken.start : taken.stop]:
+        z = sampler.step(said(z, t), t, z).prev_sample
     return z
 
 

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from fade.attacks import Scene
+from fade.attacks import Attack, Scene
 from fade.attacks.memora import great_circle, inverted
 from fade.attacks.recall import Recall, gradient
-from fade.attacks.trajectory import denoised
-from fade.models import Diffusion
+from fade.attacks.trajectory import Completion, Image, denoised
+from fade.models import Diffusion, Noise, Sampling
+
+SAMPLERS = ("DDIM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete")
+SAMPLERS += ("DPMSolverMultistep", "UniPCMultistep")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_steps_are_ddims_whatever_the_pipelines_sampler_is(scene: Scene, name: str) -> None:
+    """Others have more timesteps than steps (PNDM), scale what the network sees (Euler, LMS), or remember earlier steps
+    (DPM++). What the base begins and goes on with itself is what DDIM draws."""
+    noise, pipe = [Noise(1), Noise(2)], scene.model.pipe
+    scene = replace(scene, sampling=Sampling(steps=8))
+    tried: list[Attack] = [Image([0.5]), Recall(times=1, steps=1, marks=1), Completion([3])]
+    wanted = [attack.finds(scene)[0].draw(scene.cells, noise) for attack in tried]
+    pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+    found = [attack.finds(scene)[0].draw(scene.cells, noise) for attack in tried]
+    drawn = scene.drawn(scene.prompts, noise, Sampling(steps=8, sampler="DDIMScheduler"))
+    for images, others in zip([*found, found[-1]], [*wanted, drawn], strict=True):
+        torch.testing.assert_close(images, others, atol=1e-5, rtol=0)
 
 
 def starts(attack: Recall, scene: Scene) -> list[Tensor]:
@@ -67,7 +87,7 @@ def test_ddim_is_inverted_exactly_where_the_prediction_is_the_same(
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     there = inverted(model, z, ["a", "b"], 3.0, 2, 5)
     assert not torch.allclose(there, z, atol=0.1)
-    back = denoised(model, there, ["a", "b"], 3.0, range(2, 5), 5, model.process.sampler(5, model.device))
+    back = denoised(model, there, ["a", "b"], 3.0, range(2, 5), 5)
     level = model.process.alphas[0]  # type: ignore[attr-defined]
     found = back if model.pipe.scheduler.config.set_alpha_to_one else None
     wanted = (z - (1 - level).sqrt() * said) / level.sqrt()  # the last step of the sampler goes to no noise at all
