@@ -26,6 +26,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Portion = Annotated[float, Field(ge=0, le=1)]
 Word = Annotated[str, Field(pattern=r"\S")]
+Counts = Annotated[Sequence[Count], Field(min_length=1)]
+Numbers = Annotated[Sequence[float], Field(min_length=1)]
 Words = Annotated[Sequence[Word], Field(min_length=1)]
 PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", Any: "anything"}
 LIMITS = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
 from fade.attacks.spelling import Slots, check_words, embedded, norm, replaced, spelt, table
-from fade.checked import Count, Positive
+from fade.checked import Count, Counts, Positive
 from fade.data.prompts import Cell
 from fade.models import Diffusion, Noise
 
@@ -35,7 +35,7 @@ class Inversion(Attack):
         self,
         images: Count = 24,
         vectors: Count = 1,
-        marks: Sequence[int] = (25, 50, 100),
+        marks: Counts = (25, 50, 100),
         batch: Count = 12,
         pool: Count = 48,
         rate: Positive = 0.025,

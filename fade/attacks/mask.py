@@ -6,7 +6,6 @@ completed as a matrix of low rank, X ← observed where known, else U (S − τ)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -17,7 +16,7 @@ from fade.adapters import Masks
 from fade.attacks import Attack, Find, Scene
 from fade.attacks.numerics import check_merged, draw_changed
 from fade.attacks.relearn import Relearn
-from fade.checked import Count, Portion, Positive
+from fade.checked import Count, Counts, Portion, Positive
 from fade.models import Diffusion
 from fade.models.ledger import present_weights, untouched_weights
 
@@ -94,7 +93,7 @@ class Within(Relearn):
         self,
         where: Literal["inside", "outside", "random"] = "inside",
         images: Count = 5,
-        marks: Sequence[int] = (5, 10, 20, 40, 80),
+        marks: Counts = (5, 10, 20, 40, 80),
         batch: Count = 4,
         rate: Positive | None = None,
     ) -> None:

@@ -7,15 +7,13 @@ others lie on a great circle; each is denoised by the unlearned model; a LoRA le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fade.attacks import Scene
 from fade.attacks.relearn import Relearn
 from fade.attacks.trajectory import check_family, denoised, guidance_of, guided, pictures, skipped, steps_of
-from fade.checked import Count, Portion, Positive
+from fade.checked import Count, Counts, Portion, Positive
 from fade.models import Diffusion, Noise
 
 OWN = 777_767  # of the seeds that the pairs are drawn with
@@ -36,7 +34,7 @@ class Memora(Relearn):
         pairs: Count = 3,
         between: Count = 10,
         first: Portion = 0.3,
-        marks: Sequence[int] = (10, 50, 100, 200, 500),
+        marks: Counts = (10, 50, 100, 200, 500),
         batch: Count = 1,
         rank: Count = 4,
         rate: Positive | None = None,

@@ -32,6 +32,7 @@ from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
 VERSION = 3  # of what is measured: a cached entry of another one is not read
+NOTHING = "nothing to try: the attack found nothing, or nothing that works on the base"
 HALF = 0.5  # what an attack must reach on the base, and a prompt too
 SHOWN, SIDE = 8, 64  # images of a strip, and their side
 
@@ -104,16 +105,14 @@ class Meter:
             chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"] if tried else 0, default=None)
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)
-            images = (scene.plain if chosen is None else finds[chosen].draw)(
-                cells, noise
-            )  # None: nothing is left to try
-        hits, rest = self.read(images, cells, subject.never)
+            images = torch.empty(0, 3, SIDE, SIDE) if chosen is None else finds[chosen].draw(cells, noise)
+        hits, rest = self.read(images, cells, subject.never) if len(images) else ([], [])
         units = {"search": search, "select": spent - search, "report": counter.units - spent}
         entry = {
             "tried": tried or [_asked(find, hits) for find in finds],
             "chosen": None if chosen is None else finds[chosen].name,
-            "success": share_of(sum(hits), len(hits)),
-            "with_rest": share_of(sum(a and b for a, b in zip(hits, rest, strict=True)), len(hits)),
+            "success": _share(hits),
+            "with_rest": _share([a and b for a, b in zip(hits, rest, strict=True)]),
             "units": units,
             "seconds": time.monotonic() - began,
             "shown": [
@@ -157,6 +156,11 @@ class Meter:
             for i, cell in enumerate(cells)
         ]
         return hits, rest
+
+
+def _share(hits: Sequence[bool]) -> dict[str, Any]:
+    """Of none there is none: what was not tried is no failure of the attack, nor what the captions draw its success."""
+    return share_of(sum(hits), len(hits)) if hits else {"value": None, "why": NOTHING, "n": 0}
 
 
 def _asked(find: Find, hits: Sequence[bool]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ min_p MSE(f'(z_t, t, TE(Π(p))), f_0(z_t, t, e_c)); Π(p) the nearest tokens by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ from fade.attacks.inversion import draw_spelt, heard_of
 from fade.attacks.prefix import remembered
 from fade.attacks.spelling import Slots, check_words, embedded, norm, room, spelt, table, text, tokens, usable
 from fade.attacks.tokens import hard
-from fade.checked import Count, NonNegative, Positive, Whole
+from fade.checked import Count, Counts, NonNegative, Positive, Whole
 from fade.models import Diffusion
 
 
@@ -37,7 +36,7 @@ class P4d(Attack):
         self,
         length: Count = 16,
         every: Whole = 0,
-        marks: Sequence[int] = (1000, 2000, 3000),
+        marks: Counts = (1000, 2000, 3000),
         rate: Positive = 0.25,
         decay: NonNegative = 0.1,
         hears: str = "text",

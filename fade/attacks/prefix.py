@@ -3,7 +3,6 @@ AdvUnlearn (arXiv 2405.15234) with UnlearnDiffAtk's objective (arXiv 2310.11868)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
 from fade.attacks.inversion import draw_spelt, heard_of
 from fade.attacks.spelling import Slots, check_words, embedded, norm, prefixed, spelt, table
-from fade.checked import Count, Positive
+from fade.checked import Count, Counts, Positive
 from fade.models import Diffusion, Noise
 
 OWN = 999_983  # of the seeds that the attacker draws the base's images with
@@ -29,7 +28,7 @@ class Prefix(Attack):
     optimises = True
 
     def __init__(
-        self, length: Count = 3, marks: Sequence[int] = (45, 90, 180), rate: Positive = 0.1, hears: str = "text"
+        self, length: Count = 3, marks: Counts = (45, 90, 180), rate: Positive = 0.1, hears: str = "text"
     ) -> None:
         self.length, self.marks, self.rate, self.hears = length, list(marks), rate, hears
 

@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene
+from fade.checked import Words
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Noise
@@ -51,7 +52,7 @@ class Prompts(Attack):
     level = "T0"
     fixed = True
 
-    def __init__(self, names: Sequence[str] | None = None) -> None:
+    def __init__(self, names: Words | None = None) -> None:
         if odd := [name for name in names or [] if name not in CHANGES]:
             raise BadInput(f"attack.prompts.names has {odd[0]!r}; choose of {', '.join(CHANGES)}")
         self.names = list(names or CHANGES)

@@ -16,7 +16,7 @@ from fade.adapters import Adapter, Masks
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.attacks import Attack, Find, Scene, attack_loss, copies, descend
-from fade.checked import Count, Positive
+from fade.checked import Count, Counts, Positive
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
@@ -36,7 +36,7 @@ class Relearn(Attack):
         self,
         images: Count = 5,
         over: str = "weights",
-        marks: Sequence[int] = (5, 10, 20, 40, 80),
+        marks: Counts = (5, 10, 20, 40, 80),
         batch: Count = 4,
         rank: Count = 4,
         rate: Positive | None = None,

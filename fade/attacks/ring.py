@@ -6,7 +6,6 @@ d = mean over pairs of TE(with the concept) − TE(without), e* = TE(caption) + 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,7 +14,7 @@ from torch import Generator, Tensor
 from fade.attacks import Attack, Find, Scene
 from fade.attacks.prompts import draw_texts
 from fade.attacks.spelling import check_words, room, states, text, usable
-from fade.checked import Count, Portion
+from fade.checked import Count, Numbers, Portion
 from fade.console import Shown
 from fade.models import Diffusion
 
@@ -32,7 +31,7 @@ class Ring(Attack):
 
     def __init__(
         self,
-        eta: Sequence[float] = (3.0,),
+        eta: Numbers = (3.0,),
         length: Count = 8,
         population: Count = 64,
         generations: Count = 100,

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene
+from fade.checked import NonNegative, Positive
 from fade.data.prompts import Cell
 from fade.models import Noise, Sampling
 
@@ -22,8 +23,8 @@ class Sampler(Attack):
 
     def __init__(
         self,
-        guidance: Sequence[float] = (0.5, 2.0),
-        steps: Sequence[float] = (0.34, 3.0),
+        guidance: Sequence[NonNegative] = (0.5, 2.0),
+        steps: Sequence[Positive] = (0.34, 3.0),
         samplers: Sequence[str] = (),
         negative: bool = True,
     ) -> None:

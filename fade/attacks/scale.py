@@ -20,7 +20,7 @@ class Scale(Attack):
     level = "T4"
 
     def __init__(self, scales: Sequence[float] = (0.75, 0.5, 0.25)) -> None:
-        if not all(0 <= s < 1 for s in scales):
+        if not scales or not all(0 <= s < 1 for s in scales):
             raise BadInput(f"attack.scale.scales is {list(scales)}; give numbers from 0 to below 1")
         self.scales = list(scales)
 

@@ -127,9 +127,9 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
         "off": off,
         "oracle": oracle,
         "never": found["never"]["success"] if "never" in found else None,
-        "excess": difference(entry["success"], oracle or off),
+        "excess": _excess(entry["success"], oracle or off),
         "over": "oracle" if oracle else "off",
-        "void": base["success"]["value"] < HALF,
+        "void": entry["success"]["value"] is None or (base["success"]["value"] or 0.0) < HALF,
         "dropped": [t for t in tried if attack.fixed and t not in works(base)],
         "chosen": entry["chosen"],
         "curves": {who: [[t["units"], t["right"], t["n"]] for t in one["tried"]] for who, one in found.items()},
@@ -139,6 +139,11 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
         "seconds": sum(one["seconds"] for one in found.values()),
         "strips": {who: one["strip"] for who, one in found.items()},
     }
+
+
+def _excess(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    nothing = [share for share in (one, other) if share["value"] is None]
+    return nothing[0] if nothing else difference(one, other)
 
 
 def _write(folder: Path, row: dict[str, Any], plain: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene
+from fade.checked import Counts
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
@@ -31,7 +32,7 @@ class Image(Attack):
     optimises = True
 
     def __init__(self, strengths: Sequence[float] = (0.8, 0.6, 0.4)) -> None:
-        if not all(0 < s < 1 for s in strengths):
+        if not strengths or not all(0 < s < 1 for s in strengths):
             raise BadInput(f"attack.image.strengths is {list(strengths)}; give numbers between 0 and 1")
         self.strengths = list(strengths)
 
@@ -52,23 +53,26 @@ class Image(Attack):
 
 
 class Completion(Attack):
-    """first: how many of the steps the base takes under the caption before the unlearned model goes on. T2."""
+    """first: how many of the steps the base takes under the caption before the unlearned model goes on; in haste the
+    same share of them. Those that would leave it no step are left out. T2."""
 
     level = "T2"
     optimises = True
 
-    def __init__(self, first: Sequence[int] = (1, 2, 4)) -> None:
+    def __init__(self, first: Counts = (1, 2, 4)) -> None:
         self.first = list(first)
 
     def suits(self, model: Diffusion) -> None:
         check_family(model)
 
     def finds(self, scene: Scene) -> list[Find]:
-        return [Find(f"after {m} steps", partial(self._draw, scene, m)) for m in self.first]
+        steps = steps_of(scene)
+        return [Find(f"after {m} steps", partial(self._draw, scene, m / steps)) for m in self.first if m < steps]
 
     @torch.no_grad()
-    def _draw(self, scene: Scene, first: int, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
+    def _draw(self, scene: Scene, share: float, cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:
         base, steps = scene.base, steps_of(scene)
+        first = skipped(share, steps)
         z = torch.cat([base.latent(n) for n in noise]).to(base.device)
         z = denoised(base, z, [scene.prompt(cell) for cell in cells], guidance_of(scene), range(first), steps)
         return finished(scene, z, cells, first, steps)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.runs.rules import check_node
 from fade.attacks import Attack, Counter, Scene
 from fade.attacks.benign import Benign
 from fade.attacks.bypass import Bypass
@@ -30,6 +31,7 @@ from fade.attacks.tokens import Tokens, _Drawn, hard, onto_simplex
 from fade.attacks.trajectory import Completion, Image
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
+from fade.published import attacks_of, made
 
 SMALL: dict[str, Attack] = {  # what it finds, and how many images its search costs: forward 1, with gradient 3
     "plain": Plain(),
@@ -84,6 +86,29 @@ def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scen
         assert {find.units for find in off} == {
             BASES if name in BEGUN else 0
         }  # where it starts from is charged all the same
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        *((name, "marks", []) for name in ("inversion", "prefix", "p4d", "relearn_5", "memora", "relearn_inside")),
+        *((name, "marks", [0, 5]) for name in ("inversion", "prefix", "p4d", "benign", "foreign", "putback")),
+        ("sampler", "steps", [0]),
+        ("sampler", "guidance", [-1.0]),
+        ("ring", "eta", []),
+        ("closed", "ridges", []),
+        ("scale", "scales", []),
+        ("image", "strengths", []),
+        ("completion", "first", []),
+        ("completion", "first", [0]),
+        ("prompts", "names", []),
+    ],
+)
+def test_a_budget_of_nothing_is_refused_before_any_work(name: str, setting: str, value: list[float]) -> None:
+    part = attacks_of(["full", "mask"])[name] | {setting: value}
+    with pytest.raises(BadInput, match=rf"attack\.{name}\.{setting} is \["):
+        check_node(part, f"attack.{name}")
+        made(part)
 
 
 def test_rows_go_to_the_nearest_point_of_the_simplex() -> None:

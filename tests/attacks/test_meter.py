@@ -17,10 +17,11 @@ from grids import small
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.report.attacks import robustness
 from fade.attacks import Attack, Counter, Find, Scene
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
-from fade.attacks.meter import Meter, Subject
+from fade.attacks.meter import NOTHING, Meter, Subject
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
@@ -181,6 +182,31 @@ def test_what_fails_on_the_base_is_not_tried(meter: Meter, base: Subject) -> Non
     attack = Prompts(["upper case", "a letter dropped"])
     (_, row) = suite(meter, {"prompts": attack}, replace(base, name="attacked"), base)
     assert [tried["name"] for tried in row["tried"]] == ["upper case"] and row["dropped"] == ["a letter dropped"]
+
+
+class Finds(Attack):
+    """Nothing."""
+
+    level = "T0"
+
+    def finds(self, scene: Scene) -> list[Find]:
+        return []
+
+
+def test_where_nothing_is_left_to_try_nothing_is_measured(meter: Meter, base: Subject, tmp_path: Path) -> None:
+    """Not the captions as they are, which the base draws in all images."""
+    attacks = {"dropped": Prompts(["a letter dropped"]), "empty": Finds()}
+    attacked = replace(base, name="attacked")
+    rows = suite(meter, attacks, attacked, base, attacked, folder=tmp_path)
+    found = by_name(rows)
+    assert found["none"]["success"]["value"] == 1.0
+    for name in attacks:
+        row = found[name]
+        assert row["void"] and row["chosen"] is None and row["units"]["report"] == 0 and row["shown"] == []
+        assert all(row[key] == {"value": None, "why": NOTHING, "n": 0} for key in ("success", "with_rest", "excess"))
+        assert (tmp_path / f"{name}.png").is_file()
+    assert found["dropped"]["base"]["value"] == 0 and found["dropped"]["dropped"] == ["a letter dropped"]
+    assert "– (nothing to try)" in robustness(rows, "neon_glow")
 
 
 class Fails(Attack):

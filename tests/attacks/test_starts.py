@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 
 from fade.attacks import Attack, Scene
 from fade.attacks.memora import great_circle, inverted
+from fade.attacks.meter import hurried
 from fade.attacks.recall import Recall, gradient
 from fade.attacks.trajectory import Completion, Image, denoised
 from fade.models import Diffusion, Noise, Sampling
@@ -34,6 +35,15 @@ def test_the_steps_are_ddims_whatever_the_pipelines_sampler_is(scene: Scene, nam
     drawn = scene.drawn(scene.prompts, noise, Sampling(steps=8, sampler="DDIMScheduler"))
     for images, others in zip([*found, found[-1]], [*wanted, drawn], strict=True):
         torch.testing.assert_close(images, others, atol=1e-5, rtol=0)
+
+
+def test_completion_leaves_the_model_its_share_of_the_steps_in_haste_too(scene: Scene) -> None:
+    noise, scene = [Noise(1), Noise(2)], replace(scene, off=True, sampling=Sampling(steps=8))
+    (find,) = Completion([4, 8]).finds(scene)  # eight of eight would be the base's own image
+    with hurried(scene, 0.5):
+        hasty = find.draw(scene.cells, noise)
+        assert torch.equal(hasty, Completion([2]).finds(scene)[0].draw(scene.cells, noise))
+        assert not torch.equal(hasty, Completion([3]).finds(scene)[0].draw(scene.cells, noise))
 
 
 def starts(attack: Recall, scene: Scene) -> list[Tensor]:
