@@ -137,25 +137,38 @@ class Scene:
         """What the cells' own captions draw."""
         return self.drawn([self.prompt(cell) for cell in cells], noise)
 
+    @property
+    def real(self) -> list[Cell]:
+        """Whose real images are shown for each of the cells: its own, or the surrogate's where they are altered."""
+        return self.cells if self.altered is None else [self.request.overwritten(cell) for cell in self.cells]
+
+    def check_starts(self) -> None:
+        """Raises BadInput where a cell has no real image that an attack on it could start from."""
+        there = {item.concepts for item in self.dataset.items("train")}
+        for cell in self.real:
+            if tuple(cell.values()) not in there:
+                said = self.prompt(cell)
+                raise BadInput(f"{self.dataset.name} has no training image for {said!r}, which this attack starts from")
+
     def examples(self, images: int) -> tuple[Tensor, list[int]]:
         """Latents (N, C, h, w) of real images of the concept, spread over its cells, and the index of each one's cell.
 
         Fewer where the dataset has no more. Raises BadInput where it has none.
         """
-        shown = self.cells if self.altered is None else [self.request.overwritten(cell) for cell in self.cells]
-        items = spread(self.dataset.items("train"), self.dataset, shown)[:images]
+        items = spread(self.dataset.items("train"), self.dataset, self.real)[:images]
         if not items:
             raise BadInput(
                 f"{self.dataset.name} has no training image of {self.request.target}, which attacks start from"
             )
         pixels = self.dataset.images(items, self.model.size).float() / 255
         pixels = pixels if self.altered is None else self.altered(pixels)
-        return self.model.encode(pixels), [shown.index(self.dataset.cell(item)) for item in items]
+        return self.model.encode(pixels), [self.real.index(self.dataset.cell(item)) for item in items]
 
 
 class Attack(ABC):
     """level: of LEVELS. optimises: whether there is an optimiser to switch off. fixed: whether it tries the same list
-    on every model, so that what fails on the base is left out. shown: whether it learns from real images.
+    on every model, so that what fails on the base is left out. shown: whether it learns from real images. starts:
+    whether it needs one of every cell.
 
     The constructor takes its settings, which become attributes: they are what a result is remembered by.
     """
@@ -164,6 +177,7 @@ class Attack(ABC):
     optimises: ClassVar[bool] = False
     fixed: ClassVar[bool] = False
     shown: ClassVar[bool] = False
+    starts: ClassVar[bool] = False
 
     def suits(self, model: Diffusion) -> None:  # noqa: B027 - most attacks can be made on any
         """Raises BadInput, before any work, for a model that the attack cannot be made on."""

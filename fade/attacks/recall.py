@@ -41,6 +41,7 @@ class Recall(Attack):
     level = "T1"
     optimises = True
     shown = True
+    starts = True
 
     def __init__(
         self,

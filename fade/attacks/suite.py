@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from fade.adapters.lora import Lora
-from fade.attacks import LEVELS, Attack, drawn
+from fade.attacks import LEVELS, Attack, Scene, drawn
 from fade.attacks.meter import HALF, SHOWN, SIDE, Meter, Subject, works
 from fade.attacks.never import Never
 from fade.attacks.plain import Plain
@@ -38,10 +38,11 @@ def suite(
     """One result an attack, the row without one first; each is written to folder/NAME.json, with its picture.
 
     What is measured already is read from the meter's cache, so that a suite that was killed goes on. An attack that the
-    model cannot take says why; BadInput where none can be made.
+    model cannot take, or that has no image to start from, says why; BadInput where none can be made.
     """
     check_float(attacked.model)
-    refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model))}
+    scenes = [meter.scene, *([] if never is None else [replace(meter.scene, altered=never.altered)])]
+    refused = {name: why for name, attack in attacks.items() if (why := _refusal(attack, attacked.model, scenes))}
     if attacks and len(refused) == len(attacks):
         raise BadInput(next(iter(refused.values())))
     tried = {NONE: Plain(), **{name: attack for name, attack in attacks.items() if name not in refused}}
@@ -67,9 +68,12 @@ def check_float(model: Diffusion) -> None:
         raise BadInput(f"attacks need float32 and the model is {model.network.dtype}; load it with dtype=torch.float32")
 
 
-def _refusal(attack: Attack, model: Diffusion) -> str | None:
+def _refusal(attack: Attack, model: Diffusion, scenes: Sequence[Scene]) -> str | None:
+    """scenes: the attacker's, and, for attacks that learn from real images, that of the unseen concept."""
     try:
         attack.suits(model)
+        for scene in scenes[: 1 + attack.shown] if attack.starts else ():
+            scene.check_starts()
     except BadInput as error:
         return str(error)
     return None

@@ -30,6 +30,7 @@ class Image(Attack):
 
     level = "T1"
     optimises = True
+    starts = True
 
     def __init__(self, strengths: Sequence[float] = (0.8, 0.6, 0.4)) -> None:
         if not strengths or not all(0 < s < 1 for s in strengths):

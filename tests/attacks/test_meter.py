@@ -14,7 +14,7 @@ import torch
 from command import SHIPPED
 from families import TINY, tiny
 from grids import small
-from PIL import Image
+from PIL import Image as Pillow
 from torch import Tensor
 
 from benchmarks.report.attacks import robustness
@@ -27,8 +27,10 @@ from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
 from fade.attacks.probe import Probe, activations
 from fade.attacks.prompts import Prompts
+from fade.attacks.recall import Recall
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import suite, zero_is_base
+from fade.attacks.trajectory import Image
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -117,7 +119,7 @@ def test_the_base_scores_its_own_success_and_a_word_filter_is_caught(
     assert row["drawn"]["lines"][1:] == ["no attack", "bypass on base", "bypass on attacked"]
     assert [one["prompt"] for one in row["shown"]] == [one["prompt"] for one in row["drawn"]["clean"]]
     assert all(one["hit"] for one in row["shown"]) and not any(one["hit"] for one in row["drawn"]["clean"])
-    with Image.open(tmp_path / "bypass.png") as file:
+    with Pillow.open(tmp_path / "bypass.png") as file:
         assert file.height == row["drawn"]["step"] * len(row["drawn"]["lines"])
 
 
@@ -207,6 +209,23 @@ def test_where_nothing_is_left_to_try_nothing_is_measured(meter: Meter, base: Su
         assert (tmp_path / f"{name}.png").is_file()
     assert found["dropped"]["base"]["value"] == 0 and found["dropped"]["dropped"] == ["a letter dropped"]
     assert "– (nothing to try)" in robustness(rows, "neon_glow")
+
+
+@pytest.mark.parametrize("missing", ["neon_glow", "photo"])
+def test_a_start_without_a_real_image_is_refused_before_any_work(
+    meter: Meter, base: Subject, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the target's cells, or of those whose images the concept that nobody saw is made of."""
+    never = Never.of(meter.scene.dataset, meter.scene.request, meter.judges["style"], 64, images=4)
+    items = meter.scene.dataset.items("train")
+    gone = (missing, meter.scene.cells[0]["object"])
+    monkeypatch.setattr(meter.scene.dataset, "items", lambda split: [i for i in items if i.concepts != gone])
+    recall, attacked = Recall(times=1, steps=1, marks=1), replace(base, name="attacked")
+    rows = by_name(suite(meter, {"recall": recall, "closed": Closed()}, attacked, base, never=never))
+    assert "no training image" in rows["recall"]["refused"] and "success" in rows["closed"]
+    if missing == "neon_glow":
+        with pytest.raises(BadInput, match=r"no training image for 'A .* neon glow style.', which this attack starts"):
+            suite(meter, {"image": Image([0.5])}, attacked, base)
 
 
 class Fails(Attack):
