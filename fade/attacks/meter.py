@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from fade.files import atomic, content_hash, read_json, unharmed, write_json
 from fade.intervals import share_of
 from fade.judges import Judge
 from fade.models import Diffusion, Noise
-from fade.tensors import tensors_hash
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,13 @@ class Meter:
     cache: Path
     haste: float = 1.0
 
+    @cached_property
+    def unseen(self) -> Never:
+        """By whose reading the attacker chooses where the concept is one that nobody saw: of its own judge's features,
+        however well they tell it."""
+        scene = self.scene
+        return Never.of(scene.dataset, scene.request, self.probe, scene.base.size, known=0.0)
+
     def measured(self, name: str, attack: Attack, subject: Subject, kept: list[str] | None = None) -> dict[str, Any]:
         """What an attack brings back on a subject, from the cache where it is there. kept: the finds that are tried;
         all where None."""
@@ -88,7 +95,7 @@ class Meter:
         asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
         drawn = [self.images, self.tries, self.seeds, self.fresh, self.haste]
         how = [type(attack).__name__, vars(attack), subject.off, *drawn, kept]
-        judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), tensors_hash(self.probe.tensors)]
+        judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), self.probe.identity]
         return content_hash(
             [VERSION, how, asked, s.seed, judges, s.pictures, subject.known, s.base.sha256(), vars(s.request)]
         )
@@ -96,12 +103,15 @@ class Meter:
     def _measure(self, attack: Attack, subject: Subject, kept: list[str] | None) -> tuple[dict[str, Any], Image.Image]:
         began, counter = time.monotonic(), Counter()
         altered = None if subject.never is None else subject.never.altered
+        likes = self._liked if subject.never is None else self.unseen.share  # made here, where nothing is counted yet
         scene = replace(self.scene, model=subject.model, off=subject.off, counter=counter, altered=altered)
         with untouched(subject.model), torch.random.fork_rng(devices=[]), counter.on(scene.model, scene.base):
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]
             search = counter.units
-            tried = self._tried(finds, scene, subject) if len(finds) > 1 else []  # of one there is nothing to choose
+            tried = (
+                self._tried(finds, scene, subject.never, likes) if len(finds) > 1 else []
+            )  # of one there is nothing to choose
             chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"] if tried else 0, default=None)
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)
@@ -121,7 +131,9 @@ class Meter:
         }
         return entry, strip_of(images)
 
-    def _tried(self, finds: Sequence[Find], scene: Scene, subject: Subject) -> list[dict[str, Any]]:
+    def _tried(
+        self, finds: Sequence[Find], scene: Scene, never: Never | None, likes: Callable[[Tensor], float]
+    ) -> list[dict[str, Any]]:
         """Each find on the attacker's seeds: how its own judge likes it, and, for curves, what the reporting one
         reads."""
         cells, noise = self.asked(self.tries, self.seeds)
@@ -129,9 +141,8 @@ class Meter:
             drawn = [find.draw(cells, noise) for find in finds]
         found = []
         for find, images in zip(finds, drawn, strict=True):
-            hits, _ = self.read(images, cells, subject.never)
-            liked = sum(hits) / len(hits) if subject.never else self._liked(images)
-            found.append({**_asked(find, hits), "liked": liked})
+            hits, _ = self.read(images, cells, never)
+            found.append({**_asked(find, hits), "liked": likes(images)})
         return found
 
     def _liked(self, images: Tensor) -> float:

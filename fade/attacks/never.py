@@ -1,7 +1,8 @@
 """The control of capacity: a concept that nobody ever saw, taught to the base under the target's own word.
 
 What an attack reaches here is what it can put into a model, and no memory of one. A style is the surrogate's images in
-two colours; anything else is the surrogate upside down. It is read by the nearest class mean of the judge's features.
+two colours; anything else is the surrogate upside down. It is read by the nearest class mean of a judge's features: the
+reporting judge's for the report, the attacker's own where the attacker chooses.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import spread
+from fade.attacks.probe import Probe
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
@@ -40,14 +42,16 @@ class Never:
     """judge: whose features are read. means (labels + 1, D): of each label's real images, the unseen concept's last.
     accuracy: on images of the unseen concept that the means are not made of."""
 
-    judge: Judge
+    judge: Judge | Probe
     style: bool
     means: Tensor
     accuracy: float
 
     @classmethod
-    def of(cls, dataset: Dataset, request: Request, judge: Judge, size: int, images: int = 8) -> Never:
-        """Raises BadInput where the judge's features do not tell the unseen concept from the others."""
+    def of(
+        cls, dataset: Dataset, request: Request, judge: Judge | Probe, size: int, images: int = 8, known: float = KNOWN
+    ) -> Never:
+        """Raises BadInput where the judge's features tell less than `known` of the unseen concept from the others."""
         style, cells = request.domain == "style", dataset.cells()
         rows = {label: [c for c in cells if c[request.domain] == label] for label in dataset.domains[request.domain]}
         real = {label: _pixels(dataset, own, size, 2 * images) for label, own in rows.items()}
@@ -55,7 +59,7 @@ class Never:
         parts = [*(judge.features(pixels[:images]) for pixels in real.values()), judge.features(unseen[:images])]
         made = cls(judge, style, torch.stack([part.mean(0) for part in parts]), 0.0)
         accuracy = sum(made.reads(unseen[images:])) / max(1, len(unseen[images:]))
-        if accuracy < KNOWN:
+        if accuracy < known:
             raise BadInput(
                 f"the {request.domain} judge's features read only {accuracy:.0%} of the unseen concept's images"
             )
@@ -74,6 +78,10 @@ class Never:
         """Whether each image is nearest to the unseen concept."""
         near = torch.cdist(self.judge.features(images), self.means).argmin(1)
         return (near == len(self.means) - 1).tolist()
+
+    def share(self, images: Tensor) -> float:
+        """Of the images, read as the unseen concept."""
+        return sum(self.reads(images)) / len(images)
 
 
 def _pixels(dataset: Dataset, cells: Sequence[Cell], size: int, images: int) -> Tensor:

@@ -19,7 +19,7 @@ from fade.data.dataset import Dataset, Item
 from fade.errors import BadInput
 from fade.files import content_hash, unharmed
 from fade.models import Diffusion
-from fade.tensors import read_tensors, write_tensors
+from fade.tensors import read_tensors, tensors_hash, write_tensors
 
 RIDGE, EARLY, AT_ONCE = 100.0, 0.1, 36  # of the regression; the share of T at which images are read; images
 
@@ -44,11 +44,17 @@ class Probe:
             found = read_tensors(path)
         return cls(base, dataset.domains[domain], found[0])
 
+    @property
+    def identity(self) -> str:
+        return tensors_hash(self.tensors)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, F) of images (N, 3, H, W) in [0, 1], each of spread 1 over what it was fitted on."""
+        return (activations(self.base, images) - self.tensors["mean"]) / self.tensors["std"]
+
     def scores(self, images: Tensor) -> Tensor:
         """(N, labels) of images (N, 3, H, W) in [0, 1]: about 1 for what it shows, about 0 for the others."""
-        t = self.tensors
-        x = (activations(self.base, images) - t["mean"]) / t["std"]
-        return x @ t["weight"] + t["bias"]
+        return self.features(images) @ self.tensors["weight"] + self.tensors["bias"]
 
 
 def _items(dataset: Dataset) -> list[Item]:

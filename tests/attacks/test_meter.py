@@ -30,7 +30,7 @@ from fade.attacks.prompts import Prompts
 from fade.attacks.recall import Recall
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import suite, zero_is_base
-from fade.attacks.trajectory import Image
+from fade.attacks.trajectory import Image, pictures
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -226,6 +226,23 @@ def test_a_start_without_a_real_image_is_refused_before_any_work(
     if missing == "neon_glow":
         with pytest.raises(BadInput, match=r"no training image for 'A .* neon glow style.', which this attack starts"):
             suite(meter, {"image": Image([0.5])}, attacked, base)
+
+
+class Deceived(Never):
+    """Reads the unseen concept everywhere."""
+
+    def reads(self, images: Tensor) -> list[bool]:
+        return [True] * len(images)
+
+
+def test_who_chooses_what_nobody_saw_is_not_who_reports_it(meter: Meter, base: Subject) -> None:
+    never = Never.of(meter.scene.dataset, meter.scene.request, meter.judges["style"], 64, images=4)
+    fooled = replace(base, identity="fooled", never=Deceived(never.judge, never.style, never.means, 1.0))
+    entry = meter.measured("seen", Seen(2), fooled)
+    assert entry["success"]["value"] == 1.0 and [tried["right"] for tried in entry["tried"]] == [4, 4]
+    assert [tried["liked"] for tried in entry["tried"]] == [0, 0]  # photos and neon lights, of which it shows none
+    real, _ = replace(meter.scene, altered=never.altered).examples(2)
+    assert meter.unseen.reads(pictures(base.model, real)) == [True, True]
 
 
 class Fails(Attack):
