@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
-from fade.attacks.spelling import Slots, check_words, embedded, norm, replaced, spelt, table
+from fade.attacks.spelling import Hears, Slots, check_words, embedded, norm, replaced, spelt, table, typed
 from fade.checked import Count, Counts, Positive
 from fade.data.prompts import Cell
 from fade.models import Diffusion, Noise
@@ -21,7 +21,7 @@ from fade.models import Diffusion, Noise
 class Inversion(Attack):
     """images: real ones. vectors: in the concept's place. marks: steps after which the search may stop. pool: how many
     (image, t, noise) there are. rate: of Adam, in lengths of a token's vector; along a cosine. hears: what a gate or a
-    text edit hears, the caption (text) or the surrogate's (bypass).
+    text edit hears, which cannot read a vector: the caption (text) or the surrogate's (bypass).
 
     Differs: the vector starts at zero and not at a word, the pool is fixed, and the rate follows the length of the
     token vectors: the published recipe (a word, fresh noise, a constant rate) fails on this suite's own base.
@@ -39,7 +39,7 @@ class Inversion(Attack):
         batch: Count = 12,
         pool: Count = 48,
         rate: Positive = 0.025,
-        hears: str = "text",
+        hears: Hears = "text",
     ) -> None:
         self.images, self.vectors, self.marks, self.batch, self.pool = images, vectors, list(marks), batch, pool
         self.rate, self.hears = rate, hears
@@ -73,9 +73,26 @@ class Inversion(Attack):
         ]
 
 
-def heard_of(scene: Scene, hears: str) -> dict[str, str]:
+def heard_of(scene: Scene, hears: Hears) -> dict[str, str]:
     """The prompt that is asked for each caption: itself, or the surrogate's."""
     return dict(zip(scene.prompts, scene.prompts if hears == "text" else scene.surrogates, strict=True))
+
+
+def found_tokens(
+    scene: Scene, heard: dict[str, str], slots: dict[str, Slots], ids: Tensor, hears: Hears, name: str, units: int
+) -> Find:
+    """What draws the heard prompts with tokens in place of the free vectors. A defence that hears text hears them."""
+    chosen = {prompt: hard(slots[prompt], ids) for prompt in heard.values()}
+    texts = {prompt: typed(scene.model, own) for prompt, own in chosen.items()}
+    asked = {caption: texts[prompt] if hears == "text" else prompt for caption, prompt in heard.items()}
+    spelling = {asked[caption]: chosen[prompt] for caption, prompt in heard.items()}
+    says = texts[heard[scene.prompts[0]]]
+    return Find(name, partial(draw_spelt, scene, asked, spelling, None), units, says)
+
+
+def hard(slots: Slots, ids: Tensor) -> Slots:
+    """The slots with a token in place of each free vector."""
+    return [int(ids[-1 - i]) if i < 0 else i for i in slots]
 
 
 def draw_spelt(

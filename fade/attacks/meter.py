@@ -109,9 +109,8 @@ class Meter:
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]
             search = counter.units
-            tried = (
-                self._tried(finds, scene, subject.never, likes) if len(finds) > 1 else []
-            )  # of one there is nothing to choose
+            choice = len(finds) > 1  # of one there is nothing to choose
+            tried = self._tried(finds, scene, subject.never, likes) if choice else []
             chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"] if tried else 0, default=None)
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)

@@ -6,27 +6,25 @@ min_p MSE(f'(z_t, t, TE(Π(p))), f_0(z_t, t, e_c)); Π(p) the nearest tokens by 
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
 from fade.attacks import Attack, Find, Scene, descend
-from fade.attacks.inversion import draw_spelt, heard_of
+from fade.attacks.inversion import found_tokens, heard_of
 from fade.attacks.prefix import remembered
-from fade.attacks.spelling import Slots, check_words, embedded, norm, room, spelt, table, text, tokens, usable
-from fade.attacks.tokens import hard
+from fade.attacks.spelling import Hears, Slots, check_words, embedded, norm, room, spelt, table, tokens, usable
 from fade.checked import Count, Counts, NonNegative, Positive, Whole
 from fade.models import Diffusion
 
 
 class P4d(Attack):
     """length: of the free tokens of P4D-N. every: K of P4D-K, one free token before every K of the prompt's; 0: N.
-    rate: AdamW's, in lengths of a token's vector (released: 0.1 where that is about 0.4).
+    rate: AdamW's, in lengths of a token's vector (released: 0.1 where that is about 0.4). hears: as Tokens'.
 
-    Differs: the images are in the autoencoder's range, the generator starts anew, and the tokens are not decoded and
-    read again, all unlike the released code; the prompts of all cells are searched at once.
+    Differs: the images are in the autoencoder's range, the generator starts anew, and the encoder sees the tokens that
+    were found, not what it would cut their text into, all unlike the released code; the prompts of all cells are
+    searched at once.
     """
 
     level = "T2"
@@ -39,7 +37,7 @@ class P4d(Attack):
         marks: Counts = (1000, 2000, 3000),
         rate: Positive = 0.25,
         decay: NonNegative = 0.1,
-        hears: str = "text",
+        hears: Hears = "text",
     ) -> None:
         self.length, self.every, self.marks, self.rate, self.decay = length, every, list(marks), rate, decay
         self.hears = hears
@@ -67,13 +65,11 @@ class P4d(Attack):
 
         optimizer = torch.optim.AdamW([p], lr=self.rate * norm(model), weight_decay=self.decay)
         found = descend(scene, [p], loss, optimizer, self.marks, cosine=False)
-        made = []
-        for mark in found:
-            ids = nearest(mark.values[0], words, allowed)
-            chosen = {prompt: hard(slot, ids) for prompt, slot in slots.items()}
-            says = text(model, next(iter(chosen.values())))
-            made.append(Find(f"{mark.step} steps", partial(draw_spelt, scene, heard, chosen, None), mark.units, says))
-        return made
+        ids = [nearest(mark.values[0], words, allowed) for mark in found]
+        return [
+            found_tokens(scene, heard, slots, own, self.hears, f"{mark.step} steps", mark.units)
+            for own, mark in zip(ids, found, strict=True)
+        ]
 
     def _slots(self, scene: Scene, heard: dict[str, str]) -> dict[str, Slots]:
         """Each prompt's, with free vectors of its own."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
 from fade.attacks.inversion import draw_spelt, heard_of
-from fade.attacks.spelling import Slots, check_words, embedded, norm, prefixed, spelt, table
+from fade.attacks.spelling import Hears, Slots, check_words, embedded, norm, prefixed, spelt, table
 from fade.checked import Count, Counts, Positive
 from fade.models import Diffusion, Noise
 
@@ -28,7 +28,7 @@ class Prefix(Attack):
     optimises = True
 
     def __init__(
-        self, length: Count = 3, marks: Counts = (45, 90, 180), rate: Positive = 0.1, hears: str = "text"
+        self, length: Count = 3, marks: Counts = (45, 90, 180), rate: Positive = 0.1, hears: Hears = "text"
     ) -> None:
         self.length, self.marks, self.rate, self.hears = length, list(marks), rate, hears
 

@@ -1,7 +1,7 @@
 """Free vectors and other tokens among a prompt's: the one place of the attacks that knows a text encoder.
 
 A prompt is spelt as a list of slots, token ids and free vectors, and the text encoder sees those in place of its own
-tokens. The prompt that is asked stays what it was: what a gate or a text edit hears, if there is one.
+tokens. The prompt that is asked is what a gate or a text edit hears, if there is one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from fade.models import Diffusion
 from fade.models.embedding import Embedding
 
 Slots = list[int]  # a token's id, or -1 - j for the free vector j
+Hears = Literal["text", "bypass"]  # a gate or a text edit: what the attacker's prompt says, or the surrogate's caption
 
 
 def check_words(family: type[Diffusion] | Diffusion) -> None:
@@ -68,6 +69,11 @@ def usable(model: Diffusion, without: str = "") -> list[int]:
 def text(model: Diffusion, slots: Slots) -> str:
     """The tokens as a prompt; a free vector as *."""
     return " ".join("*" if i < 0 else model.pipe.tokenizer.decode([i]).strip() for i in slots)
+
+
+def typed(model: Diffusion, ids: Slots) -> str:
+    """The tokens as one would type them, parts of a word as that word; an encoder may cut it into others."""
+    return str(model.pipe.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def replaced(model: Diffusion, prompt: str, concept: str, vectors: int = 1) -> Slots:

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from fade.attacks import Attack, Find, Scene, attack_loss, descend
-from fade.attacks.inversion import draw_spelt, heard_of
+from fade.attacks.inversion import found_tokens, heard_of
 from fade.attacks.prefix import before_each, remembered
-from fade.attacks.spelling import Slots, check_words, embedded, spelt, table, text
+from fade.attacks.spelling import Hears, check_words, embedded, spelt, table
 from fade.checked import Count, NonNegative, Positive
 from fade.models import Diffusion
 
 
 class Tokens(Attack):
     """length: k. times: how many timesteps, spread over T and ascending; steps: at each. rate, decay: of Adam on u.
+    hears: what a gate or a text edit hears, the tokens that were found and the caption behind them (text), or the
+    surrogate's caption (bypass); during the search, when they are no tokens yet, the caption.
 
     Differs: the prompts of all cells are searched at once, each with its own u; the number of timesteps is a setting;
     the attacker chooses by a judge of its own at the marks, and does not stop at the first success.
@@ -37,7 +39,7 @@ class Tokens(Attack):
         rate: Positive = 0.01,
         decay: NonNegative = 0.1,
         marks: Count = 4,
-        hears: str = "text",
+        hears: Hears = "text",
     ) -> None:
         self.length, self.times, self.steps, self.rate, self.decay = length, times, steps, rate, decay
         self.marks, self.hears = marks, hears
@@ -60,23 +62,14 @@ class Tokens(Attack):
         marks = [total * (k + 1) // self.marks for k in range(self.marks)]
         optimizer = torch.optim.Adam([u], lr=self.rate, weight_decay=self.decay)
         found = descend(scene, [u], loss, optimizer, marks, partial(_onto_simplex, u), cosine=False)
-        return [self._find(scene, heard, slots, mark.values[0].argmax(1), mark.step, mark.units) for mark in found]
+        return [
+            found_tokens(scene, heard, slots, m.values[0].argmax(1), self.hears, f"{m.step} steps", m.units)
+            for m in found
+        ]
 
     def _time(self, step: int, train_steps: int) -> int:
         """The middle of the bin that the step is in."""
         return int((step // self.steps + 0.5) * train_steps / self.times)
-
-    def _find(
-        self, scene: Scene, heard: dict[str, str], slots: dict[str, Slots], ids: Tensor, step: int, units: int
-    ) -> Find:
-        chosen = {prompt: hard(slot, ids) for prompt, slot in slots.items()}
-        says = text(scene.model, next(iter(chosen.values())))
-        return Find(f"{step} steps", partial(draw_spelt, scene, heard, chosen, None), units, says)
-
-
-def hard(slots: Slots, ids: Tensor) -> Slots:
-    """The slots with a token in place of each free vector."""
-    return [int(ids[-1 - i]) if i < 0 else i for i in slots]
 
 
 class _Drawn(torch.autograd.Function):

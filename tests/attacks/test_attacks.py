@@ -13,7 +13,7 @@ from fade.attacks.benign import Benign
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
 from fade.attacks.foreign import Foreign, PutBack
-from fade.attacks.inversion import Inversion
+from fade.attacks.inversion import Inversion, hard
 from fade.attacks.mask import Refill, Within
 from fade.attacks.memora import Memora
 from fade.attacks.numerics import Numerics, pruned, rounded
@@ -27,10 +27,11 @@ from fade.attacks.ring import Ring
 from fade.attacks.sampler import Sampler
 from fade.attacks.scale import Scale
 from fade.attacks.spelling import states, text, tokens, usable
-from fade.attacks.tokens import Tokens, _Drawn, hard, onto_simplex
+from fade.attacks.tokens import Tokens, _Drawn, onto_simplex
 from fade.attacks.trajectory import Completion, Image
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
+from fade.models.embedding import Embedding
 from fade.published import attacks_of, made
 
 SMALL: dict[str, Attack] = {  # what it finds, and how many images its search costs: forward 1, with gradient 3
@@ -86,6 +87,30 @@ def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scen
         assert {find.units for find in off} == {
             BASES if name in BEGUN else 0
         }  # where it starts from is charged all the same
+
+
+@pytest.mark.parametrize("name", ["tokens", "p4d", "p4d_k"])
+def test_a_defence_hears_the_tokens_that_were_found(name: str, scene: Scene) -> None:
+    """As text, without the concept's name where they stand in its place; told to bypass it, the surrogate's caption."""
+    asked: list[str] = []
+
+    def edit(prompts: list[str], found: Embedding) -> Embedding:
+        asked.extend(prompt for prompt in prompts if prompt)
+        return found
+
+    part = attacks_of(["full"])[name] | {"length": 3, "marks": 1 if name == "tokens" else [1]}
+    part |= {"times": 1, "steps": 1} if name == "tokens" else {}
+    scene.model.prompts.add(edit, edit)
+    noise = [Noise(1), Noise(2)]
+    (find,) = made(part).finds(scene)
+    asked.clear()
+    images = find.draw(scene.cells, noise)
+    assert asked[0] == find.says and not set(asked) & {*scene.prompts}
+    assert name != "p4d" or "neon" not in find.says
+    (other,) = made(part | {"hears": "bypass"}).finds(scene)
+    asked.clear()
+    spelt = other.draw(scene.cells, noise)
+    assert asked == scene.surrogates and torch.allclose(images, spelt, atol=1e-5)  # the encoder sees the same tokens
 
 
 @pytest.mark.parametrize(
