@@ -168,7 +168,7 @@ class Scene:
 class Attack(ABC):
     """level: of LEVELS. optimises: whether there is an optimiser to switch off. fixed: whether it tries the same list
     on every model, so that what fails on the base is left out. shown: whether it learns from real images. starts:
-    whether it needs one of every cell.
+    whether it needs one of every cell. seeded: whether anything that it finds is drawn from the attacker's seed.
 
     The constructor takes its settings, which become attributes: they are what a result is remembered by.
     """
@@ -178,6 +178,7 @@ class Attack(ABC):
     fixed: ClassVar[bool] = False
     shown: ClassVar[bool] = False
     starts: ClassVar[bool] = False
+    seeded: ClassVar[bool] = True
 
     def suits(self, model: Diffusion) -> None:  # noqa: B027 - most attacks can be made on any
         """Raises BadInput, before any work, for a model that the attack cannot be made on."""

@@ -18,6 +18,7 @@ class Bypass(Attack):
     """T2: embeddings of the attacker's own go past the prompt."""
 
     level = "T2"
+    seeded = False
 
     def suits(self, model: Diffusion) -> None:
         check_words(model)

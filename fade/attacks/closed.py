@@ -24,6 +24,7 @@ class Closed(Attack):
     """ridges: the λ that are tried. One solve each, no pass of the network; every position of the prompt."""
 
     level = "T2"
+    seeded = False
 
     def __init__(self, ridges: Sequence[float] = (1e-3, 0.1)) -> None:
         if not ridges or min(ridges) <= 0:

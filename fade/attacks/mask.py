@@ -39,6 +39,7 @@ class Refill(Attack):
     """
 
     level = "T3"
+    seeded = False
 
     def __init__(self, iterations: Count = 500, kept: Portion = 0.6) -> None:
         self.iterations, self.kept = iterations, kept

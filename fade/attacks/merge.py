@@ -25,6 +25,7 @@ class Merge(Attack):
     """
 
     level = "T4"
+    seeded = False
 
     def __init__(self, others: Sequence[str] = ()) -> None:
         self.others = [str(folder) for folder in others]

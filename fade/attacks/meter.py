@@ -90,8 +90,12 @@ class Meter:
             write_json(path, found)
         return {**found, "strip": str(path.with_suffix(".png"))}
 
+    def _of(self, attack: Attack) -> Scene:
+        """The same for every seed of the attacker where nothing is drawn from it, other samplers' noise neither."""
+        return self.scene if attack.seeded else replace(self.scene, seed=0)
+
     def _key(self, attack: Attack, subject: Subject, kept: list[str] | None) -> str:
-        s = self.scene
+        s = self._of(attack)
         asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
         drawn = [self.images, self.tries, self.seeds, self.fresh, self.haste]
         how = [type(attack).__name__, vars(attack), subject.off, *drawn, kept]
@@ -104,7 +108,7 @@ class Meter:
         began, counter = time.monotonic(), Counter()
         altered = None if subject.never is None else subject.never.altered
         likes = self._liked if subject.never is None else self.unseen.share  # made here, where nothing is counted yet
-        scene = replace(self.scene, model=subject.model, off=subject.off, counter=counter, altered=altered)
+        scene = replace(self._of(attack), model=subject.model, off=subject.off, counter=counter, altered=altered)
         with untouched(subject.model), torch.random.fork_rng(devices=[]), counter.on(scene.model, scene.base):
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]

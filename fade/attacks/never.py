@@ -58,7 +58,8 @@ class Never:
         unseen = (duotone if style else upside_down)(real[request.surrogate])
         parts = [*(judge.features(pixels[:images]) for pixels in real.values()), judge.features(unseen[:images])]
         made = cls(judge, style, torch.stack([part.mean(0) for part in parts]), 0.0)
-        accuracy = sum(made.reads(unseen[images:])) / max(1, len(unseen[images:]))
+        apart = unseen[images:]
+        accuracy = sum(made.reads(apart)) / len(apart) if len(apart) else 0.0
         if accuracy < known:
             raise BadInput(
                 f"the {request.domain} judge's features read only {accuracy:.0%} of the unseen concept's images"

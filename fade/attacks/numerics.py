@@ -48,6 +48,7 @@ class Numerics(Attack):
 
     level = "T3"
     fixed = True
+    seeded = False
 
     def __init__(self, bits: Sequence[int] = (8, 4), pruned: Sequence[float] = (0.1, 0.3), nf4: bool = True) -> None:
         if not all(2 <= b <= 16 for b in bits) or not all(0 < p < 1 for p in pruned):

@@ -9,6 +9,7 @@ class Plain(Attack):
     """T0: pre-ASR, one less UA."""
 
     level = "T0"
+    seeded = False
 
     def finds(self, scene: Scene) -> list[Find]:
         return [Find("as asked", scene.plain)]

@@ -51,6 +51,7 @@ class Prompts(Attack):
 
     level = "T0"
     fixed = True
+    seeded = False
 
     def __init__(self, names: Words | None = None) -> None:
         if odd := [name for name in names or [] if name not in CHANGES]:

@@ -20,6 +20,7 @@ class Sampler(Attack):
 
     level = "T2"
     fixed = True
+    seeded = False
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class Scale(Attack):
     """scales: s, from weak attacks to strong. T4: no work at all, and so reported as a fact about the adapter."""
 
     level = "T4"
+    seeded = False
 
     def __init__(self, scales: Sequence[float] = (0.75, 0.5, 0.25)) -> None:
         if not scales or not all(0 <= s < 1 for s in scales):

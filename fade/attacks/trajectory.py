@@ -31,6 +31,7 @@ class Image(Attack):
     level = "T1"
     optimises = True
     starts = True
+    seeded = False
 
     def __init__(self, strengths: Sequence[float] = (0.8, 0.6, 0.4)) -> None:
         if not strengths or not all(0 < s < 1 for s in strengths):
@@ -59,6 +60,7 @@ class Completion(Attack):
 
     level = "T2"
     optimises = True
+    seeded = False
 
     def __init__(self, first: Counts = (1, 2, 4)) -> None:
         self.first = list(first)

@@ -89,6 +89,13 @@ def test_an_attack_finds_what_draws_by_itself_and_is_gone(name: str, scene: Scen
         }  # where it starts from is charged all the same
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_an_attack_says_whether_the_seed_changes_what_it_finds(name: str, scene: Scene) -> None:
+    attack, noise = SMALL[name], [Noise(1), Noise(2)]
+    one, other = (attack.finds(replace(scene, seed=seed, shared={}))[-1].draw(scene.cells, noise) for seed in (0, 1))
+    assert torch.equal(one, other) is not attack.seeded
+
+
 @pytest.mark.parametrize("name", ["tokens", "p4d", "p4d_k"])
 def test_a_defence_hears_the_tokens_that_were_found(name: str, scene: Scene) -> None:
     """As text, without the concept's name where they stand in its place; told to bypass it, the surrogate's caption."""

@@ -23,14 +23,17 @@ from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
 from fade.attacks.meter import NOTHING, Meter, Subject
 from fade.attacks.never import Never
+from fade.attacks.numerics import Numerics
 from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
 from fade.attacks.probe import Probe, activations
 from fade.attacks.prompts import Prompts
 from fade.attacks.recall import Recall
 from fade.attacks.relearn import Relearn
+from fade.attacks.sampler import Sampler
+from fade.attacks.scale import Scale
 from fade.attacks.suite import suite, zero_is_base
-from fade.attacks.trajectory import Image, pictures
+from fade.attacks.trajectory import Completion, Image, pictures
 from fade.data.pairs import Request
 from fade.data.prompts import Cell
 from fade.errors import BadInput
@@ -243,6 +246,14 @@ def test_who_chooses_what_nobody_saw_is_not_who_reports_it(meter: Meter, base: S
     assert [tried["liked"] for tried in entry["tried"]] == [0, 0]  # photos and neon lights, of which it shows none
     real, _ = replace(meter.scene, altered=never.altered).examples(2)
     assert meter.unseen.reads(pictures(base.model, real)) == [True, True]
+
+
+def test_what_draws_nothing_from_the_seed_is_measured_once_for_all_seeds(meter: Meter, base: Subject) -> None:
+    other = replace(meter, scene=replace(meter.scene, seed=1))
+    for attack in (Plain(), Prompts(), Sampler(), Closed(), Numerics(), Scale(), Bypass(), Image(), Completion()):
+        assert meter._key(attack, base, None) == other._key(attack, base, None)
+    for searched in (Prefix(), Relearn(), Recall()):
+        assert meter._key(searched, base, None) != other._key(searched, base, None)
 
 
 class Fails(Attack):
