@@ -114,10 +114,15 @@ def noised_part(
 
 def finished(scene: Scene, z: Tensor, cells: Sequence[Cell], first: int, steps: int) -> Tensor:
     """Images (N, 3, H, W): the model under attack takes the steps from `first`; the control where the scene is off."""
-    model = scene.base if scene.off else scene.model
-    asked = [scene.request.overwritten(cell) for cell in cells] if scene.off else cells
-    z = denoised(model, z, [scene.prompt(cell) for cell in asked], guidance_of(scene), range(first, steps), steps)
-    return pictures(model, z)
+    model, prompts = under(scene, cells)
+    return pictures(model, denoised(model, z, prompts, guidance_of(scene), range(first, steps), steps))
+
+
+def under(scene: Scene, cells: Sequence[Cell]) -> tuple[Diffusion, list[str]]:
+    """The model under attack and the cells' captions; the base and the surrogate's, for the control that is off."""
+    if scene.off:
+        return scene.base, [scene.prompt(scene.request.overwritten(cell)) for cell in cells]
+    return scene.model, [scene.prompt(cell) for cell in cells]
 
 
 @torch.no_grad()

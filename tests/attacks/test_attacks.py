@@ -13,6 +13,7 @@ from fade.attacks.benign import Benign
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
 from fade.attacks.foreign import Foreign, PutBack
+from fade.attacks.inpaint import Inpaint
 from fade.attacks.inversion import Inversion, hard
 from fade.attacks.mask import Refill, Within
 from fade.attacks.memora import Memora
@@ -51,6 +52,7 @@ SMALL: dict[str, Attack] = {  # what it finds, and how many images its search co
     "numerics": Numerics([3], [0.5]),
     "scale": Scale([0.5]),
     "image": Image([0.5]),
+    "inpaint": Inpaint([0.5]),
     "completion": Completion([1]),
     "recall": Recall(times=2, steps=1, marks=2, every=1),
     "memora": Memora(pairs=1, between=1, first=0.5, marks=[1, 2], batch=2, rank=2),
@@ -131,6 +133,7 @@ def test_a_defence_hears_the_tokens_that_were_found(name: str, scene: Scene) -> 
         ("closed", "ridges", []),
         ("scale", "scales", []),
         ("image", "strengths", []),
+        ("inpaint", "sides", [1.0]),
         ("completion", "first", []),
         ("completion", "first", [0]),
         ("prompts", "names", []),

@@ -21,6 +21,7 @@ from benchmarks.report.attacks import robustness
 from fade.attacks import Attack, Counter, Find, Scene
 from fade.attacks.bypass import Bypass
 from fade.attacks.closed import Closed
+from fade.attacks.inpaint import Inpaint
 from fade.attacks.meter import NOTHING, Meter, Subject
 from fade.attacks.never import Never
 from fade.attacks.numerics import Numerics
@@ -250,7 +251,18 @@ def test_who_chooses_what_nobody_saw_is_not_who_reports_it(meter: Meter, base: S
 
 def test_what_draws_nothing_from_the_seed_is_measured_once_for_all_seeds(meter: Meter, base: Subject) -> None:
     other = replace(meter, scene=replace(meter.scene, seed=1))
-    for attack in (Plain(), Prompts(), Sampler(), Closed(), Numerics(), Scale(), Bypass(), Image(), Completion()):
+    for attack in (
+        Plain(),
+        Prompts(),
+        Sampler(),
+        Closed(),
+        Numerics(),
+        Scale(),
+        Bypass(),
+        Image(),
+        Inpaint(),
+        Completion(),
+    ):
         assert meter._key(attack, base, None) == other._key(attack, base, None)
     for searched in (Prefix(), Relearn(), Recall()):
         assert meter._key(searched, base, None) != other._key(searched, base, None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fade.attacks import Attack, Scene
+from fade.attacks.inpaint import Inpaint, filled, hidden, middle
 from fade.attacks.memora import great_circle, inverted
 from fade.attacks.meter import hurried
 from fade.attacks.recall import Recall, gradient
@@ -28,7 +29,7 @@ def test_the_steps_are_ddims_whatever_the_pipelines_sampler_is(scene: Scene, nam
     (DPM++). What the base begins and goes on with itself is what DDIM draws."""
     noise, pipe = [Noise(1), Noise(2)], scene.model.pipe
     scene = replace(scene, sampling=Sampling(steps=8))
-    tried: list[Attack] = [Image([0.5]), Recall(times=1, steps=1, marks=1), Completion([3])]
+    tried: list[Attack] = [Image([0.5]), Inpaint(), Recall(times=1, steps=1, marks=1), Completion([3])]
     wanted = [attack.finds(scene)[0].draw(scene.cells, noise) for attack in tried]
     pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
     found = [attack.finds(scene)[0].draw(scene.cells, noise) for attack in tried]
@@ -44,6 +45,27 @@ def test_completion_leaves_the_model_its_share_of_the_steps_in_haste_too(scene: 
         hasty = find.draw(scene.cells, noise)
         assert torch.equal(hasty, Completion([2]).finds(scene)[0].draw(scene.cells, noise))
         assert not torch.equal(hasty, Completion([3]).finds(scene)[0].draw(scene.cells, noise))
+
+
+def test_inpainting_keeps_the_rim_and_fills_the_middle_as_written_out(model: Diffusion) -> None:
+    """DDIM by its formula: z' = √ᾱ' (z − √(1−ᾱ) ε)/√ᾱ + √(1−ᾱ') ε, the rim √ᾱ' z_0 + √(1−ᾱ') noise."""
+    real, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompts, free = ["cat neon", "cat photo"], hidden(real, 0.5)
+    assert free.sum() == 16 and free[0, 0, 2:6, 2:6].all()
+    given, without = model.embed(prompts), model.embed([""])
+    alphas = model.process.alphas  # type: ignore[attr-defined]
+    times, z = [751, 501, 251, 1], noise
+    for t, level in zip(times, [alphas[501], alphas[251], alphas[1], torch.ones(())], strict=True):
+        said = model.guided(z, torch.tensor(t), given, 3.0, without)
+        clean = (z - (1 - alphas[t]).sqrt() * said) / alphas[t].sqrt()
+        z = level.sqrt() * clean + (1 - level).sqrt() * said
+        rim = level.sqrt() * real + (1 - level).sqrt() * noise
+        z = torch.where(free, z, rim)
+    found = filled(model, real, noise, free, prompts, 3.0, 4)
+    torch.testing.assert_close(found, z, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found[:, :, :2], real[:, :, :2]) and not torch.allclose(found, real, atol=0.1)
+    shown = middle(torch.nn.functional.pad(torch.ones(1, 3, 16, 16), (8, 8, 8, 8)), 0.5)
+    assert torch.equal(shown, torch.ones(1, 3, 32, 32))  # nothing of the rim, as large as the image
 
 
 def starts(attack: Recall, scene: Scene) -> list[Tensor]:
