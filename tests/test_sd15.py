@@ -11,6 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.studies._speed import TEXT, UNET, VAE
 from fade.adapters.lora import Lora
+from fade.attacks import Attack, Counter, Scene
+from fade.attacks.inversion import Inversion
+from fade.attacks.memora import Memora
+from fade.attacks.p4d import P4d
+from fade.attacks.prefix import Prefix
+from fade.attacks.recall import Recall
+from fade.attacks.relearn import Relearn
+from fade.attacks.ring import Ring
+from fade.attacks.tokens import Tokens
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs, Request
 from fade.methods.fade import Fade
@@ -65,6 +74,33 @@ def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: Canva
     for sampler in ("DDIMScheduler", "LMSDiscreteScheduler", None):
         images = model.generate(["A house cat image in neon glow style."], [Noise(188)], Sampling(sampler=sampler))
         assert images.shape == (1, 3, 128, 128) and torch.isfinite(images).all()
+
+
+SEARCHES: dict[str, Attack] = {  # a step each; fine-tuning over a LoRA, for all weights with Adam's are 20 GB
+    "inversion": Inversion(images=1, marks=[1], batch=1, pool=1),
+    "prefix": Prefix(marks=[1]),
+    "tokens": Tokens(times=1, steps=1, marks=1),
+    "p4d": P4d(marks=[1]),
+    "p4d_k": P4d(every=3, marks=[1]),
+    "ring": Ring(length=4, population=4, generations=1),
+    "recall": Recall(times=1, steps=1, marks=1),
+    "relearn_lora": Relearn(images=1, over="lora", marks=[1], batch=1),
+    "memora": Memora(pairs=1, between=1, marks=[1]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_step_of_each_search_and_what_it_found(name: str, pipe: StableDiffusionPipeline, dataset: Canvas) -> None:
+    model, request = StableDiffusion(pipe, steps=2, guidance=9.0, size=128), Request.of(dataset, "neon_glow", "photo")
+    cells = [cell for cell in dataset.cells() if request.concerns(cell)][:1]
+    scene = Scene(model, model, dataset, request, cells, dataset.caption, Sampling(), Counter())
+    SEARCHES[name].suits(model)
+    with scene.counter.on(model):
+        (find,) = SEARCHES[name].finds(scene)
+    assert find.units >= 3 or name == "ring"  # a step with gradient; ring asks the text encoder alone
+    images = find.draw(cells, [Noise(188)])
+    assert images.shape == (1, 3, 128, 128) and torch.isfinite(images).all() and images.std() > 0
 
 
 @pytest.mark.slow
