@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from loops import STEPS
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fade.data.pairs import Batch
 from fade.models import Diffusion
@@ -45,10 +46,14 @@ class Formula:
 
     def denoising(self, side: str, caption: str = "prompt") -> Tensor:
         z, t = self.noised(side)
+        return ((self.unet(z, t, self.batch[side][caption]).sample - self.trained_to(side)) ** 2).mean()
+
+    def trained_to(self, side: str) -> Tensor:
+        """What plain training wants: the noise, or the velocity."""
         example: Any = self.batch[side]
-        alpha = self.alphas[t].to(z)[:, None, None, None]
+        alpha = self.alphas[example["t"]].to(example["latents"])[:, None, None, None]
         velocity = alpha.sqrt() * example["noise"] - (1 - alpha).sqrt() * example["latents"]
-        return ((self.unet(z, t, example[caption]).sample - (velocity if self.v else example["noise"])) ** 2).mean()
+        return velocity if self.v else example["noise"]  # type: ignore[no-any-return]
 
     def sampled(self, unet: nn.Module, c: Tensor, guidance: float = 3.0, least: int = 0) -> tuple[Tensor, int]:
         """DDIM (η = 0) from pure noise to a random step of STEPS, drawn as the methods draw."""
@@ -203,6 +208,48 @@ class Formula:
         known = sum(self.base(z, t, each).sample for each in concepts) / 3
         wanted = empty + (s - 1) * (self.base(z, t, a).sample - empty) + (-s - 1) * (known - empty)
         return lambda: {"forget": self.distance(z, t, c, wanted)}
+
+    def resalign(self, esd: bool = False) -> Callable[[], Losses]:
+        """Two steps of fine-tuning at 0.1, on two images each, drawn as the method draws; how far they go is held."""
+        (z, t), (z_r, t_r) = self.noised("forget"), self.noised("retain")
+        forget, r, sign = self.batch["forget"], self.batch["retain"]["prompt"], 1 if esd else -1
+        c, wanted = forget["prompt"], self.trained_to("forget")
+        if esd:
+            captions = (forget["surrogate"], c, self.empty.expand_as(c))
+            instead, own, empty = (self.base(z, t, caption).sample for caption in captions)
+            wanted = instead - self.method.eta * (own - empty)
+        kept = self.base(z_r, t_r, r).sample
+        live = {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
+
+        def said(change: dict[str, Tensor], *asked: Any) -> Tensor:
+            return functional_call(self.unet, {name: p + change[name] for name, p in live.items()}, asked).sample
+
+        far = {name: torch.zeros_like(p) for name, p in live.items()}
+        torch.manual_seed(7)
+        side = self.method.shown[int(torch.randint(len(self.method.shown), (1,)))]
+        torch.randint(1, (3,))  # of steps, optimizers and rates there is one each
+        for _ in range(2):
+            shown = self.batch["shown"] = self.shown(side)
+            x_t, times = self.noised("shown")
+            apart = ((said(far, x_t, times, shown["caption"]) - self.trained_to("shown")) ** 2).mean()
+            slopes = torch.autograd.grad(apart, list(live.values()))
+            far = {name: there - 0.1 * slope for (name, there), slope in zip(far.items(), slopes, strict=True)}
+
+        def loss() -> Losses:
+            here, there = self.distance(z, t, c, wanted), ((said(far, z, t, c) - wanted.detach()) ** 2).mean()
+            kept_at = self.distance(z_r, t_r, r, kept)
+            return {"forget": sign * here, "resilience": sign * (there - here), "retain": kept_at}
+
+        return loss
+
+    def shown(self, side: str) -> dict[str, Tensor]:
+        """Two images of a side, as a method that holds `pairs` draws them."""
+        batch = self.method.pairs.draw(torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
+        like, own = batch["forget"]["latents"], slice(0, 2) if side == "forget" else slice(2, 4)
+        t, noise = torch.randint(0, 1000, (4,))[own], torch.randn(4, *like.shape[1:], dtype=like.dtype)[own]
+        torch.randint(0, 1000, (2,))  # the anchor's
+        torch.randn_like(like)
+        return {"latents": batch[side]["latents"], "caption": batch[side]["prompt"].tokens, "t": t, "noise": noise}
 
     def spm(self, released: bool = False) -> Callable[[], Losses]:
         """As released, two of four anchors are the empty prompt."""

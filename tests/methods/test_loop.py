@@ -143,6 +143,7 @@ TWICE = ("salun", "stereo")  # what is left before a checkpoint: the masks; a se
         ("fade_uce", []),
         ("stereo", []),
         ("advunlearn", ["method.warmup=1", "method.attack_steps=2"]),
+        ("resalign", ["method.tuning_steps=[1,2]", "method.rates=[1e-2]"]),
     ],
 )
 def test_killed_and_resumed_is_undisturbed(

@@ -24,6 +24,7 @@ from fade.timesteps import Uniform, with_timesteps
 
 SAMPLED = f"method.sampling_steps={STEPS}"
 EVERY = "method.terms={adversarial:0.3,around:0.25,empty:0.25}"  # those that are off unasked
+TUNING = ("method.tuning_steps=[2]", "method.rates=[0.1]", "method.optimizers=[gd]", "method.images=2")
 # overrides -> the formula, the teacher's passes (None: STEPS of the sampler among them) and all passes but the
 # sampler's
 CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], int | None, int]] = {
@@ -43,6 +44,10 @@ CASES: dict[tuple[str, ...], tuple[Callable[[Formula], Callable[[], Losses]], in
     ("stereo", SAMPLED): (Formula.stereo, 5, 6),
     ("spm", SAMPLED): (Formula.spm, 3, 5),
     ("spm", SAMPLED, "method.variant=as_released"): (lambda f: f.spm(True), 3, 5),
+    ("resalign", *TUNING): (Formula.resalign, 1, 5),
+    ("resalign", *TUNING, "method.shown=[forget]"): (Formula.resalign, 1, 5),
+    ("resalign", *TUNING, "method.loss=esd"): (lambda f: f.resalign(True), 1, 5),
+    ("resalign", *TUNING, "method.loss=esd", "method.eta=0"): (lambda f: f.resalign(True), 1, 5),
     ("lacu", "method.pool=8", "method.sampling_steps=2", "method.mapping_samples=2", "method.related_samples=2"): (
         Formula.lacu,
         1,
@@ -73,6 +78,12 @@ def exact(batch: Batch) -> Batch:
     }  # type: ignore[attr-defined]
 
 
+def exactly(pairs: Pairs) -> None:
+    """What a method draws of them itself is in double precision too."""
+    pairs.latents = {side: latents.double() for side, latents in pairs.latents.items()}
+    pairs.own, pairs.overwritten = pairs.own.to(torch.float64), pairs.overwritten.to(torch.float64)
+
+
 def shipped_schedule() -> DDIMScheduler:
     """v-prediction, zero terminal SNR."""
     return DDIMScheduler.from_pretrained(ROOT / "fade" / "shipped" / "canvas" / "pipeline", subfolder="scheduler")
@@ -95,6 +106,7 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     method, adapter = instantiate(config.method), instantiate(config.adapter, _convert_="all")(model)
     adapter_moved(adapter, 0.2 if case[0] == "advunlearn" else 0.02)  # a text encoder's moves the U-Net's answer less
     method.prepare(model, adapter, pairs)
+    exactly(pairs)
     adapter.teacher_passes = 0  # LACU's pools and distances are the teacher's too
     torch.manual_seed(2)
     batch = exact(

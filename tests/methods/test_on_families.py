@@ -31,6 +31,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "spm": {"sampling_steps": 2, "anchors": 2},
     "lacu": {"pool": 4, "sampling_steps": 1, "mapping_samples": 1, "related_samples": 1, "related": 2},
     "salun": {"guidance": 1.0},
+    "resalign": {"tuning_steps": [1]},
     "fade_robust": {"captions": 4, "terms": dict.fromkeys(FadeRobust.terms, 0.25)},  # those that are off unasked, too
 }
 JOINT = "text and image in one softmax"
