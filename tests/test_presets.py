@@ -38,6 +38,7 @@ CANVAS = {  # of the drawn grid: chosen there, but for lacu's and task_vector's
     "salun": {"optimizer.build.lr": 1e-4},
     "seot": {"method.phrases.style": "{concept} style."},
     "spm": {"pairs.batch": 4, "method.terms.retain": 100.0, "optimizer.build.lr": 1e-2},
+    "resalign": {"pairs.batch": 8, "optimizer.build.lr": 2e-3, "trainer.max_steps": 50},
     "task_vector": {"optimizer.build.lr": 3e-4},
     "uce": {"method.tokens": "all", "method.ridge": 50.0},
     "rece": {"method.preserve": 100.0},
@@ -294,6 +295,24 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         "STEREO koushiksrivats/robust-concept-erasing 86f124f train.py: 4 rounds, both guidance scales 2, AdamW; the "
         "budgets and rates are ours, not tuned",
     ),
+    "method/resalign": (
+        {
+            "/sparsity": "dense",
+            "method.loss": "ga",
+            "method.eta": 1.0,
+            "method.shown": ["retain"],
+            "method.tuning_steps": [1, 2, 4],
+            "method.rates": [1e-3, 1e-4],
+            "method.optimizers": ["gd", "adam"],
+            "method.images": 4,
+            "method.terms.forget": 1.0,
+            "method.terms.resilience": 0.8,
+            "method.terms.retain": 1.6,
+            "optimizer.build.lr": None,
+        },
+        "RA scripts/train.sh: loss_mode ga, outer_lambda 0.8, retain_loss_weight 1.6, negative_guidance 1; the steps, "
+        "rates and images of fine-tuning are ours",
+    ),
     "method/task_vector": (
         PATCH
         | DECAY
@@ -396,6 +415,20 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "ADV AdvUnlearn.py: warmup_iter 200, attack_step 30, attack_lr 1e-3 of vectors of length 0.4, ddim_steps 50, "
         "retain_batch 5, lr 1e-5, iterations 1000",
+    ),
+    "tuned/sd15/resalign": (
+        {
+            "method.tuning_steps": [5, 10, 20, 30],
+            "method.rates": [1e-4, 1e-5, 1e-6],
+            "method.images": 1,
+            "pairs.batch": 4,
+            "optimizer.build.lr": 2e-4,
+            "optimizer.schedule.warmup": 0,
+            "optimizer.schedule.cosine": False,
+            "trainer.max_steps": 160,
+        },
+        "RA scripts/train.sh: learning_rate 2e-4, num_epochs 160; train.py: AdamW, constant, retain_batch_size 4; "
+        "configs/*.json: inner_steps, learning_rate, batch_size 1",
     ),
     "tuned/sd15/task_vector": (
         {"pairs.batch": 4, "optimizer.build.lr": 1e-5, "trainer.max_steps": 200, "trainer.accumulate_grad_batches": 4},
@@ -873,6 +906,8 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("canvas", "uce"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "seot"): (4e-3, 1e-2, 0, 16, 1.0, "32-true"),
     ("canvas", "task_vector"): (3e-4, 1e-2, 100, 16, 1.0, "32-true"),
+    ("canvas", "resalign"): (2e-3, 1e-2, 50, 8, 1.0, "32-true"),
+    ("sd15", "resalign"): (2e-4, 1e-2, 160, 4, 1.0, "bf16-mixed"),
     ("canvas", "advunlearn"): (1e-3, 0.0, 100, 4, None, "32-true"),
     ("sd15", "advunlearn"): (1e-5, 0.0, 1000, 5, None, "bf16-mixed"),
     ("sd15", "task_vector"): (1e-5, 1e-2, 200, 4, 1.0, "bf16-mixed"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter
 from fade.checked import Count, NonNegative, Rate
-from fade.data.pairs import Batch, Pairs
+from fade.data.pairs import Batch, Example, Pairs
 from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
 from fade.methods.fade_robust import answered
@@ -74,13 +74,11 @@ class ResAlign(Method):
 
     def losses(self, model: Diffusion, adapter: Adapter, batch: Batch) -> dict[str, Tensor]:
         forget, retain = batch["forget"], batch["retain"]
-        z_f, z_r = noised(model, forget), noised(model, retain)
+        asked = [(noised(model, side), side["t"], side["prompt"]) for side in (forget, retain)]
         wanted, kept = self.wanted(model, adapter, batch)
         sign = -1 if self.loss == "ga" else 1
-        tuned = self.tuned(
-            model, adapter, lambda: sign * mse_loss(model.predict(z_f, forget["t"], forget["prompt"]), wanted)
-        )
-        asked = [(z_f, forget["t"], forget["prompt"]), (z_r, retain["t"], retain["prompt"])]
+        # before the pass at θ, whose graph must not see the weights move
+        tuned = self.tuned(model, adapter, lambda: sign * mse_loss(model.predict(*asked[0]), wanted))
         given, held = answered(model, asked)
         now = sign * mse_loss(given, wanted)
         return {"forget": now, "resilience": tuned - now, "retain": mse_loss(held, kept)}
@@ -110,7 +108,7 @@ class ResAlign(Method):
             slopes = torch.autograd.grad(there, parameters, allow_unused=True)
         along = [(p * g).sum() for p, g in zip(parameters, slopes, strict=True) if g is not None]
         product = torch.stack(along).sum()
-        return there.detach() + product - product.detach()
+        return there.detach() + (product - product.detach())
 
     def tune(self, model: Diffusion, adapter: Adapter) -> None:
         """Somebody's fine-tuning, of the parameters in place."""
@@ -119,14 +117,18 @@ class ResAlign(Method):
         optimizer = OPTIMIZERS[drawn(self.optimizers)](parameters, lr=drawn(self.rates))
         for _ in range(steps):
             batch = self.pairs.draw(torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
-            example = with_timesteps(batch, Uniform(), torch.zeros(0), model.process)[side]
-            few = {name: rows[: self.images] for name, rows in example.items()}
-            slopes = torch.autograd.grad(denoising(model, few, few["prompt"]), parameters, allow_unused=True)
+            example = few(with_timesteps(batch, Uniform(), torch.zeros(0), model.process)[side], self.images)
+            slopes = torch.autograd.grad(denoising(model, example, example["prompt"]), parameters, allow_unused=True)
             for parameter, slope in zip(parameters, slopes, strict=True):
                 parameter.grad = slope
             optimizer.step()
             adapter.project()
             torch.clear_autocast_cache()  # it would go on with the weights as they were
+
+
+def few(example: Example, n: int) -> Example:
+    """Its first n."""
+    return cast(Example, {name: rows[:n] for name, rows in cast(dict[str, Any], example).items()})
 
 
 def drawn(choices: Sequence[T]) -> T:

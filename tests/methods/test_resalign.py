@@ -24,7 +24,8 @@ from fade.timesteps import Uniform, with_timesteps
 def prepared(model: Diffusion, pairs: Pairs, **settings: Any) -> tuple[ResAlign, Adapter, Batch]:
     adapter = Lora.attach(model, 2, 2)
     shake(adapter)
-    method = ResAlign(**{"tuning_steps": [2], "rates": [0.1], "optimizers": ["adam"], "images": 2} | settings)
+    given: dict[str, Any] = {"tuning_steps": [2], "rates": [0.1], "optimizers": ["adam"], "images": 2}
+    method = ResAlign(**given | settings)
     method.prepare(model, adapter, pairs)
     torch.manual_seed(2)
     batch = pairs.draw(torch.Generator().manual_seed(1))
@@ -102,15 +103,20 @@ def test_what_is_fine_tuned_differs_from_step_to_step(
 
 
 def test_half_precision_sees_the_weights_as_they_are(model: Diffusion, pairs: Pairs) -> None:
-    """Autocast remembers its copies of them, and what it remembers is not what was fine-tuned."""
+    """Autocast remembers its copies of them, and what it remembers is not what was fine-tuned, nor what is put back."""
     method, adapter, batch = prepared(model, pairs)
-    exact = method.losses(model, adapter, batch)["resilience"].detach()
-    torch.manual_seed(2)
-    with torch.autocast("cpu", torch.bfloat16):
-        before = method.losses(model, adapter, batch)["forget"].detach()
+
+    def found() -> torch.Tensor:
+        torch.manual_seed(4)
         losses = method.losses(model, adapter, batch)
-    assert abs(exact) > 1e-3 and losses["resilience"] != 0
-    torch.testing.assert_close(losses["forget"], before, rtol=1e-2, atol=1e-3)
+        return torch.stack([losses["forget"], losses["resilience"]]).detach()
+
+    exact = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = [found(), found()]
+    assert exact[1].abs() > 0.02
+    for each in half:
+        torch.testing.assert_close(each, exact, rtol=0.1, atol=0.005)
 
 
 def test_fine_tuning_keeps_to_the_masks(model: Diffusion, pairs: Pairs) -> None:
