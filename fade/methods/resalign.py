@@ -20,7 +20,6 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.checked import Count, NonNegative, Rate
 from fade.data.pairs import Batch, Example, Pairs
-from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
 from fade.methods.fade_robust import answered
 from fade.models import Diffusion
@@ -32,10 +31,10 @@ T = TypeVar("T")
 
 
 class ResAlign(Method):
-    """loss, eta: L_u and η; 0 is distillation into the surrogate, as FADE. terms.resilience is λ. What somebody's
-    fine-tuning is, is drawn anew in each step, one of each list: `shown`, whose images it takes, those of what is kept
-    ("retain") or the concept's own ("forget"); tuning_steps, how many; rates, optimizers, by what. images: in each of
-    them, a draw of their own.
+    """loss, eta: L_u and η; η = 0 is distillation into the surrogate, as FADE. terms.resilience is λ. In each step
+    somebody's fine-tuning is drawn anew, one of each list: `shown`, whose images it takes, those of what is kept
+    ("retain") or the concept's own ("forget"); tuning_steps, how many; rates, optimizers, by what. images: how many of
+    a batch, which each of its steps draws anew.
 
     The paper's derivative of θ* by θ is that of a Moreau envelope, a fixed point v = g − H v that its code iterates K
     times; this is its first order, K = 1, which has no second derivatives: v = g.
@@ -64,10 +63,6 @@ class ResAlign(Method):
         self.loss, self.eta, self.images = loss, eta, images
         self.shown, self.tuning_steps, self.rates, self.optimizers = shown, tuning_steps, rates, optimizers
         self.variant, self.terms = loss, self.weighted(terms)
-
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        if self.images > pairs.batch:
-            raise BadInput(f"method.images is {self.images}, and a batch has {pairs.batch}; raise pairs.batch")
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.pairs, self.empty = pairs, model.negative()

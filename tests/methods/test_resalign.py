@@ -15,7 +15,6 @@ from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.data.pairs import Batch, Pairs
-from fade.errors import BadInput
 from fade.methods.resalign import ResAlign
 from fade.models import Diffusion
 from fade.timesteps import Uniform, with_timesteps
@@ -161,9 +160,3 @@ def test_the_step_is_the_papers(model: Diffusion, pairs: Pairs, tmp_path: Path) 
     unlearner._objective(method.losses(model, adapter, batch), method.terms).backward()
     for parameter, at, after, held in zip(parameters, here, there, kept, strict=True):
         torch.testing.assert_close(parameter.grad, at + 0.8 * (after - at) + 1.6 * held, rtol=1e-3, atol=1e-6)
-
-
-def test_more_images_than_a_batch_has_are_refused(model: Diffusion, pairs: Pairs) -> None:
-    method, adapter, _ = prepared(model, pairs, images=3)
-    with pytest.raises(BadInput, match=r"raise pairs\.batch"):
-        method.suits(model, adapter, pairs)
