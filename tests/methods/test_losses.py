@@ -106,12 +106,12 @@ def test_loss_gradient_and_passes(model: Diffusion, pairs: Pairs, case: tuple[st
     method, adapter = instantiate(config.method), instantiate(config.adapter, _convert_="all")(model)
     adapter_moved(adapter, 0.2 if case[0] == "advunlearn" else 0.02)  # a text encoder's moves the U-Net's answer less
     method.prepare(model, adapter, pairs)
-    exactly(pairs)
     adapter.teacher_passes = 0  # LACU's pools and distances are the teacher's too
     torch.manual_seed(2)
     batch = exact(
         with_timesteps(pairs.draw(torch.Generator().manual_seed(1)), Uniform(), torch.zeros(0), model.process)
     )
+    exactly(pairs)
     formula = formula_of(Formula(model, base, batch, method, empty))
     counted = []
     handle = model.unet.register_forward_pre_hook(lambda *_: counted.append(1))
