@@ -18,7 +18,15 @@ from benchmarks.__main__ import COMMANDS, says
 
 BENCHMARKS = ROOT / "benchmarks"
 ROOMS = ("measure", "record", "report", "runs", "studies")
-LIGHT = ("results", "format", "sequences", "sweep", "claim", "moved")  # record/folder.py asks torch what a run cost
+LIGHT = (
+    "results",
+    "format",
+    "attacks",
+    "sequences",
+    "sweep",
+    "claim",
+    "moved",
+)  # record/folder.py asks torch what a run cost
 
 
 def needed(path: Path) -> set[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from benchmarks.measure.predictions import Row, read_rows
+from benchmarks.record.attacks import Reached, over_seeds, read_attacks
 from benchmarks.record.format import AGAIN, COSTS, QUICK, WHAT_AND_WHERE, Metric, check_run, read_results
 from fade.data.prompts import words
 from fade.errors import BadInput
@@ -248,9 +249,13 @@ class Run(Finished):
 
     @cached_property
     def attacks(self) -> list[dict[str, Any]]:
-        """What task=attack wrote beside the run, each with its picture; nothing of a file that cannot be read."""
-        found = [(path, unharmed(path, read_json)) for path in sorted((self.folder / "attacks").glob("**/*.json"))]
-        return [{**row, "picture": str(path.with_suffix(".png"))} for path, row in found if row and "success" in row]
+        """The rows that task=attack wrote beside the run, each with its picture."""
+        return read_attacks(self.folder / "attacks")
+
+    @cached_property
+    def reached(self) -> dict[str, Reached]:
+        """By attack what it brought back, over the attacker's seeds; nothing of what was void, or could not be made."""
+        return over_seeds(self.attacks)
 
     @cached_property
     def again(self) -> dict[str, Any]:

@@ -97,14 +97,13 @@ def brought_back(
         return None
     rows = []
     for setting, own in by_setting(attacked).items():
-        found = [_as_run(run, "success") for run in own]
+        found = [_as_run(run) for run in own]
         cells = [measured(mean_of(found, name), name)._replace(shows=shows(own, name)) for name in names]
         rows.append([Cell(setting), number(len(own)), *cells])
     caption = "Read as the target: means over runs with 95 % t-intervals, Wilson's over images where there is one run"
     return Table(["setting", "runs", *names], rows, caption)
 
 
-def _as_run(run: Run, key: str) -> Run:
+def _as_run(run: Run) -> Run:
     """A run whose metrics are what the attacks reached."""
-    reached = {row["attack"]: row[key] for row in run.attacks if not row.get("void") and key in row}
-    return Run(run.folder, {**run.results, "metrics": reached})
+    return Run(run.folder, {**run.results, "metrics": {name: one.success for name, one in run.reached.items()}})

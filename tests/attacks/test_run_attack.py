@@ -27,6 +27,7 @@ from fade.errors import BadInput
 from fade.files import file_hash, read_json, write_json
 from fade.intervals import share_of
 from fade.judges import Judge
+from fade.metrics import interval_text
 from fade.models.stable_diffusion import StableDiffusion
 
 SMALL = ["attack.images=2", "attack.tries=1", "attack.cells=1", "attack.judge_images=1", "model.steps=3"]
@@ -145,6 +146,24 @@ def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
     published = published_attacks()
     (esd,) = [row for row in published.texts if row[:3] == ["UnlearnDiffAtk", "ESD", "church"]]
     assert esd[3:6] == ["14", "60", "50"] and all(0 <= float(row[4]) <= 100 for row in published.texts)
+
+
+def test_an_attack_under_several_seeds_is_one_over_them_and_the_same_images_count_once(tmp_path: Path) -> None:
+    finished(tmp_path / "cat", "cat")
+    for seed, hits in enumerate((1, 5, 9)):
+        folder = tmp_path / "cat" / "attacks" / (f"seed-{seed}" if seed else "")
+        for name, kind, right in (("relearn", "Relearn", hits), ("prefix", "Prefix", 5), ("closed", "Closed", 5)):
+            row = {"attack": name, "chosen": "a", "success": share_of(right, 10), "settings": {"class": kind}}
+            write_json(folder / f"{name}.json", {**row, "off": share_of(0, 10), "seconds": seed})
+    (run,), _ = read([tmp_path])
+    assert [row["attack"] for row in run.attacks].count("closed") == 1  # which draws nothing from the seed
+    table = brought_back([run])
+    assert table is not None
+    found = dict(zip(table.header, table.rows[0], strict=True))
+    one = interval_text(share_of(5, 10))
+    assert {found[name].text for name in ("relearn", "prefix", "closed")} == {"50.0"}
+    assert found["closed"].interval == found["prefix"].interval == one  # more seeds make no more prompts and noise
+    assert found["relearn"].interval == "[5.6, 94.4]"  # by hand: 3.84 + (10 · 0.16 / 0.25 − 1) / 3 · 4.303² for 1.96²
 
 
 def test_a_curve_says_when_half_came_back() -> None:
