@@ -93,6 +93,7 @@ def attacked(folder: Path, name: str, hits: list[bool]) -> None:
     row = {
         "attack": name,
         "success": {"value": sum(hits) / len(hits), "low": 0.1, "high": 0.9, "n": len(hits)},
+        "off": {"value": 0.0, "low": 0.0, "high": 0.5, "n": len(hits)},
         "shown": [{**one, "hit": hit} for one, hit in zip(clean, hits, strict=True)],
         "drawn": {"left": left, "step": step, "side": side, "lines": lines, "clean": clean},
     }

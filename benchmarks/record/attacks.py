@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record.format import Metric
 from fade.files import read_json, unharmed
-from fade.intervals import pooled
+from fade.intervals import difference, pooled
 
 Row = dict[str, Any]  # as fade/attacks/suite.py writes it
 # The classes of attacks that draw nothing from the attacker's seed: another seed finds the same, and so makes the same
@@ -20,14 +21,36 @@ SEEDLESS = {
 }
 
 
+NONE = "none"  # the row without an attack
+FACT = "T4"  # the level of what is a fact about every adapter, and no attack
+CONTROLS = ("oracle", "never", "off")  # what an excess is over: the first of them that was measured
+
+
 @dataclass(frozen=True)
 class Reached:
-    """An attack on one run. success: over the attacker's seeds, of which there are `seeds`."""
+    """An attack on one run, over the attacker's seeds, of which there are `seeds`. control: the same attack where there
+    is nothing to bring back; over: which of CONTROLS that is."""
 
     attack: str
     level: str
     success: Metric
+    control: Metric
+    over: str
     seeds: int
+
+    @property
+    def tries(self) -> bool:
+        """Whether it is an attack at all."""
+        return self.attack != NONE and self.level != FACT
+
+    @cached_property
+    def excess(self) -> Metric:
+        return difference(self.success, self.control)
+
+    @property
+    def decided(self) -> bool:
+        """Whether it brings back more than its control, by an interval that lies above 0."""
+        return self.excess["low"] > 0
 
 
 def read_attacks(folder: Path) -> list[Row]:
@@ -38,7 +61,7 @@ def read_attacks(folder: Path) -> list[Row]:
 
 
 def _usable(row: Any) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("success"), dict) and row["success"].get("value") is not None
+    return isinstance(row, dict) and all(row.get(key) for key in ("attack", "success", "off"))
 
 
 def _once(rows: Iterable[Row]) -> Iterator[Row]:
@@ -60,4 +83,6 @@ def over_seeds(rows: Iterable[Row]) -> dict[str, Reached]:
 
 
 def _reached(name: str, rows: list[Row]) -> Reached:
-    return Reached(name, rows[0].get("level", ""), pooled([row["success"] for row in rows]), len(rows))
+    over = next(key for key in CONTROLS if all(row.get(key) for row in rows))
+    success, control = (pooled([row[key] for row in rows]) for key in ("success", over))
+    return Reached(name, rows[0].get("level", ""), success, control, over, len(rows))

@@ -9,27 +9,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.record.attacks import Reached
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting, called
-from benchmarks.report.attacks import NONE
+from benchmarks.report.attacks import CONTROLS
 from benchmarks.report.images import Pair, pair
 from benchmarks.report.tables import DASH, KEPT, Cell, Table, mean_of, measured, number
 from fade.data.prompts import words
 from fade.metrics import interval_text, number_text
 
 Shows = Callable[[Run, str], "tuple[str, str] | None"]
+OVER = CONTROLS | {"off": "the same model without it"}  # what an attack is held against, in words
 FEW = 4  # targets that a heading names, and runs that are shown one by one
 
 
 @dataclass(frozen=True)
 class Number:
-    """One of the numbers of a run: what it says, the value in percent, its interval, the value before, and whose
-    images it opens."""
+    """One of the numbers of a run: what it says, the value in percent, its interval, what stands beside it (the value
+    before, or an attack's control), and whose images it opens."""
 
     says: str
     value: str
     interval: str
-    before: str = ""
+    beside: str = ""
     shows: tuple[str, str] | None = None
 
 
@@ -153,40 +155,62 @@ def _numbers(run: Run, shows: Shows) -> list[Number]:
         for key, m, base in measured
         if m and m.get("value") is not None
     ]
-    best = strongest([run])
-    if best:
-        reached = f"{number_text(best[1])} %", interval_text(best[1])
-        found.append(Number(f"brought back, by {best[0]}", *reached, shows=shows(run, best[0])))
+    if best := strongest([run]):
+        found.append(_attacked(best[0], shows(run, best[0].attack)))
     return found
 
 
 def _before(base: Metric | None, key: str) -> str:
-    return f"{number_text(base, key)} %" if base and base.get("value") is not None else ""
+    return f"before: {number_text(base, key)} %" if base and base.get("value") is not None else ""
+
+
+def _attacked(one: Reached, shows: tuple[str, str] | None) -> Number:
+    says = f"brought back, by {one.attack}" if one.decided else f"read as it under {one.attack}, {_told(one)}"
+    value, beside = f"{number_text(one.success)} %", f"{OVER[one.over]}: {number_text(one.control)} %"
+    return Number(says, value, interval_text(one.success), beside, shows)
 
 
 # --- attacks ----------------------------------------------------------------------------------------------------------
 
 
-def strongest(runs: Sequence[Run]) -> tuple[str, Metric, Run] | None:
-    """The attack of the highest success on any of the runs; None where none was run."""
-    rows = [
-        (row["attack"], row["success"], run)
-        for run in runs
-        for row in run.attacks
-        if row["attack"] != NONE and not row.get("void") and row.get("success", {}).get("value") is not None
-    ]
-    return max(rows, key=lambda found: float(found[1]["value"])) if rows else None
+def strongest(runs: Sequence[Run]) -> tuple[Reached, Run] | None:
+    """The attack that brings back most over its control on any of the runs, a decided one before any that is not; None
+    where none was run."""
+    found = [(one, run) for run in runs for one in run.reached.values() if one.tries]
+    return max(found, key=lambda pair: (pair[0].decided, pair[0].excess["value"])) if found else None
+
+
+def points(excess: Metric) -> str:
+    """+37.5 [5.1, 61.2]"""
+    return f"{100 * excess['value']:+.1f} {interval_text(excess)}"
+
+
+def _told(one: Reached) -> str:
+    """What is known of an attack that is not decided to bring anything back."""
+    return "less than its control" if one.excess["high"] < 0 else "undecided"
 
 
 def brought(runs: Sequence[Run]) -> str:
-    """The strongest attack: its success, on which target; "" where none was run."""
+    """The attack that brings back most over its control, on which target, beside that control; "" where none was
+    run."""
     best = strongest(runs)
     if best is None:
         return ""
-    name, success, run = best
-    tried = sum(strongest([run]) is not None for run in runs)
-    which = f" ({many(tried, 'run')} of {len(runs)} attacked)" if len(runs) > 1 else ""
-    return f"{run.gone} in {of_percent(success)} of the images, by {name}, the strongest that was run{which}."
+    (one, run), over = best, OVER[best[0].over]
+    most = (
+        f"{run.gone} in {of_percent(one.success)} of the images, by {one.attack}; {over}: {of_percent(one.control)}; "
+    )
+    most += f"the difference: {points(one.excess)} points"
+    told = "Nothing over" if one.excess["high"] < 0 else "Undecided: nothing that is told from"
+    return ("Yes: " if one.decided else f"{told} what {over} gives. The most: ") + most + f", of {_tried(runs)}."
+
+
+def _tried(runs: Sequence[Run]) -> str:
+    """3 attacks; of several runs, on how many, and on how many of them one is decided."""
+    names = {one.attack for run in runs for one in run.reached.values() if one.tries}
+    best = [found[0] for run in runs if (found := strongest([run]))]
+    on = f" on {len(best)} of {many(len(runs), 'run')}; decided on {sum(one.decided for one in best)} of them"
+    return many(len(names), "attack") + (on if len(runs) > 1 else "")
 
 
 def command(run: Run) -> str:
@@ -207,9 +231,10 @@ def lines(runs: Sequence[Run]) -> Table | None:
     rows = [_line(gone, domain, own) for (domain, gone), own in targets.items()]
     caption = (
         "Percent. [ ]: 95 %, over the images of the one adapter where a line is one run; over runs (Student), and no "
-        "narrower than their images allow, where it is several"
+        "narrower than their images allow, where it is several. Over control, in points: the attack that brings back "
+        "most over a model that never saw it, or, where there is none, over what else it was held against"
     )
-    header = ["forgotten", "domain", "runs", "images", "kept, % of base", "UA ↑", "IRA ↑", "CRA ↑", "brought back"]
+    header = ["forgotten", "domain", "runs", "images", "kept, % of base", "UA ↑", "IRA ↑", "CRA ↑", "over control"]
     return Table(header, rows, caption)
 
 
@@ -222,8 +247,13 @@ def _line(gone: str, domain: str, runs: Sequence[Run]) -> list[Cell]:
         Cell(counted(runs)),
         number(None if share is None else 100 * share, "{:.1f}".format),
         *(measured(mean_of(runs, key), key) for key in ("ua", *KEPT)),
-        Cell(f"{number_text(best[1])} {interval_text(best[1])}, {best[0]}") if best else Cell("nobody tried"),
+        Cell(_most(best[0]) if best else "nobody tried"),
     ]
+
+
+def _most(one: Reached) -> str:
+    """+87.5 [57.7, 96.5], closed"""
+    return f"{points(one.excess)}, {one.attack}" + ("" if one.decided else f": {_told(one)}")
 
 
 def verdicts(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.record.attacks import NONE
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.tables import DASH, Cell, Table, mean_of, measured, number, table
 from fade.metrics import cell_text
 
-NONE = "none"  # the row without an attack
 CONTROLS = {"oracle": "a model that never saw it", "never": "the base, a concept that nobody saw"}
 
 

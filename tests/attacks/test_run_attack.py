@@ -134,7 +134,12 @@ def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path
 def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
     for name, success in (("cat", 1.0), ("dog", 0.5)):
         finished(tmp_path / name, name)
-        row = {"attack": "closed", "success": share_of(int(4 * success), 4), "void": name == "dog"}
+        row = {
+            "attack": "closed",
+            "success": share_of(int(4 * success), 4),
+            "off": share_of(0, 4),
+            "void": name == "dog",
+        }
         write_json(tmp_path / name / "attacks" / "closed.json", row)
     table = brought_back(read([tmp_path])[0])
     assert table is not None and table.header == ["setting", "runs", "closed"]

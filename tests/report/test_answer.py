@@ -16,6 +16,7 @@ from benchmarks.report import images
 from benchmarks.report.answer import answers, brought, lines, verdicts
 from benchmarks.report.images import album, opens, pair, write_images
 from fade.files import write_json
+from fade.intervals import share_of
 
 
 def changed(run: Run, **values: Any) -> Run:
@@ -57,7 +58,7 @@ def test_every_number_of_a_run_has_a_percent_sign_and_its_interval(tmp_path: Pat
     assert len(found.numbers) == 4 and [n.shows for n in found.numbers] == [(k, k) for k in images.SHOWN]
     for number, key in zip(found.numbers, images.SHOWN, strict=True):
         metric = run.metrics[key]
-        assert number.value == f"{100 * metric['value']:.1f} %" and number.before.endswith(" %")
+        assert number.value == f"{100 * metric['value']:.1f} %" and number.beside.endswith(" %")
         assert number.interval == f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
     assert "in its style" not in str(found) and "objects, read right (CRA)" in found.numbers[2].says
 
@@ -66,18 +67,51 @@ def test_an_attack_that_was_run_is_told_and_one_that_was_not_has_its_command(tmp
     run = made(tmp_path / "a run", "neon")
     (found,) = answers([run], lambda run: "there/", lambda run, key: None)
     assert re.fullmatch(r"python run\.py task=attack run='.*/a run' attack=light", found.command)
-    for name, share in (("none", 1.0), ("closed", 0.25), ("relearn", 0.75)):
-        row = {"attack": name, "success": {"value": share, "low": 0.1, "high": 0.9, "n": 40}}
-        write_json(run.folder / "attacks" / f"{name}.json", row)
+    give(run, "none", 16, 0, "T0")  # is no attack, and neither is what stands at T4
+    give(run, "scale", 16, 0, "T4")
+    give(run, "closed", 8, 1)
+    give(run, "relearn_5", 13, 10, "T3")  # the most images, of which a model that never saw it gives nearly as many
     run = Run(run.folder, run.results)
     (found,) = answers([run], lambda run: "there/", lambda run, key: None)
-    assert found.command == "" and (found.numbers[-1].says, found.numbers[-1].value) == (
-        "brought back, by relearn",
-        "75.0 %",
+    number = found.numbers[-1]
+    assert (found.command, number.says, number.value) == ("", "brought back, by closed", "50.0 %")
+    assert number.beside == "a model that never saw it: 6.2 %"
+    assert dict(found.lines)["Can it be brought back?"] == (
+        "Yes: neon in 50.0 % [28.0, 72.0] of the images, by closed; a model that never saw it: 6.2 % [1.1, 28.3]; the "
+        "difference: +43.8 [12.6, 66.3] points, of 2 attacks."
     )
-    assert brought([run, made(tmp_path / "b", "cat")]) == (
-        "neon in 75.0 % [10.0, 90.0] of the images, by relearn, the strongest that was run (1 run of 2 attacked)."
-    )
+    assert brought([run, made(tmp_path / "b", "cat")]).endswith("of 2 attacks on 1 of 2 runs; decided on 1 of them.")
+
+
+def give(run: Run, name: str, hits: int, unseen: int | None, level: str = "T2") -> None:
+    """Write an attack beside a run: of 16 images `hits` are read as the target, and `unseen` on the oracle."""
+    row = {"attack": name, "level": level, "success": share_of(hits, 16), "off": share_of(0, 16)}
+    oracle = None if unseen is None else share_of(unseen, 16)
+    write_json(run.folder / "attacks" / f"{name}.json", {**row, "oracle": oracle})
+
+
+@pytest.mark.parametrize(
+    ("hits", "unseen", "begins", "says"),
+    [
+        (
+            8,
+            10,
+            "Undecided: nothing that is told from what a model that never saw it gives. The most: neon in 50",
+            "undecided",
+        ),
+        (0, 10, "Nothing over what a model that never saw it gives. The most: neon in 0.0 %", "less than its control"),
+        (8, None, "Yes: neon in 50.0 % [28.0, 72.0] of the images, by relearn_5; the same model without it: 0.0 %", ""),
+    ],
+)
+def test_what_a_model_that_never_saw_it_gives_as_well_is_not_brought_back(
+    tmp_path: Path, hits: int, unseen: int | None, begins: str, says: str
+) -> None:
+    run = made(tmp_path, "neon")
+    give(run, "relearn_5", hits, unseen)
+    (found,) = answers([run], lambda run: "there/", lambda run, key: None)
+    assert dict(found.lines)["Can it be brought back?"].startswith(begins)
+    number = f"read as it under relearn_5, {says}" if says else "brought back, by relearn_5"
+    assert found.numbers[-1].says == number
 
 
 def test_of_many_targets_each_is_a_line_and_of_few_each_is_shown(tmp_path: Path) -> None:
