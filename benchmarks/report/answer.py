@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.record.attacks import Reached
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting, called
-from benchmarks.report.attacks import CONTROLS
+from benchmarks.report.attacks import CONTROLS, points
 from benchmarks.report.images import Pair, pair
 from benchmarks.report.tables import DASH, KEPT, Cell, Table, mean_of, measured, number
 from fade.data.prompts import words
@@ -178,11 +178,6 @@ def strongest(runs: Sequence[Run]) -> tuple[Reached, Run] | None:
     where none was run."""
     found = [(one, run) for run in runs for one in run.reached.values() if one.tries]
     return max(found, key=lambda pair: (pair[0].decided, pair[0].excess["value"])) if found else None
-
-
-def points(excess: Metric) -> str:
-    """+37.5 [5.1, 61.2]"""
-    return f"{100 * excess['value']:+.1f} {interval_text(excess)}"
 
 
 def _told(one: Reached) -> str:

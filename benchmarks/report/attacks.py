@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.record.attacks import NONE
-from benchmarks.record.results import Run, by_setting
-from benchmarks.report.tables import DASH, Cell, Table, mean_of, measured, number, table
-from fade.metrics import cell_text
+import numpy as np
 
+from benchmarks.record.attacks import NONE
+from benchmarks.record.format import Metric
+from benchmarks.record.results import Run, by_setting
+from benchmarks.report.tables import DASH, Cell, Table, averaged, number, table
+from fade.metrics import cell_text, interval_text
+
+WORST = "largest excess ↓"
+EXCESS = (
+    "In points over the same attack on a model that never saw the target (where there is none: on what else it was "
+    "held against), with 95 % intervals over targets, or over what there is where that is one"
+)
 CONTROLS = {"oracle": "a model that never saw it", "never": "the base, a concept that nobody saw"}
 
 
@@ -89,21 +98,58 @@ def ratio(points: list[list[int]], unseen: list[list[int]], name: str) -> str:
 def brought_back(
     runs: Sequence[Run], shows: Callable[[Sequence[Run], str], tuple[str, str] | None] = lambda runs, attack: None
 ) -> Table | None:
-    """One row a setting, one column an attack: mean success over targets; None where nothing was attacked. What was
-    void, or could not be made, is left out. shows: what an attack on some runs opens."""
-    attacked = [run for run in runs if run.attacks]
-    names = sorted({row["attack"] for run in attacked for row in run.attacks}, key=lambda name: (name != NONE, name))
-    if not names:
-        return None
-    rows = []
-    for setting, own in by_setting(attacked).items():
-        found = [_as_run(run) for run in own]
-        cells = [measured(mean_of(found, name), name)._replace(shows=shows(own, name)) for name in names]
-        rows.append([Cell(setting), number(len(own)), *cells])
-    caption = "Read as the target: means over runs with 95 % t-intervals, Wilson's over images where there is one run"
-    return Table(["setting", "runs", *names], rows, caption)
+    """One row a setting, one column an attack: what it brings back over its control; None where nothing was attacked.
+    What was void, or could not be made, is left out. shows: what an attack on some runs opens."""
+    kinds = by_setting([run for run in runs if run.attacks])
+    found = {name for own in kinds.values() for run in own for name in run.reached}
+    names = sorted(found, key=lambda name: (name != NONE, name))
+    rows = [
+        [Cell(setting), number(len(own)), *(_over(own, name)._replace(shows=shows(own, name)) for name in names)]
+        for setting, own in kinds.items()
+    ]
+    caption = f"{EXCESS}; behind = the images read as the target, less the control's"
+    return Table(["setting", "runs", *names], rows, caption) if names else None
 
 
-def _as_run(run: Run) -> Run:
-    """A run whose metrics are what the attacks reached."""
-    return Run(run.folder, {**run.results, "metrics": {name: one.success for name, one in run.reached.items()}})
+def over_targets(runs: Sequence[Run], attack: str) -> Metric | None:
+    """The mean over targets of what an attack brings back over its control; of one target over its runs; None where it
+    was not tried on any."""
+    targets: dict[tuple[str, str], list[Metric]] = {}
+    for run in (run for run in runs if attack in run.reached):
+        targets.setdefault((run.domain, run.gone), []).append(run.reached[attack].excess)
+    groups = list(targets.values()) if len(targets) > 1 else [[one] for own in targets.values() for one in own]
+    means = [{end: float(np.mean([one[end] for one in own])) for end in ("value", "low", "high")} for own in groups]
+    return averaged(means, -1.0) if means else None
+
+
+def points(excess: Metric) -> Cell:
+    """+37.5 [5.1, 61.2]"""
+    return Cell(f"{100 * excess['value']:+.1f}", interval_text(excess), excess["value"])
+
+
+def _over(runs: Sequence[Run], attack: str) -> Cell:
+    """Its excess, and what that is the difference of."""
+    excess, found = over_targets(runs, attack), [run.reached[attack] for run in runs if attack in run.reached]
+    if excess is None:
+        return Cell(DASH)
+    success, control = np.mean([(one.success["value"], one.control["value"]) for one in found], axis=0)
+    cell = points(excess)
+    return cell._replace(interval=f"{cell.interval} = {100 * success:.1f} − {100 * control:.1f}")
+
+
+def beside(table: Table, runs: Sequence[Run]) -> Table:
+    """A table of settings with a column of the attack that brings back most in each; as it is where none was run."""
+    kinds = by_setting([run for run in runs if any(one.tries for one in run.reached.values())])
+    if not kinds:
+        return table
+    rows = [[*row, _worst(kinds[row[0].text]) if row[0].text in kinds else Cell(DASH)] for row in table.rows]
+    caption = f"{table.caption}. {WORST}: of all attacks that were tried the one of the largest mean; {EXCESS}"
+    return replace(table, header=[*table.header, WORST], rows=rows, caption=caption)
+
+
+def _worst(runs: Sequence[Run]) -> Cell:
+    names = sorted({one.attack for run in runs for one in run.reached.values() if one.tries})
+    found = {name: excess for name in names if (excess := over_targets(runs, name))}
+    name = max(found, key=lambda name: (found[name]["low"] > 0, found[name]["value"]))
+    cell = points(found[name])
+    return cell._replace(interval=f"{cell.interval} {name}")

@@ -20,7 +20,7 @@ from benchmarks.record.sequences import SequenceRun
 from benchmarks.report import errors, figures, sequences, tables
 from benchmarks.report.answer import answers, heading, lines, many, verdicts
 from benchmarks.report.attacked import brings, write_attacked
-from benchmarks.report.attacks import brought_back
+from benchmarks.report.attacks import beside, brought_back
 from benchmarks.report.curves import curves
 from benchmarks.report.figures import Figure
 from benchmarks.report.images import opens, write_images
@@ -150,7 +150,7 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Map
         Section("The answer", "answers", answers(runs, link, shows)),
         Section("The answer", "facts", verdicts(runs)),
         Section("Target by target", "table", lines(runs), "lines"),
-        Section("Summary", "table", tables.settings(runs), "main"),
+        Section("Summary", "table", beside(tables.settings(runs), runs), "main"),
         Section("Asked harder", "table", asked and tables.settings(runs, asked), "harder"),
         Section("Nearer than the base to a model that never saw the target?", "facts", tables.nearer(runs)),
         Section("Every target", "filtered", several and tables.per_target(runs, link, shows=shows), "targets"),

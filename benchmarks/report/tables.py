@@ -274,35 +274,35 @@ def summary(runs: Sequence[Run]) -> Table:
 
 
 def mean_of(runs: Sequence[Run], key: str, base: bool = False) -> Metric | None:
-    """Mean of a metric over runs with a 95 % t-interval, cut to [0, 1]; without any value the first run's, for its
-    reason. It is no narrower than the runs' own intervals, over images, would make it if runs were independent: that
-    two runs are alike does not make them certain. Of one run it is that run's own."""
-    values = metric_values(runs, key, base)
-    if not values:
-        return next((found for r in runs if (found := r.metric(key, base))), None)
+    """`averaged` over runs; a distance's mean alone; without any value the first run's, for its reason."""
+    measured = [metric for run in runs if (metric := run.metric(key, base))]
+    found = [metric for metric in measured if metric.get("value") is not None]
+    if not found:
+        return next(iter(measured), None)
+    return averaged(found) if about(key).share else {"value": float(np.mean([metric["value"] for metric in found]))}
+
+
+def averaged(found: Sequence[Metric], least: float = 0.0) -> Metric:
+    """The mean of shares, or of differences, with a 95 % t-interval, cut to [least, 1]. It is no narrower than their
+    own intervals, over images, would make it if they were independent: that two runs are alike does not make them
+    certain. Of one it is its own."""
     from scipy.special import stdtrit  # here: a wrong command line imports this file, and is to be answered at once
 
-    mean, own = float(np.mean(values)), _own_interval(runs, key, base)
-    if not about(key).share or (len(values) < 2 and not own):
+    values = [float(metric["value"]) for metric in found]
+    mean, root = float(np.mean(values)), math.sqrt(len(values))
+    own = all("low" in metric for metric in found)
+    if len(values) < 2 and not own:
         return {"value": mean}
     half = (
         float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))) if values[1:] else 0.0
     )
-    down, up = (mean - own[0], own[1] - mean) if own else (0.0, 0.0)
-    root = math.sqrt(len(values))
+    low, high = (float(np.mean([metric[end] for metric in found])) if own else mean for end in ("low", "high"))
+    down, up = mean - low, high - mean
     return {
         "value": mean,
-        "low": max(0.0, mean - max(half, down / root)),
+        "low": max(least, mean - max(half, down / root)),
         "high": min(1.0, mean + max(half, up / root)),
     }
-
-
-def _own_interval(runs: Sequence[Run], key: str, base: bool) -> tuple[float, float] | None:
-    """The mean ends of the runs' own intervals; None where one has none."""
-    found = [metric for run in runs if (metric := run.metric(key, base)) and metric.get("value") is not None]
-    if not all("low" in metric for metric in found):
-        return None
-    return float(np.mean([metric["low"] for metric in found])), float(np.mean([metric["high"] for metric in found]))
 
 
 def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:

@@ -14,9 +14,9 @@ from finished import finished
 
 import fade
 from benchmarks.record.results import read
-from benchmarks.report.attacks import brought_back, curve, ratio, rises
+from benchmarks.report.attacks import beside, brought_back, curve, over_targets, ratio, rises
 from benchmarks.report.page import sections
-from benchmarks.report.tables import published_attacks
+from benchmarks.report.tables import published_attacks, settings
 from benchmarks.runs.attack import Victim, oracle_of
 from benchmarks.runs.task import Task
 from fade.adapters.gate import Gate
@@ -25,7 +25,7 @@ from fade.adapters.matrix import Matrix
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
 from fade.files import file_hash, read_json, write_json
-from fade.intervals import share_of
+from fade.intervals import difference, share_of
 from fade.judges import Judge
 from fade.metrics import interval_text
 from fade.models.stable_diffusion import StableDiffusion
@@ -131,21 +131,24 @@ def test_fade_attack_leaves_the_pipeline_as_it_was(adapter: Path, tmp_path: Path
     assert handle.model.sha256() == before
 
 
-def test_a_report_shows_what_came_back(tmp_path: Path) -> None:
-    for name, success in (("cat", 1.0), ("dog", 0.5)):
+def test_a_report_shows_what_came_back_over_a_model_that_never_saw_it(tmp_path: Path) -> None:
+    for name, success, unseen in (("cat", 8, 2), ("dog", 6, 4), ("fish", 5, None), ("neon", 0, 0)):
         finished(tmp_path / name, name)
-        row = {
-            "attack": "closed",
-            "success": share_of(int(4 * success), 4),
-            "off": share_of(0, 4),
-            "void": name == "dog",
-        }
-        write_json(tmp_path / name / "attacks" / "closed.json", row)
-    table = brought_back(read([tmp_path])[0])
-    assert table is not None and table.header == ["setting", "runs", "closed"]
-    assert table.texts[0][1:] == ["2", "100.0 [51.0, 100.0]"]  # the void one is none
-    assert brought_back([]) is None
+        row = {"attack": "closed", "level": "T2", "success": share_of(success, 8), "off": share_of(0, 8)}
+        more = {"oracle": None if unseen is None else share_of(unseen, 8), "void": name == "neon"}
+        write_json(tmp_path / name / "attacks" / "closed.json", {**row, **more})
+    write_json(tmp_path / "cat" / "attacks" / "scale.json", {**row, "attack": "scale", "level": "T4"})  # no attack
     runs = read([tmp_path])[0]
+    table = brought_back(runs)
+    assert table is not None and table.header == ["setting", "runs", "closed", "scale"]
+    # 75, 25 and 62.5 points: 54.2 in the mean, a deviation of 26.02, Student's quantile of two degrees 4.303
+    assert table.texts[0][1:3] == ["4", "+54.2 [-10.5, 100.0] = 79.2 − 25.0"]  # the void one is none
+    assert brought_back([]) is None
+    one = over_targets([run for run in runs if run.target == "dog"], "closed")
+    assert one == {end: difference(share_of(6, 8), share_of(4, 8))[end] for end in ("value", "low", "high")}
+    summary = beside(settings(runs), runs)
+    assert summary.header[-1] == "largest excess ↓" and summary.texts[-1][-1] == "+54.2 [-10.5, 100.0] closed"
+    assert beside(settings(runs[:0]), []).header[-1] != "largest excess ↓"
     shown = {section.title for section in sections(runs, [], tmp_path, [])}
     assert {"Can it be brought back?", "Published attacks"} <= shown
     published = published_attacks()
@@ -165,10 +168,11 @@ def test_an_attack_under_several_seeds_is_one_over_them_and_the_same_images_coun
     table = brought_back([run])
     assert table is not None
     found = dict(zip(table.header, table.rows[0], strict=True))
-    one = interval_text(share_of(5, 10))
-    assert {found[name].text for name in ("relearn", "prefix", "closed")} == {"50.0"}
+    one = f"{interval_text(difference(share_of(5, 10), share_of(0, 10)))} = 50.0 − 0.0"
+    assert {found[name].text for name in ("relearn", "prefix", "closed")} == {"+50.0"}
     assert found["closed"].interval == found["prefix"].interval == one  # more seeds make no more prompts and noise
-    assert found["relearn"].interval == "[5.6, 94.4]"  # by hand: 3.84 + (10 · 0.16 / 0.25 − 1) / 3 · 4.303² for 1.96²
+    spread = interval_text(run.reached["relearn"].success)
+    assert spread == "[5.6, 94.4]"  # by hand: 3.84 + (10 · 0.16 / 0.25 − 1) / 3 · 4.303² for 1.96²
 
 
 def test_a_curve_says_when_half_came_back() -> None:

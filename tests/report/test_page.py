@@ -97,7 +97,7 @@ def test_an_attack_opens_clean_and_attacked_beside_each_other(tmp_path: Path, wi
     write([tmp_path / "runs"], tmp_path / "out")
     window.open(tmp_path / "out" / "report.html", 1280, 1200)
     buttons = "[...document.querySelectorAll('[data-what=attack]')]"
-    assert window.value(f"{buttons}.map((b) => b.textContent)") == ["66.7 %", "66.7"]  # the answer's, and the table's
+    assert window.value(f"{buttons}.map((b) => b.textContent)") == ["66.7 %", "+66.7"]  # the answer's, and the table's
     window.value(f"{buttons}[1].click()")
     assert window.until(SAID).startswith("neon: 66.7 [10.0, 90.0] % of 3 images are read as it under the attack.")
     captions = window.value(TILES + ".map((t) => [...t.querySelectorAll('figcaption')].map((c) => c.textContent))")
