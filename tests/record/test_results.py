@@ -119,6 +119,14 @@ def test_a_metric_that_is_described_once_is_in_tables_page_and_card(
     assert "| Echo ↓ (an attack brings it back) | – | 62.5 [50.0, 75.0] | 8 |" in card
 
 
+def test_a_card_points_to_what_attacks_found_and_does_not_say_that_nobody_tried() -> None:
+    """It is written once, before any; task=attack leaves the adapter's folder as it was."""
+    card = card_text({"kind": "lora", "sha256": "0"})
+    unchecked = card.split("## What was NOT checked")[1].split("## Use")[0]
+    assert "attack" not in unchecked and "fine-tuning" not in unchecked and "other languages" in unchecked
+    assert "`../attacks/`" in card.split("## Can it be brought back?")[1].split("##")[0]
+
+
 def test_what_a_metric_is_called_and_how_it_is_shown() -> None:
     assert [METRICS[key].heading for key in ("ua", "cra_target", "kid_judge")] == [
         "UA ↑",
