@@ -22,6 +22,7 @@ LIGHT = (
     "results",
     "format",
     "attacks",
+    "finished",
     "sequences",
     "sweep",
     "claim",

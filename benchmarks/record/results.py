@@ -10,7 +10,6 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +18,8 @@ from PIL import Image
 
 from benchmarks.measure.predictions import Row, read_rows
 from benchmarks.record.attacks import Reached, over_seeds, read_attacks
-from benchmarks.record.format import AGAIN, COSTS, QUICK, WHAT_AND_WHERE, Metric, check_run, read_results
+from benchmarks.record.finished import Finished
+from benchmarks.record.format import AGAIN, COSTS, Metric, check_run, read_results
 from fade.data.prompts import words
 from fade.errors import BadInput
 from fade.files import read_json, unharmed
@@ -27,88 +27,7 @@ from fade.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
-F = TypeVar("F", bound="Finished")
-
-
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """What a single run and a sequence have in common: their folder, their results.json, and what follows from them."""
-
-    folder: Path
-    results: dict[str, Any]
-
-    @property
-    def dataset(self) -> str:
-        return str(self.results["dataset"])
-
-    @property
-    def protocol(self) -> str:
-        return str(self.results["protocol"])
-
-    @property
-    def mark(self) -> str:
-        """What every table of it says beside its numbers; "" where they may be reported."""
-        return f"protocol={self.protocol}: few steps, for development" if self.protocol in QUICK else ""
-
-    @property
-    def method_name(self) -> str:
-        """The method, whichever of its versions."""
-        return str(self.results["method"])
-
-    @property
-    def method(self) -> str:
-        """The method, and which of its published versions where there are several."""
-        variant = self.results.get("variant")
-        return f"{self.method_name} ({variant})" if variant else self.method_name
-
-    @property
-    def seed(self) -> int | None:
-        """The training seed; answers that others made have none."""
-        return self.results.get("seeds", {}).get("train")
-
-    @property
-    def image_seeds(self) -> tuple[int, ...]:
-        return tuple(self.results.get("seeds", {}).get("images", ()))
-
-    @property
-    def overrides(self) -> list[str]:
-        """The command line, as run.py was given it; nothing where others made the answers."""
-        return self.results.get("overrides", [])
-
-    @cached_property
-    def given(self) -> dict[str, str]:
-        """The command line as key -> value; a key that was added (`+`) by its name."""
-        return dict(override.lstrip("+").partition("=")[::2] for override in self.overrides)
-
-    @cached_property
-    def chosen(self) -> dict[str, str]:
-        """What the command line changed of how the run is done: key -> value, sorted."""
-        given = dict(override.split("=", 1) for override in self.overrides)
-        others = ("launcher.", "fail_under.")
-        return {k: v for k, v in sorted(given.items()) if k not in WHAT_AND_WHERE and not k.startswith(others)}
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return self.results.get("versions", {})
-
-    @property
-    def commit(self) -> str:
-        """Of this repository; empty where it was not known."""
-        return self.results.get("git_commit") or ""
-
-    @property
-    def machine(self) -> str:
-        return self.results.get("machine", "not recorded")
-
-    @property
-    def base_sha256(self) -> str:
-        """Of the pipeline before; empty where others made the answers."""
-        return self.results.get("base_sha256", "")
-
-    @property
-    def identity(self) -> str:
-        """The hash of the configuration; a run without one is alike to none."""
-        return self.results.get("identity", str(self.folder))
+F = TypeVar("F", bound=Finished)
 
 
 class Run(Finished):
@@ -342,6 +261,11 @@ def without_quick(runs: Sequence[F], name: str = "runs") -> tuple[list[F], list[
     if not good or not left:
         return list(runs), []
     return good, [f"{len(left)} of {len(runs)} {name} left out ({left[0].mark}); name the folders of these alone"]
+
+
+def never_saw(runs: Iterable[Run]) -> list[Run]:
+    """The models that never saw the targets as runs, where there are some."""
+    return [Run(run.folder, {**run.results, "metrics": run.oracle}) for run in runs if run.oracle]
 
 
 def metric_values(runs: Iterable[Run], metric: str, base: bool = False) -> list[float]:

@@ -251,6 +251,20 @@ def _most(one: Reached) -> str:
     return f"{points(one.excess)}, {one.attack}" + ("" if one.decided else f": {_told(one)}")
 
 
+def largest(runs: Sequence[Run]) -> str:
+    """The largest decided excess of an attack over its control, in points: by what, on which target, of how many."""
+    best = strongest(runs)
+    if best is None:
+        return DASH
+    one, run = best
+    tried = sum(one.tries for run in runs for one in run.reached.values())
+    return (
+        f"{100 * one.excess['value']:.1f} ({one.attack}, {run.target}; of {tried})"
+        if one.decided
+        else f"none of {tried}"
+    )
+
+
 def verdicts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Of many runs, one answer a question over all of them."""
     if len(runs) <= FEW:

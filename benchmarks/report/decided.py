@@ -23,6 +23,13 @@ def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
     return 100 * float(np.mean([run.metrics[number]["value"] for number in numbers if number in run.metrics]))
 
 
+def harmonic(values: Sequence[float]) -> float:
+    """n / Σ 1/x over the numbers that there are, in which one that is near 0 cannot be made good by others; 0 where one
+    is."""
+    found = [value for value in values if not np.isnan(value)]
+    return len(found) / sum(1 / value for value in found) if all(value > 0 for value in found) else 0.0
+
+
 def gaps(
     runs: Sequence[Run],
     one: str,

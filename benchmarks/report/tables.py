@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.record.format import COSTS, Metric
-from benchmarks.record.results import Run, by_setting, frame, metric_values, short
+from benchmarks.record.results import Run, by_setting, frame, metric_values, never_saw, short
 from fade.data.prompts import words
 from fade.files import write_text
 from fade.metrics import METRICS, about, cell_text, harder, interval_text, number_text, twins, usual
@@ -293,9 +293,8 @@ def averaged(found: Sequence[Metric], least: float = 0.0) -> Metric:
     own = all("low" in metric for metric in found)
     if len(values) < 2 and not own:
         return {"value": mean}
-    half = (
-        float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))) if values[1:] else 0.0
-    )
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if values[1:] else 0.0
+    half = float(stdtrit(len(values) - 1, 0.975)) * error if error else 0.0
     low, high = (float(np.mean([metric[end] for metric in found])) if own else mean for end in ("low", "high"))
     down, up = mean - low, high - mean
     return {
@@ -314,7 +313,7 @@ def settings(runs: Sequence[Run], keys: Sequence[str] | None = None) -> Table:
             base = f"base model ({name.split()[0]})"
             means = [measured(mean_of(measured_base, key, base=True), key) for key in keys]
             rows[base] = [Cell(base), Cell(DASH), *means]
-        if never := [Run(r.folder, {**r.results, "metrics": r.oracle}) for r in own if r.oracle]:
+        if never := never_saw(own):
             row = f"{NEVER} ({name.split()[0]})"
             rows[row] = [Cell(row), number(len(never)), *(measured(mean_of(never, key), key) for key in keys)]
         means = [measured(mean_of(own, key), key) for key in keys]

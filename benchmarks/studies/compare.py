@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record.results import Run, called, read
-from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, holm, sign_flip, stratified, told_apart
+from benchmarks.record.results import Run, called, never_saw, read
+from benchmarks.report.answer import largest
+from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, harmonic, holm, sign_flip, stratified, told_apart
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
-from benchmarks.report.tables import Table, asked_harder, mean_value, published, table
+from benchmarks.report.tables import DASH, NEVER, Table, asked_harder, mean_value, published, table
 from benchmarks.studies._agreement import agreement
 from fade.console import command, one_line
 from fade.errors import BadInput
@@ -94,28 +95,34 @@ def _beside(runs: Sequence[Run]) -> list[str]:
     return [key for key in (*usual(), *asked_harder(runs)) if key not in NUMBERS]
 
 
-def measured(runs: Sequence[Run], domains: Sequence[str], base: bool = False) -> tuple[float, list[str]]:
-    """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, and what else METRICS has."""
+def measured(
+    runs: Sequence[Run], domains: Sequence[str], also: Sequence[str], base: bool = False
+) -> tuple[float, list[str]]:
+    """The mean of the six numbers, and a row's cells: the six, UA and what is kept apart, both means, and `also`."""
     found = six(runs, domains, base)
     ua = float(np.nanmean([v for name, v in found.items() if name.endswith(" ua")]))
     kept = float(np.nanmean([v for name, v in found.items() if not name.endswith(" ua")]))
     mean = float(np.nanmean(list(found.values())))
-    more = [
-        f"{_mean_of(runs, key, base):.1f}" if METRICS[key].share else mean_value(runs, key, base)
-        for key in _beside(runs)
-    ]
-    return mean, [*(f"{v:.1f}" for v in found.values()), f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", *more]
+    more = [_share(runs, key, base) if METRICS[key].share else mean_value(runs, key, base) for key in also]
+    means = [f"{ua:.1f}", f"{kept:.1f}", f"{mean:.2f}", f"{harmonic(list(found.values())):.2f}"]
+    return mean, [*(f"{v:.1f}" for v in found.values()), *means, *more]
+
+
+def _share(runs: Sequence[Run], key: str, base: bool) -> str:
+    return DASH if np.isnan(value := _mean_of(runs, key, base)) else f"{value:.1f}"
 
 
 def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """One row a method, best mean of the six numbers first; last the base model, which is what doing nothing scores."""
-    domains = _domains_of(runs)
+    """One row a method, best mean of the six numbers first; then the base model, which is what doing nothing scores,
+    and the models that never saw the targets, of those targets that have one."""
+    domains, also = _domains_of(runs), _beside(runs)
     header = [
         "method",
         "adapter",
         *six(runs, domains),
-        *("UA", "retention", "mean of six"),
-        *(METRICS[key].name for key in _beside(runs)),
+        *("UA", "retention", "mean of six", "harmonic mean of six"),
+        *(METRICS[key].name for key in also),
+        "largest decided excess",
         "runs",
         "images a UA",
         "train s",
@@ -126,16 +133,25 @@ def compared(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in dict.fromkeys(r.label for r in runs):
         own = [r for r in runs if r.label == name]
-        mean, cells = measured(own, domains)
+        mean, cells = measured(own, domains, also)
         counts = _said({r.metrics["ua"]["n"] for r in own})
         seconds = np.mean([r.train_s for r in own])
         spent = [f"{np.mean([r.cost[key] for r in own]) / unit:.0f}" for key, unit in _SPENT.items()]
-        rows.append((mean, [name, own[0].sparsity["kind"], *cells, str(len(own)), counts, f"{seconds:.0f}", *spent]))
-    found = [row for _, row in sorted(rows, key=lambda r: -r[0])]
+        cells += [largest(own), str(len(own)), counts, f"{seconds:.0f}", *spent]
+        rows.append((mean, [name, own[0].sparsity["kind"], *cells]))
+    return header, [row for _, row in sorted(rows, key=lambda r: -r[0])] + _untrained(runs, domains, also, len(header))
+
+
+def _untrained(runs: Sequence[Run], domains: Sequence[str], also: Sequence[str], width: int) -> list[list[str]]:
+    """The rows of the base, and of the models that never saw a target, as cells."""
+    found = {}
     if all(r.base for r in runs):
-        _, cells = measured(runs, domains, base=True)
-        found.append(["base (nothing done)", "–", *cells, *["–"] * (len(header) - 2 - len(cells))])
-    return header, found
+        found["base (nothing done)"] = measured(runs, domains, also, base=True)[1]
+    if never := never_saw(runs):
+        own, targets = len({r.target for r in never}), len({r.target for r in runs})
+        of = "" if own == targets else f" ({own} of {targets} targets)"
+        found[NEVER + of] = measured(never, domains, also)[1]
+    return [[name, DASH, *cells, *[DASH] * (width - 2 - len(cells))] for name, cells in found.items()]
 
 
 def _named(runs: Sequence[Run], name: str) -> str:

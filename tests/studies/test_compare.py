@@ -31,6 +31,7 @@ from benchmarks.studies.compare import (
 )
 from fade.errors import BadInput
 from fade.files import write_json
+from fade.intervals import share_of
 
 
 def run(
@@ -84,6 +85,31 @@ def test_doing_nothing_has_a_row_and_ua_stands_apart_from_what_is_kept() -> None
     assert [base[header.index(name)] for name in ("UA", "retention", "mean of six")] == ["0.0", "100.0", "66.67"]
     assert base[header.index("kB")] == "–" and fade[header.index("kB")] == "4" and len(base) == len(header)
     assert len(compared([changed(runs[0], base={}), runs[1]])[1]) == 1  # answers that others made may have no base
+
+
+def test_a_model_that_never_saw_the_targets_has_a_row_and_attacks_a_column(tmp_path: Path) -> None:
+    runs = [run("fade", "sketch", 0.5), run("fade", "bird", 1.0, domain="object"), run("uce", "sketch", 0.9)]
+    runs.append(run("uce", "bird", 1.0, domain="object"))
+    seen = {"ua": {"value": 0.875, "n": 8}, "ira": {"value": 1.0}, "cra": {"value": 0.75}}
+    told = [changed(one, oracle=seen) if one.target == "sketch" else one for one in runs]
+    told = [Run(tmp_path / f"{one.method}-{one.target}", one.results) for one in told]
+    for name, hits, level in (("closed", 16, "T2"), ("relearn_5", 11, "T3"), ("scale", 16, "T4")):
+        unseen = share_of(10 if name == "relearn_5" else 0, 16)
+        row = {"attack": name, "level": level, "success": share_of(hits, 16), "off": share_of(0, 16), "oracle": unseen}
+        for method in ("uce", "fade") if name == "relearn_5" else ("uce",):
+            write_json(tmp_path / f"{method}-sketch" / "attacks" / f"{name}.json", row)
+    header, rows = compared(told)
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    never = found["never saw it (1 of 2 targets)"]
+    assert [never[name] for name in ("style ua", "style ira", "style cra", "UA")] == ["87.5", "100.0", "75.0", "87.5"]
+    assert never["largest decided excess"] == never["kB"] == "–" and never["CRA on target"] == "–"
+    column = {name: row["largest decided excess"] for name, row in found.items()}
+    assert column["uce"] == "100.0 (closed, sketch; of 2)" and column["fade"] == "none of 1"
+    # fade's six: 50, 100, 90 of the style, 100, 100, 90 of the object; 6 / (1/50 + 3/100 + 2/90)
+    assert found["fade"]["harmonic mean of six"] == "83.08" and found["fade"]["mean of six"] == "88.33"
+    assert found["base (nothing done)"]["harmonic mean of six"] == "0.00"  # nothing is gone there
+    bare = {row[0]: dict(zip(header, row, strict=True)) for row in compared(runs)[1]}
+    assert all(row["largest decided excess"] == "–" for row in bare.values()) and "never saw it" not in str(bare)
 
 
 def test_holm_and_the_sign_flip_test_by_hand() -> None:
