@@ -10,11 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record.finished import Finished
 from benchmarks.record.format import Metric, read_results
-from benchmarks.record.results import Finished, result_files, without_quick
+from benchmarks.record.results import result_files, without_quick
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+BACK = (0.9, 0.5)  # a UA below which a concept counts as coming back, in part and in the main
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,11 @@ class SequenceRun(Finished):
     def revoked(self) -> list[Revoked]:
         return [Revoked(step) for step in self.results["revoked"]]
 
+    def first_back(self, below: float) -> int | None:
+        """After which request the concept that was removed first has a UA below this, from its own on; None: never."""
+        first = self.targets[0]
+        return next((k for k, step in enumerate(self.steps, 1) if step.ua[first]["value"] < below), None)
+
     @property
     def summary(self) -> dict[str, float]:
         """What benchmarks/runs/sequence.py sums up: proportions in [0, 1], seconds, a ratio, bytes."""
@@ -179,6 +188,7 @@ def frame(runs: Iterable[SequenceRun]) -> pd.DataFrame:
             "sequence": run.label,
             "seed": run.seed,
             **run.summary,
+            **{f"first_back_{100 * below:.0f}": run.first_back(below) for below in BACK},
             "folder": str(run.folder),
         }
         for run in runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.record.format import Metric
-from benchmarks.record.sequences import SequenceRun, State, frame
+from benchmarks.record.sequences import BACK, SequenceRun, State, frame
 from benchmarks.report.tables import DASH, Cell, Table, measured, number, table
 from fade.data.prompts import words
 from fade.metrics import cell_text
@@ -31,6 +31,7 @@ def _of_one(run: SequenceRun) -> list[tuple[str, str]]:
     return [
         ("Are all requests met at the end?", f"UA is {_percent(last.ua_mean)} % in the mean; the lowest: {least}."),
         ("Did one come back after it was met?", _came_back(run)),
+        ("After which request does the first come back?", _first_back(run)),
         (
             "What else moved?",
             f"Of what nobody asked to remove {_percent(last.retention)} % is read right, {_percent(base.retention)} % "
@@ -49,6 +50,24 @@ def _came_back(run: SequenceRun) -> str:
     return f"The largest fall of a UA since its own request: {words(most)}, {_percent(falls[most])} points."
 
 
+def _first_back(run: SequenceRun) -> str:
+    """Of the concept that was removed first, by its UA as counted, without its interval."""
+    found = {below: run.first_back(below) for below in BACK}
+    told = [
+        f"below {100 * below:.0f} % " + (f"after request {k} ({words(run.targets[k - 1])})" if k else "never")
+        for below, k in found.items()
+    ]
+    return f"UA of {words(run.targets[0])}: {', '.join(told)}, in {len(run.steps)} requests."
+
+
+def _first_backs(runs: Sequence[SequenceRun], below: float) -> str:
+    found = {run.name: k for run in runs if (k := run.first_back(below))}
+    if not found:
+        return "In none."
+    soonest = min(found, key=lambda name: found[name])
+    return f"In {len(found)} of {len(runs)} sequences, soonest after request {found[soonest]}: {soonest}."
+
+
 def _taken_back(run: SequenceRun) -> str:
     if not run.revoked:
         return "Nobody tried; sequence.revoke=[1] does."
@@ -63,7 +82,9 @@ def _of_several(runs: Sequence[SequenceRun]) -> list[tuple[str, str]]:
         "And the one that is met least? (lowest UA)": lambda run: min(m["value"] for m in run.steps[-1].ua.values()),
         "What else moved? (read right, of what nobody asked to remove)": lambda run: run.steps[-1].retention,
     }
-    return [(question, _ends({run.name: value(run) for run in runs})) for question, value in asked.items()]
+    found = [(question, _ends({run.name: value(run) for run in runs})) for question, value in asked.items()]
+    back = "After which request does the first come back? (its UA below {:.0f} %)"
+    return [*found, *((back.format(100 * below), _first_backs(runs, below)) for below in BACK)]
 
 
 def _ends(shares: dict[str, float]) -> str:
@@ -97,11 +118,17 @@ def summary(runs: Sequence[SequenceRun]) -> Table:
             Cell(" ".join(filter(None, [run.label, run.mark and f"({run.mark})"]))),
             number(run.seed),
             *(number(run.summary.get(key), form) for key, (_, form) in SUMMARY.items()),
+            *(number(k) if (k := run.first_back(below)) else Cell("never") for below in BACK),
         ]
         for run in runs
     ]
     header = ["sequence", "method, strategy", "seed", *(heading for heading, _ in SUMMARY.values())]
-    return Table(header, rows, "One request after another; percent, in the order of the requests", frame(runs))
+    header += [f"first < {100 * below:.0f} after" for below in BACK]
+    caption = (
+        "One request after another; percent, in the order of the requests. First < 90 after: after which request UA of "
+        "the concept that was removed first is below 90 %"
+    )
+    return Table(header, rows, caption, frame(runs))
 
 
 def triangle(run: SequenceRun) -> Table:

@@ -13,8 +13,9 @@ from pandas.api.types import is_numeric_dtype
 
 from benchmarks.record import format as formats
 from benchmarks.record.results import Run, frame, read
-from benchmarks.record.sequences import State, read_sequences, steps_frame
+from benchmarks.record.sequences import SequenceRun, State, read_sequences, steps_frame
 from benchmarks.record.sequences import frame as sequence_frame
+from benchmarks.report import sequences
 from benchmarks.report.__main__ import write
 from fade.adapters.card import card_text
 from fade.files import write_json
@@ -145,6 +146,9 @@ def test_an_older_format_is_read_and_a_newer_one_is_not(runs_of: Path, monkeypat
     assert [run.target for run in runs] == ["dog", "neon"] and "format 3, this version reads 1 to 2" in left_out[0]
 
 
+FIRST = "UA of neon: below 90 % after request 2 (cat), below 50 % never, in 2 requests."
+
+
 def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
     def state(ua: dict[str, float], kept: float) -> dict[str, Any]:
         measured = {target: {"value": value, "n": 8} for target, value in ua.items()}
@@ -177,6 +181,15 @@ def test_a_sequence_is_a_value_and_a_table_too(tmp_path: Path) -> None:
     write_json(tmp_path / "fast" / "results.json", {**told, "protocol": "fast"})
     (again,), (line,) = read_sequences([tmp_path])
     assert again.protocol == "default" and line.startswith("1 of 2 sequences left out (protocol=fast")
+    assert (run.first_back(0.9), run.first_back(0.5)) == (2, None)  # its UA is 100, then 50
+    assert sequences.summary([run]).texts[0][-2:] == ["2", "never"] and row["first_back_90"] == 2
+    assert ("After which request does the first come back?", FIRST) in sequences.answers([run])
+    worse = SequenceRun(tmp_path, {**told, "strategy": "joint", "steps": [told["steps"][0], dict(told["steps"][1])]})
+    worse.results["steps"][1]["ua"] = {"neon": {"value": 0.25, "n": 8}, "cat": {"value": 0.75, "n": 8}}
+    said = dict(sequences.answers([run, worse]))
+    below = "After which request does the first come back? (its UA below {} %)"
+    assert said[below.format(90)].startswith("In 2 of 2 sequences, soonest after request 2")
+    assert said[below.format(50)] == f"In 1 of 2 sequences, soonest after request 2: {worse.name}."
     steps = steps_frame([run])
     assert steps["ua"].tolist() == [1.0, 0.625] and steps["retention"].tolist() == [0.9, 0.8]
     assert steps[["ua_low", "ua_high", "retention_low", "retention_high"]].isna().all(axis=None)  # none was measured

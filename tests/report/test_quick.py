@@ -74,6 +74,7 @@ def test_other_runs_are_not_marked(tmp_path: Path) -> None:
 
 
 def test_a_fast_sequence_is_marked_in_its_line(tmp_path: Path) -> None:
-    said = {"protocol": "fast", "method": "fade", "strategy": "stack", "summary": {}, "requests": [{"target": "cat"}]}
+    said = {"protocol": "fast", "method": "fade", "strategy": "stack", "summary": {}, "steps": []}
+    said["requests"] = [{"target": "cat"}]
     ((_, label, *_),) = sequences.summary([SequenceRun(tmp_path, said)]).rows
     assert label.text == f"fade, stack ({MARK})"
