@@ -165,7 +165,8 @@ def _before(base: Metric | None, key: str) -> str:
 
 
 def _attacked(one: Reached, shows: tuple[str, str] | None) -> Number:
-    says = f"brought back, by {one.attack}" if one.decided else f"read as it under {one.attack}, {_told(one)}"
+    back = "drawn again" if one.over == "off" else "brought back"  # or put in: a model that never saw it would say
+    says = f"{back}, by {one.attack}" if one.decided else f"read as it under {one.attack}, {_told(one)}"
     value, beside = f"{number_text(one.success)} %", f"{OVER[one.over]}: {number_text(one.control)} %"
     return Number(says, value, interval_text(one.success), beside, shows)
 
@@ -197,7 +198,8 @@ def brought(runs: Sequence[Run]) -> str:
     )
     most += f"the difference: {points(one.excess)} points"
     told = "Nothing over" if one.excess["high"] < 0 else "Undecided: nothing that is told from"
-    return ("Yes: " if one.decided else f"{told} what {over} gives. The most: ") + most + f", of {_tried(runs)}."
+    yes = "Drawn again, with no model that never saw it to compare: " if one.over == "off" else "Yes: "
+    return (yes if one.decided else f"{told} what {over} gives. The most: ") + most + f", of {_tried(runs)}."
 
 
 def _tried(runs: Sequence[Run]) -> str:

@@ -12,11 +12,11 @@ from benchmarks.record.attacks import NONE
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.tables import DASH, Cell, Table, averaged, number, table
-from fade.metrics import cell_text, interval_text
+from fade.metrics import METRICS, cell_text, interval_text, usual
 
 WORST = "largest excess ↓"
 EXCESS = (
-    "In points over the same attack on a model that never saw the target (where there is none: on what else it was "
+    "points over the same attack on a model that never saw the target (where there is none: on what else it was "
     "held against), with 95 % intervals over targets, or over what there is where that is one"
 )
 CONTROLS = {"oracle": "a model that never saw it", "never": "the base, a concept that nobody saw"}
@@ -107,7 +107,7 @@ def brought_back(
         [Cell(setting), number(len(own)), *(_over(own, name)._replace(shows=shows(own, name)) for name in names)]
         for setting, own in kinds.items()
     ]
-    caption = f"{EXCESS}; behind = the images read as the target, less the control's"
+    caption = f"In {EXCESS}; behind = the images read as the target, less the control's"
     return Table(["setting", "runs", *names], rows, caption) if names else None
 
 
@@ -142,9 +142,11 @@ def beside(table: Table, runs: Sequence[Run]) -> Table:
     kinds = by_setting([run for run in runs if any(one.tries for one in run.reached.values())])
     if not kinds:
         return table
-    rows = [[*row, _worst(kinds[row[0].text]) if row[0].text in kinds else Cell(DASH)] for row in table.rows]
-    caption = f"{table.caption}. {WORST}: of all attacks that were tried the one of the largest mean; {EXCESS}"
-    return replace(table, header=[*table.header, WORST], rows=rows, caption=caption)
+    cells = [_worst(kinds[row[0].text]) if row[0].text in kinds else Cell(DASH) for row in table.rows]
+    place = 2 + sum(METRICS[key].share for key in usual())  # right of the shares
+    rows = [[*row[:place], cell, *row[place:]] for row, cell in zip(table.rows, cells, strict=True)]
+    caption = f"{table.caption}. {WORST}: of all attacks that were tried the one of the largest mean, in {EXCESS}"
+    return replace(table, header=[*table.header[:place], WORST, *table.header[place:]], rows=rows, caption=caption)
 
 
 def _worst(runs: Sequence[Run]) -> Cell:

@@ -100,7 +100,7 @@ def give(run: Run, name: str, hits: int, unseen: int | None, level: str = "T2") 
             "undecided",
         ),
         (0, 10, "Nothing over what a model that never saw it gives. The most: neon in 0.0 %", "less than its control"),
-        (8, None, "Yes: neon in 50.0 % [28.0, 72.0] of the images, by relearn_5; the same model without it: 0.0 %", ""),
+        (8, None, "Drawn again, with no model that never saw it to compare: neon in 50.0 % [28.0, 72.0]", ""),
     ],
 )
 def test_what_a_model_that_never_saw_it_gives_as_well_is_not_brought_back(
@@ -110,7 +110,7 @@ def test_what_a_model_that_never_saw_it_gives_as_well_is_not_brought_back(
     give(run, "relearn_5", hits, unseen)
     (found,) = answers([run], lambda run: "there/", lambda run, key: None)
     assert dict(found.lines)["Can it be brought back?"].startswith(begins)
-    number = f"read as it under relearn_5, {says}" if says else "brought back, by relearn_5"
+    number = f"read as it under relearn_5, {says}" if says else "drawn again, by relearn_5"
     assert found.numbers[-1].says == number
 
 
