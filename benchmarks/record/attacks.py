@@ -61,7 +61,7 @@ def read_attacks(folder: Path) -> list[Row]:
 
 
 def _usable(row: Any) -> bool:
-    return isinstance(row, dict) and all(row.get(key) for key in ("attack", "success", "off"))
+    return isinstance(row, dict) and bool(row.get("attack") and row.get("success"))
 
 
 def _once(rows: Iterable[Row]) -> Iterator[Row]:
@@ -74,10 +74,10 @@ def _once(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def over_seeds(rows: Iterable[Row]) -> dict[str, Reached]:
-    """By attack, what is not void, over the seeds."""
+    """By attack, what is not void and has a control, over the seeds."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if not row.get("void"):
+        if row.get("off") and not row.get("void"):
             found.setdefault(row["attack"], []).append(row)
     return {name: _reached(name, own) for name, own in found.items()}
 
