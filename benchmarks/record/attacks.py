@@ -57,11 +57,8 @@ def read_attacks(folder: Path) -> list[Row]:
     """The rows below a folder, each with its picture, without those that repeat the images of another seed; nothing of
     a file that cannot be read."""
     found = [(path, unharmed(path, read_json)) for path in sorted(folder.glob("**/*.json"))]
-    return list(_once({**row, "picture": str(path.with_suffix(".png"))} for path, row in found if _usable(row)))
-
-
-def _usable(row: Any) -> bool:
-    return isinstance(row, dict) and bool(row.get("attack") and row.get("success"))
+    rows = [{**row, "picture": str(path.with_suffix(".png"))} for path, row in found if isinstance(row, dict)]
+    return list(_once(row for row in rows if row.get("attack") and row.get("success")))
 
 
 def _once(rows: Iterable[Row]) -> Iterator[Row]:
