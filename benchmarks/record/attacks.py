@@ -70,16 +70,21 @@ def _once(rows: Iterable[Row]) -> Iterator[Row]:
         seen.append(images)
 
 
+def measured(row: Row, side: str) -> bool:
+    """Whether a side of it has a rate: where an attack finds nothing, nothing is drawn."""
+    return (row.get(side) or {}).get("value") is not None
+
+
 def over_seeds(rows: Iterable[Row]) -> dict[str, Reached]:
     """By attack, what is not void and has a control, over the seeds."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.get("off") and not row.get("void"):
+        if measured(row, "success") and measured(row, "off") and not row.get("void"):
             found.setdefault(row["attack"], []).append(row)
     return {name: _reached(name, own) for name, own in found.items()}
 
 
 def _reached(name: str, rows: list[Row]) -> Reached:
-    over = next(key for key in CONTROLS if all(row.get(key) for row in rows))
+    over = next(key for key in CONTROLS if all(measured(row, key) for row in rows))
     success, control = (pooled([row[key] for row in rows]) for key in ("success", over))
     return Reached(name, rows[0].get("level", ""), success, control, over, len(rows))

@@ -164,7 +164,11 @@ def test_an_attack_under_several_seeds_is_one_over_them_and_the_same_images_coun
         for name, kind, right in (("relearn", "Relearn", hits), ("prefix", "Prefix", 5), ("closed", "Closed", 5)):
             row = {"attack": name, "chosen": "a", "success": share_of(right, 10), "settings": {"class": kind}}
             write_json(folder / f"{name}.json", {**row, "off": share_of(0, 10), "seconds": seed})
+    nothing = {"value": None, "n": 0, "why": "it finds nothing"}  # on the oracle, so that it is over `off`
+    write_json(folder / "ring.json", {**row, "attack": "ring", "off": share_of(1, 10), "oracle": nothing})
+    write_json(folder / "p4d.json", {**row, "attack": "p4d", "success": nothing, "void": True})
     (run,), _ = read([tmp_path])
+    assert run.reached["ring"].over == "off" and "p4d" not in run.reached
     assert [row["attack"] for row in run.attacks].count("closed") == 1  # which draws nothing from the seed
     table = brought_back([run])
     assert table is not None
