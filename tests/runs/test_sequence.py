@@ -300,14 +300,16 @@ def test_the_report_of_a_sequence() -> None:
     assert [said for _, said in answers([one])] == [
         "UA is 90.0 % in the mean; the lowest: neon glow 90.0 [80.0, 100.0] %.",
         "No: none has a lower UA at the end than just after its own request.",
+        "UA of neon glow: below 90 % never, below 50 % never, in 2 requests.",
         "Of what nobody asked to remove 90.0 % is read right, 90.0 % before; of what looks most like a request 90.0 "
         "[80.0, 100.0] %.",
         "Each alone, images that are read as it again: neon glow 100.0 %. Mean UA of the others then: 90.0 %.",
     ]
     fallen = {**steps[1], "ua": {**steps[1]["ua"], "neon_glow": {**value, "value": 0.6}}}
     other = SequenceRun(Path(), {**run, "steps": [steps[0], fallen], "revoked": [], "strategy": "stack"})
-    (_, mean), (_, fall), _, (_, taken_back) = answers([other])
+    (_, mean), (_, fall), (_, back), _, (_, taken_back) = answers([other])
     assert "75.0 % in the mean; the lowest: neon glow 60.0" in mean and "neon glow, 30.0 points" in fall
+    assert back == "UA of neon glow: below 90 % after request 2 (pencil sketch), below 50 % never, in 2 requests."
     assert (
         taken_back == "Nobody tried; sequence.revoke=[1] does." and heading([one, other]) == "2 sequences of requests"
     )
