@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.record.format import Metric
 from fade.files import read_json, unharmed
-from fade.intervals import difference, pooled
 
 Row = dict[str, Any]  # as fade/attacks/suite.py writes it
 # The classes of attacks that draw nothing from the attacker's seed: another seed finds the same, and so makes the same
@@ -19,8 +18,6 @@ SEEDLESS = {
     *("Plain", "Prompts", "Sampler", "Bypass", "Closed", "Image", "Inpaint", "Completion"),
     *("Numerics", "Refill", "Merge", "Scale"),
 }
-
-
 NONE = "none"  # the row without an attack
 FACT = "T4"  # the level of what is a fact about every adapter, and no attack
 CONTROLS = ("oracle", "never", "off")  # what an excess is over: the first of them that was measured
@@ -45,6 +42,8 @@ class Reached:
 
     @cached_property
     def excess(self) -> Metric:
+        from fade.intervals import difference  # here, so that a wrong command does not wait for it
+
         return difference(self.success, self.control)
 
     @property
@@ -85,6 +84,8 @@ def over_seeds(rows: Iterable[Row]) -> dict[str, Reached]:
 
 
 def _reached(name: str, rows: list[Row]) -> Reached:
+    from fade.intervals import pooled  # here, so that a wrong command does not wait for it
+
     over = next(key for key in CONTROLS if all(measured(row, key) for row in rows))
     success, control = (pooled([row[key] for row in rows]) for key in ("success", over))
     return Reached(name, rows[0].get("level", ""), success, control, over, len(rows))
