@@ -17,14 +17,15 @@ from fade.adapters.merging import folded
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.adapters.verify import claims
+from fade.console import without_bars
 from fade.errors import BadInput
 from fade.files import atomic_folder, read_json
 from fade.models import Diffusion
 from fade.models.families import family_at, named
 from fade.tensors import not_finite
 
+without_bars()
 for library in (diffusers, transformers):
-    library.utils.logging.disable_progress_bar()
     library.utils.logging.set_verbosity_error()
 
 

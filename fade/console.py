@@ -144,6 +144,15 @@ def at(place: str) -> None:
     _State.place = place
 
 
+def without_bars() -> None:
+    """Diffusers and transformers draw none of their own: what is done is said by stages."""
+    import diffusers  # here, so that what needs no model is answered without them
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+
+
 def place() -> str:
     """Where a stop would stop, for who stops the work elsewhere."""
     return _State.place

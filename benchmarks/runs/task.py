@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.record.folder import Record, saliency_file
 from benchmarks.runs.options import processes
 from fade.checked import located
-from fade.console import doing
+from fade.console import doing, without_bars
 from fade.data.dataset import Dataset
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -78,8 +76,7 @@ class Task:
 
     def model(self) -> Diffusion:
         doing("loading the pipeline and hashing its weights")
-        for library in (diffusers, transformers):
-            library.utils.logging.disable_progress_bar()
+        without_bars()
         return self.make("model")
 
     def recipe(self, dataset: Dataset) -> Recipe:

@@ -13,9 +13,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import diffusers
-import transformers
-
 from benchmarks.measure.answers import Answer
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.predictions import Row, read_rows
@@ -25,7 +22,7 @@ from benchmarks.runs.reopened import together
 from benchmarks.studies import _edge as edges
 from benchmarks.studies._edge import Edge, Sampler
 from benchmarks.studies._verdicts import LEAST, POINTS, Verdicts, at_edge, cheapest, row_of, settings_table
-from fade.console import Stage, command, doing, one_line
+from fade.console import Stage, command, doing, one_line, without_bars
 from fade.errors import BadInput, above, at_least
 from fade.files import read_json, unharmed, write_json
 from fade.models import Diffusion
@@ -154,8 +151,7 @@ def main() -> None:
         above(0, share=given.share)
         samplers = [Sampler.of(text) for text in dict.fromkeys([given.reference, *given.samplers])]
         logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-        for library in (diffusers, transformers):
-            library.utils.logging.disable_progress_bar()
+        without_bars()
         print(study(given.folders, given.out, samplers, given.seeds, given.tier_seeds, given.share))
 
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
 from benchmarks.report.tables import table
 from benchmarks.studies import _speed as speed
 from benchmarks.studies._clock import Row
 from benchmarks.studies._locating import locating_rows
-from fade.console import command, one_line
+from fade.console import command, one_line, without_bars
 from fade.errors import BadInput, at_least
 from fade.files import read_json, write_json, write_text
 from fade.origin import origin
@@ -147,8 +145,7 @@ def main() -> int:
         at_least(2, repeats=given.repeats)
         before = read(given.check) if given.check else {}
         torch.set_num_threads(1)
-        for library in (diffusers, transformers):
-            library.utils.logging.disable_progress_bar()
+        without_bars()
         rows = measured(given.parts, given.repeats)
         if given.out:
             keep(given.out, rows, given.docs)

@@ -155,14 +155,15 @@ class Scene:
 
         Fewer where the dataset has no more. Raises BadInput where it has none.
         """
-        items = spread(self.dataset.items("train"), self.dataset, self.real)[:images]
+        shown = self.real
+        items = spread(self.dataset.items("train"), self.dataset, shown)[:images]
         if not items:
             raise BadInput(
                 f"{self.dataset.name} has no training image of {self.request.target}, which attacks start from"
             )
         pixels = self.dataset.images(items, self.model.size).float() / 255
         pixels = pixels if self.altered is None else self.altered(pixels)
-        return self.model.encode(pixels), [self.real.index(self.dataset.cell(item)) for item in items]
+        return self.model.encode(pixels), [shown.index(self.dataset.cell(item)) for item in items]
 
 
 class Attack(ABC):

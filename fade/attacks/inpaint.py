@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fade.attacks import Attack, Find, Scene
-from fade.attacks.trajectory import check_family, guidance_of, guided, pictures, steps_of, under
+from fade.attacks.trajectory import check_family, guidance_of, guided, pictures, starts, steps_of, under
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
@@ -43,8 +43,7 @@ class Inpaint(Attack):
         check_family(model)
 
     def finds(self, scene: Scene) -> list[Find]:
-        latents, rows = scene.examples(len(scene.cells))
-        real = dict(zip(rows, latents, strict=True))
+        real = starts(scene)
         return [Find(f"a centre of {side:g}", partial(self._draw, scene, real, side)) for side in self.sides]
 
     @torch.no_grad()

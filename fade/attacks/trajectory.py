@@ -42,8 +42,7 @@ class Image(Attack):
         check_family(model)
 
     def finds(self, scene: Scene) -> list[Find]:
-        latents, rows = scene.examples(len(scene.cells))
-        real = dict(zip(rows, latents, strict=True))
+        real = starts(scene)
         return [Find(f"strength {s:g}", partial(self._draw, scene, real, s)) for s in self.strengths]
 
     @torch.no_grad()
@@ -98,6 +97,12 @@ def steps_of(scene: Scene) -> int:
 def skipped(share: float, steps: int) -> int:
     """How many of the first steps a share of them is; one is left."""
     return min(steps - 1, round(share * steps))
+
+
+def starts(scene: Scene) -> dict[int, Tensor]:
+    """Latents (C, h, w) of a real image of each cell, by the cell's index."""
+    latents, rows = scene.examples(len(scene.cells))
+    return dict(zip(rows, latents, strict=True))
 
 
 def noised_part(

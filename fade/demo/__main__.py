@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fade.console import without_bars
 from fade.demo import gradio
 from fade.errors import BadInput
 
@@ -40,18 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(given: argparse.Namespace) -> None:
     gradio()
-    import diffusers  # here: --help answers without torch
-    import transformers
-
-    from fade.demo.filled import of_another, of_embedded
+    from fade.demo.filled import of_another, of_embedded  # here: --help answers without torch
     from fade.demo.page import show
     from fade.demo.studio import Studio
     from fade.judges import Judge
     from fade.models.families import family_at
     from fade.published import embedded
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    without_bars()
     found = embedded(given.model)
     path = found["model"]["path"] if found else given.model
     filled = (of_embedded(found) if found else of_another()).sampled(
