@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from statistics import harmonic_mean
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -24,10 +25,8 @@ def score(run: Run, numbers: Sequence[str] = NUMBERS) -> float:
 
 
 def harmonic(values: Sequence[float]) -> float:
-    """n / Σ 1/x over the numbers that there are, in which one that is near 0 cannot be made good by others; 0 where one
-    is."""
-    found = [value for value in values if not np.isnan(value)]
-    return len(found) / sum(1 / value for value in found) if all(value > 0 for value in found) else 0.0
+    """The harmonic mean of the numbers that there are, in which one that is near 0 cannot be made good by others."""
+    return harmonic_mean([value for value in values if not np.isnan(value)])
 
 
 def gaps(
