@@ -76,7 +76,7 @@ def attack(
         dataset.make(before)
         cells = [cell for cell in dataset.cells() if request.concerns(cell)]
         scene = Scene(model, before, dataset, request, cells, dataset.caption, Sampling(), Counter(), seed)
-        probe = Probe.of(before, dataset, "concept", examples, where)
+        probe = Probe.of(before, dataset, "concept", len(dataset.items("train")), where)
         counts = images or given.get("images", 40), given.get("tries", 8)
         meter = Meter(scene, {"concept": judge}, probe, *counts, OWN, FRESH, where, given.get("haste", 1.0))
         with merged(model):

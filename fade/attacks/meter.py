@@ -31,8 +31,9 @@ from fade.models import Diffusion, Noise
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
-VERSION = 3  # of what is measured: a cached entry of another one is not read
+VERSION = 4  # of what is measured: a cached entry of another one is not read
 NOTHING = "nothing to try: the attack found nothing, or nothing that works on the base"
+LESS = 0.01  # what a judge's scores weigh beside its verdicts
 HALF = 0.5  # what an attack must reach on the base, and a prompt too
 SHOWN, SIDE = 8, 64  # images of a strip, and their side
 
@@ -115,7 +116,7 @@ class Meter:
             search = counter.units
             choice = len(finds) > 1  # of one there is nothing to choose
             tried = self._tried(finds, scene, subject.never, likes) if choice else []
-            chosen = max(range(len(finds)), key=lambda k: tried[k]["liked"] if tried else 0, default=None)
+            chosen = best(tried) if tried else 0 if finds else None
             spent = counter.units
             cells, noise = self.asked(self.images, self.fresh)
             images = torch.empty(0, 3, SIDE, SIDE) if chosen is None else finds[chosen].draw(cells, noise)
@@ -127,6 +128,7 @@ class Meter:
             "success": _share(hits),
             "with_rest": _share([a and b for a, b in zip(hits, rest, strict=True)]),
             "units": units,
+            "judge": self.probe.accuracy,
             "seconds": time.monotonic() - began,
             "shown": [
                 {"prompt": scene.prompt(cell), "hit": hit} for cell, hit in zip(cells[:SHOWN], hits, strict=False)
@@ -151,7 +153,7 @@ class Meter:
     def _liked(self, images: Tensor) -> float:
         """The share that the attacker's judge reads as the target; its scores decide between equals."""
         scores, own = self.probe.scores(images), self.probe.labels.index(self.scene.request.target)
-        return float((scores.argmax(1) == own).float().mean() + 0.01 * scores[:, own].clamp(0, 1).mean())
+        return float((scores.argmax(1) == own).float().mean() + LESS * scores[:, own].clamp(0, 1).mean())
 
     def asked(self, images: int, seeds: Sequence[int]) -> tuple[list[Cell], list[Noise]]:
         """Cells by turns, each image from noise of its own."""
@@ -175,6 +177,13 @@ class Meter:
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
     """Of none there is none: what was not tried is no failure of the attack, nor what the captions draw its success."""
     return share_of(sum(hits), len(hits)) if hits else {"value": None, "why": NOTHING, "n": 0}
+
+
+def best(tried: Sequence[dict[str, Any]]) -> int:
+    """What the attacker's judge likes best; where it reads the target in no image of any, the longest search, for its
+    scores there say how sure it is that something else is shown."""
+    seen = [one["liked"] if one["liked"] > LESS else 0.0 for one in tried]
+    return max(range(len(tried)), key=lambda k: (seen[k], tried[k]["units"], tried[k]["liked"]))
 
 
 def _asked(find: Find, hits: Sequence[bool]) -> dict[str, Any]:

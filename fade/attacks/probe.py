@@ -5,6 +5,7 @@ Another architecture than the judge that reports, so that what is selected by on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from fade.files import content_hash, unharmed
 from fade.models import Diffusion
 from fade.tensors import read_tensors, tensors_hash, write_tensors
 
+log = logging.getLogger(__name__)
 RIDGE, EARLY, AT_ONCE = 100.0, 0.1, 36  # of the regression; the share of T at which images are read; images
+SEES = 0.75  # of real images: a judge that reads fewer right chooses badly
 
 
 class Probe:
@@ -32,17 +35,30 @@ class Probe:
 
     @classmethod
     def of(cls, base: Diffusion, dataset: Dataset, domain: str, images: int, cache: Path) -> Probe:
-        """Fitted on `images` real images of each cell, from the cache where it is there; nobody else sees them."""
-        items = spread(_items(dataset), dataset, dataset.cells())[: images * len(dataset.cells())]
+        """Fitted on `images` real images of each label, spread over the cells, from the cache where it is there; nobody
+        else sees them. One that reads too few of them right says so."""
+        labels = dataset.domains[domain]
+        items = spread(_items(dataset), dataset, dataset.cells())[: images * max(map(len, dataset.domains.values()))]
         if not items:
             raise BadInput(f"{dataset.name} has no images that the attacker could learn to judge by")
-        parts = [dataset.fingerprint(items, base.size), domain, base.sha256(), RIDGE, EARLY]
+        parts = [dataset.fingerprint(items, base.size), dataset.domains, base.sha256(), RIDGE, EARLY]
         path = cache / "attacks" / f"probe-{content_hash(parts)}.safetensors"
         found = unharmed(path, read_tensors)
         if found is None:
-            write_tensors(path, _fitted(base, dataset, domain, items))
+            write_tensors(path, _fitted(base, dataset, items))
             found = read_tensors(path)
-        return cls(base, dataset.domains[domain], found[0])
+        made = cls(base, labels, _of_domain(found[0], domain))
+        if made.accuracy < SEES:
+            log.warning(
+                f"the attacker's own judge reads {made.accuracy:.0%} of {len(items)} real images right, and may not "
+                "see what comes back; attack.judge_images gives it more"
+            )
+        return made
+
+    @property
+    def accuracy(self) -> float:
+        """Of the images that it was fitted on, each read by a fit without it."""
+        return self.tensors["accuracy"].item()
 
     @property
     def identity(self) -> str:
@@ -61,7 +77,8 @@ def _items(dataset: Dataset) -> list[Item]:
     return dataset.items("judge") or dataset.items("train")
 
 
-def _fitted(base: Diffusion, dataset: Dataset, domain: str, items: Sequence[Item]) -> dict[str, Tensor]:
+def _fitted(base: Diffusion, dataset: Dataset, items: Sequence[Item]) -> dict[str, Tensor]:
+    """For every domain at once: the images pass the network once."""
     parts = [[*items[i : i + AT_ONCE]] for i in range(0, len(items), AT_ONCE)]
     stage, found = Stage("the attacker learns to judge", len(items), "while the attacker learns to judge, at image"), []
     for part in parts:
@@ -69,10 +86,27 @@ def _fitted(base: Diffusion, dataset: Dataset, domain: str, items: Sequence[Item
         stage.done(stage.number + len(part))
     x = torch.cat(found)
     mean, std = x.mean(0), x.std(0) + 1e-6
-    y = one_hot(dataset.labels([*items], domain), len(dataset.domains[domain])).to(x)
-    a = (x - mean) / std
-    weight = torch.linalg.solve(a.T @ a + RIDGE * torch.eye(a.shape[1]), a.T @ (y - y.mean(0)))
-    return {"mean": mean, "std": std, "weight": weight, "bias": y.mean(0)}
+    a, fits = (x - mean) / std, {"mean": mean, "std": std}
+    for domain, labels in dataset.domains.items():
+        known = dataset.labels([*items], domain)
+        fits |= {f"{name} of {domain}": value for name, value in ridge(a, one_hot(known, len(labels)).to(a)).items()}
+    return fits
+
+
+def ridge(a: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Of a (N, F), columns of mean 0, to y (N, labels): weight (F, labels), bias (labels), and accuracy, the share of
+    rows whose label a fit without them gives (leave-one-out by the hat matrix; Hastie et al., 2009, eq. 7.64)."""
+    inverse = torch.linalg.inv(a.T @ a + RIDGE * torch.eye(a.shape[1]))
+    weight = inverse @ (a.T @ (y - y.mean(0)))
+    own = ((a @ inverse) * a).sum(1, keepdim=True) + 1 / len(a)  # what each row has in its own reading
+    without = y - (y - a @ weight - y.mean(0)) / (1 - own)
+    right = (without.argmax(1) == y.argmax(1)).to(a).mean()
+    return {"weight": weight, "bias": y.mean(0), "accuracy": right}
+
+
+def _of_domain(tensors: dict[str, Tensor], domain: str) -> dict[str, Tensor]:
+    own = {name: tensors[f"{name} of {domain}"] for name in ("weight", "bias", "accuracy")}
+    return {"mean": tensors["mean"], "std": tensors["std"], **own}
 
 
 @torch.no_grad()

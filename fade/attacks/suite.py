@@ -136,6 +136,7 @@ def _result(name: str, attack: Attack, found: dict[str, Any], plain: dict[str, A
         "void": entry["success"]["value"] is None or (base["success"]["value"] or 0.0) < HALF,
         "dropped": [t for t in tried if attack.fixed and t not in works(base)],
         "chosen": entry["chosen"],
+        "judge": entry["judge"],  # of real images, the share that the attacker's own reads right
         "curves": {who: [[t["units"], t["right"], t["n"]] for t in one["tried"]] for who, one in found.items()},
         "tried": entry["tried"],
         "shown": entry.get("shown"),
