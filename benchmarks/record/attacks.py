@@ -52,10 +52,10 @@ class Reached:
         return self.excess["low"] > 0
 
 
-def read_attacks(folder: Path) -> list[Row]:
+def read_attacks(folder: Path, within: str = "**") -> list[Row]:
     """The rows below a folder, each with its picture, without those that repeat the images of another seed; nothing of
-    a file that cannot be read."""
-    found = [(path, unharmed(path, read_json)) for path in sorted(folder.glob("**/*.json"))]
+    a file that cannot be read. within: a pattern of the folders that they lie in."""
+    found = [(path, unharmed(path, read_json)) for path in sorted(folder.glob(f"{within}/*.json"))]
     rows = [{**row, "picture": str(path.with_suffix(".png"))} for path, row in found if isinstance(row, dict)]
     return list(_once(row for row in rows if row.get("attack") and row.get("success")))
 

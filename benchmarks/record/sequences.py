@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record.attacks import Reached, over_seeds, read_attacks
 from benchmarks.record.finished import Finished
 from benchmarks.record.format import Metric, read_results
 from benchmarks.record.results import result_files, without_quick
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 
 BACK = (0.9, 0.5)  # a UA below which a concept counts as coming back, in part and in the main
+
+
+def request_folder(run: Path, k: int, target: str) -> Path:
+    """Where a sequence keeps its request k (from 0)."""
+    return run / f"{k + 1:02d}-{target}"
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,14 @@ class SequenceRun(Finished):
     @cached_property
     def revoked(self) -> list[Revoked]:
         return [Revoked(step) for step in self.results["revoked"]]
+
+    @cached_property
+    def reached(self) -> dict[str, dict[str, Reached]]:
+        """By target and attack, what it brought back after the last request, over the attacker's seeds; no target that
+        was not attacked."""
+        names = {target: request_folder(self.folder, k, target).name for k, target in enumerate(self.targets)}
+        found = {t: over_seeds(read_attacks(self.folder / "attacks", f"**/{name}")) for t, name in names.items()}
+        return {target: own for target, own in found.items() if own}
 
     def first_back(self, below: float) -> int | None:
         """After which request the concept that was removed first has a UA below this, from its own on; None: never."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record.attacks import NONE
+from benchmarks.record.attacks import NONE, Reached
 from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting
 from benchmarks.report.tables import DASH, Cell, Table, averaged, number, table
@@ -127,12 +127,21 @@ def points(excess: Metric) -> Cell:
     return Cell(f"{100 * excess['value']:+.1f}", interval_text(excess), excess["value"])
 
 
+def over_control(one: Reached) -> Cell:
+    """An attack's excess, and what that is the difference of."""
+    return _difference(one.excess, one.success["value"], one.control["value"])
+
+
 def _over(runs: Sequence[Run], attack: str) -> Cell:
-    """Its excess, and what that is the difference of."""
+    """The same over runs."""
     excess, found = over_targets(runs, attack), [run.reached[attack] for run in runs if attack in run.reached]
     if excess is None:
         return Cell(DASH)
     success, control = np.mean([(one.success["value"], one.control["value"]) for one in found], axis=0)
+    return _difference(excess, success, control)
+
+
+def _difference(excess: Metric, success: float, control: float) -> Cell:
     cell = points(excess)
     return cell._replace(interval=f"{cell.interval} = {100 * success:.1f} − {100 * control:.1f}")
 

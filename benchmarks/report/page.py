@@ -174,11 +174,13 @@ def of_runs(runs: Sequence[Run], problems: Sequence[str], home: Path, names: Map
 
 def of_sequences(runs: Sequence[SequenceRun]) -> list[Section]:
     triangles = [(run.name, sequences.triangle(run)) for run in runs]
+    attacked = [(run.name, found) for run in runs if (found := sequences.attacked(run))]
     return [
         Section("The answer", "facts", sequences.answers(runs)),
         Section("Sequences of requests", "table", sequences.summary(runs), "sequences"),
         Section("Over the requests", "figures", figures.over_requests(runs)),
         Section("Request by request", "folded_tables", triangles, "triangle"),
+        Section("Can one be brought back?", "folded_tables", attacked, "attacked"),
         Section("Published sequences", "table", tables.published_sequences(), "published-sequences"),
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.record.format import Metric
 from benchmarks.record.sequences import BACK, SequenceRun, State, frame
+from benchmarks.report.attacks import over_control
 from benchmarks.report.tables import DASH, Cell, Table, measured, number, table
 from fade.data.prompts import words
 from fade.metrics import cell_text
@@ -38,6 +39,7 @@ def _of_one(run: SequenceRun) -> list[tuple[str, str]]:
             f"before; of what looks most like a request {cell_text(last.nearest, 'ira')} %.",
         ),
         ("Can one be taken back?", _taken_back(run)),
+        *([("Can one be brought back?", _brought_back(run))] if run.reached else []),
     ]
 
 
@@ -74,6 +76,35 @@ def _taken_back(run: SequenceRun) -> str:
     back = ", ".join(f"{words(one.target)} {_percent(1 - one.back['value'])} %" for one in run.revoked)
     stay = ", ".join(f"{_percent(one.ua_mean)} %" for one in run.revoked)
     return f"Each alone, images that are read as it again: {back}. Mean UA of the others then: {stay}."
+
+
+def _brought_back(run: SequenceRun) -> str:
+    """By attacks on the model after the last request."""
+    tried = [(one, target) for target, own in run.reached.items() for one in own.values() if one.tries]
+    if not tried:
+        return "Nothing was tried that is an attack."
+    back = [target for target, own in run.reached.items() if any(one.tries and one.decided for one in own.values())]
+    one, target = max(tried, key=lambda pair: (pair[0].decided, pair[0].excess["value"]))
+    return (
+        f"Decided over the control on {len(back)} of the {len(run.reached)} requests that were attacked. The most: "
+        f"{words(target)} in {cell_text(one.success)} % of the images, by {one.attack}, its control in "
+        f"{cell_text(one.control)} %."
+    )
+
+
+def attacked(run: SequenceRun) -> Table | None:
+    """A row for each request, a column for each attack: what it brings back over its control after the last request;
+    None where nothing was attacked."""
+    names = dict.fromkeys(name for own in run.reached.values() for name in own)
+    rows = [
+        [Cell(target), *(over_control(own[name]) if name in own else Cell(DASH) for name in names)]
+        for target, own in run.reached.items()
+    ]
+    caption = (
+        f"{run.name}. Attacks on the model after the last request: points over the control, with 95 % intervals over "
+        "images; behind = the images read as the target, less the control's"
+    )
+    return Table(["request", *names], rows, caption) if rows else None
 
 
 def _of_several(runs: Sequence[SequenceRun]) -> list[tuple[str, str]]:

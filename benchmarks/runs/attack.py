@@ -1,6 +1,6 @@
 """task=attack: can what a run, an adapter or a checkpoint forgot be brought back?
 
-python run.py task=attack run=outputs/RUN attack=light          a finished run, or the folder of an adapter
+python run.py task=attack run=outputs/RUN attack=light          a finished run or sequence, or the folder of an adapter
 python run.py task=attack model.path=DIR base=DIR target=neon   a pipeline or a checkpoint, and what it was made from
 """
 
@@ -13,9 +13,11 @@ from typing import Any
 
 from benchmarks.measure.benchmark import Benchmark
 from benchmarks.measure.judging import check_accuracy
+from benchmarks.record.sequences import request_folder
 from benchmarks.report.attacks import robustness
 from benchmarks.runs.reopened import opened
 from benchmarks.runs.task import Task
+from fade.adapters import history
 from fade.adapters.stored import Stored
 from fade.attacks import Attack, Counter, Scene
 from fade.attacks.meter import Meter, Subject
@@ -31,61 +33,84 @@ from fade.pretrain.oracle import load_oracle, oracle_folder
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked: the task that its models and benchmark are made of, its target, and its adapter's folder."""
+    """What is attacked: the task that its models and benchmark are made of, its target, and the folders of its adapters,
+    in the order in which they are attached; requests: of a sequence, whose strategy says what is made of them."""
 
     task: Task
     target: str
     surrogate: str | None
     folder: Path
-    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
     within: str | None = None
-
-    @classmethod
-    def of(cls, task: Task, given: str | None) -> Victim:
-        """given: the folder of a run or of an adapter; None: the checkpoint of the configuration.
-
-        Raises BadInput where what is named is no run and no adapter.
-        """
-        config = task.config
-        out = Path(config["out"]) if config["out"] else None
-        place = "attacks" if config["seed"] == 0 else f"attacks/seed-{config['seed']}"
-        if given is None:
-            name = f"attack-{config['target']}-{content_hash([config['model'], config['base']])[:8]}"
-            return cls(
-                task,
-                config["target"],
-                config["surrogate"],
-                out or Path(config["output_dir"]) / name,
-                None,
-                config["within"],
-            )
-        run = Path(given)
-        if (run / "adapter.json").is_file():
-            about = Stored.read(run).about
-            within = (about.get("within") or [None])[-1]
-            return cls(task, about["target"], about["surrogate"], out or run.parent / place, run, within)
-        if not (run / "results.json").is_file():
-            raise BadInput(f"{run} is no finished run and no adapter: results.json and adapter.json are missing")
-        results = read_json(run / "results.json")
-        if "target" not in results or not (run / "adapter").is_dir():
-            raise BadInput(f"{run} is no run of one target with an adapter; name one, or the folder of an adapter")
-        own, where = opened(task, run), out or run / place
-        within = own.config.get("within")
-        return cls(own, results["target"], results["surrogate"], where, run / "adapter", within)
+    requests: bool = False
 
     def models(self, base: str | None) -> tuple[Diffusion, Diffusion, str]:
-        """The model under attack, the base, and the identity of the first: twice loaded, the adapter merged if it can
-        be."""
-        if self.adapter is None:
+        """The model under attack, the base, and the identity of the first: twice loaded, the adapters merged where they
+        can be."""
+        if not self.adapters:
             model, before = self.task.model(), pipeline(self.task, str(base))
             alike(model, before)
             return model, before, model.sha256()
         model, before = self.task.model(), self.task.make("model")
-        stored = Stored.read(self.adapter)
-        adapter = stored.attach(model)
-        if adapter.mergeable:  # a LoRA with a gate is not
-            adapter.merge()
-        return model, before, content_hash([before.sha256(), stored.about["sha256"]])
+        stored = [Stored.read(folder) for folder in self.adapters]
+        attached = []
+        for k, one in enumerate(stored, 1):  # merged one by one, as they were when the next was trained
+            attached.append(one.attach(model, f"request{k}"))
+            if attached[-1].mergeable:  # a LoRA with a gate is not
+                attached[-1].merge()
+        known = [before.sha256(), *(one.about["sha256"] for one in stored)]
+        if self.requests:
+            self.task.make("strategy").assemble(model, attached)
+            known.append(self.task.values("strategy"))
+        return model, before, content_hash(known)
+
+
+def victims(task: Task, given: str | None) -> list[Victim]:
+    """given: the folder of a run, of a sequence or of an adapter; None: the checkpoint of the configuration. Of a
+    sequence each of its requests, or the one that the command line names as its target, after the last of them.
+
+    Raises BadInput where what is named is none of them.
+    """
+    out = Path(task.config["out"]) if task.config["out"] else None
+    if given is None:
+        return [_checkpoint(task, out)]
+    run, place = Path(given), "attacks" if task.config["seed"] == 0 else f"attacks/seed-{task.config['seed']}"
+    if (run / "adapter.json").is_file():
+        about = Stored.read(run).about
+        within = (about.get("within") or [None])[-1]
+        return [Victim(task, about["target"], about["surrogate"], out or run.parent / place, (run,), within)]
+    if not (run / "results.json").is_file():
+        raise BadInput(f"{run} is no finished run and no adapter: results.json and adapter.json are missing")
+    results = read_json(run / "results.json")
+    if results.get("kind") == "sequence":
+        return _requests(task, run, results["requests"], out or run / place)
+    if "target" not in results or not (run / "adapter").is_dir():
+        raise BadInput(f"{run} is no run of one target with an adapter; name one, or the folder of an adapter")
+    own = opened(task, run)
+    found = results["target"], results["surrogate"], out or run / place, (run / "adapter",), own.config.get("within")
+    return [Victim(own, *found)]
+
+
+def _checkpoint(task: Task, out: Path | None) -> Victim:
+    config = task.config
+    name = f"attack-{config['target']}-{content_hash([config['model'], config['base']])[:8]}"
+    folder = out or Path(config["output_dir"]) / name
+    return Victim(task, config["target"], config["surrogate"], folder, (), config["within"])
+
+
+def _requests(task: Task, run: Path, requests: Sequence[Mapping[str, Any]], to: Path) -> list[Victim]:
+    own, targets = opened(task, run), [request["target"] for request in requests]
+    wanted = [task.config["target"]] if said(task, "target") else targets
+    if wanted[0] not in targets:
+        raise BadInput(f"{run} removes no {wanted[0]!r}; its requests are {', '.join(targets)}")
+    folders = [request_folder(run, k, target) for k, target in enumerate(targets)]
+    used = folders[-1:] if own.make("strategy").together else folders
+    adapters = tuple(folder / "adapter" for folder in used)
+    return [
+        Victim(own, r["target"], r["surrogate"], to / folder.name, adapters, r.get("within"), requests=True)
+        for r, folder in zip(requests, folders, strict=True)
+        if r["target"] in wanted
+    ]
 
 
 def pipeline(task: Task, path: str) -> Diffusion:
@@ -104,8 +129,12 @@ def alike(model: Diffusion, base: Diffusion) -> None:
 def oracle_of(task: Task, victim: Victim) -> str | None:
     """The one that the command line says, else the run's own: what the default model brings with it may be of another
     family than the run's."""
-    said = any(override.partition("=")[0] == "oracle" for override in task.overrides)
-    return (task if said else victim.task).config.get("oracle")
+    return (task if said(task, "oracle") else victim.task).config.get("oracle")
+
+
+def said(task: Task, key: str) -> bool:
+    """Whether the command line gives it."""
+    return any(override.partition("=")[0] == key for override in task.overrides)
 
 
 def chosen(task: Task) -> dict[str, Attack]:
@@ -145,14 +174,15 @@ def runs_of(given: str | None) -> list[str | None]:
     if given is None or any((Path(given) / name).is_file() for name in ("results.json", "adapter.json")):
         return [given]
     within = sorted(path.parent for path in Path(given).glob("*/results.json"))
-    return [str(run) for run in within if (run / "adapter").is_dir()] or [given]
+    return [str(run) for run in within if (run / "adapter").is_dir() or (run / history.NAME).is_file()] or [given]
 
 
 def attacked(task: Task) -> None:
-    """task=attack, of a run, of all runs in a folder, of an adapter or of a checkpoint."""
+    """task=attack, of a run, of all runs in a folder, of a sequence, of an adapter or of a checkpoint."""
     attacks = chosen(task)
     for run in runs_of(task.config["run"]):
-        attack(task, attacks, Victim.of(task, run))
+        for victim in victims(task, run):
+            attack(task, attacks, victim)
 
 
 def attack(task: Task, attacks: Mapping[str, Attack], victim: Victim) -> None:

@@ -21,7 +21,7 @@ from benchmarks.measure.metrics import Metric, hits, share
 from benchmarks.measure.near import confusion, opinions
 from benchmarks.measure.predictions import Row
 from benchmarks.record.folder import Record, adapter_bytes, peak_memory_mb
-from benchmarks.record.sequences import SequenceRun
+from benchmarks.record.sequences import SequenceRun, request_folder
 from benchmarks.report.pictures import progress
 from benchmarks.runs.task import Task
 from benchmarks.runs.trained import trained
@@ -156,7 +156,7 @@ class Continual:
         )
 
     def folder(self, k: int) -> Path:
-        return self.record.folder / f"{k + 1:02d}-{self.requests[k].target}"
+        return request_folder(self.record.folder, k, self.requests[k].target)
 
     def check_history(self) -> None:
         """Raises BadInput where the log tells of other requests than these, or of an adapter that is not there."""

@@ -17,11 +17,13 @@ from benchmarks.record.results import read
 from benchmarks.report.attacks import beside, brought_back, curve, over_targets, ratio, rises
 from benchmarks.report.page import sections
 from benchmarks.report.tables import published_attacks, settings
-from benchmarks.runs.attack import Victim, oracle_of
+from benchmarks.runs import attack as attacking
+from benchmarks.runs.attack import Victim, oracle_of, runs_of, victims
 from benchmarks.runs.task import Task
 from fade.adapters.gate import Gate
 from fade.adapters.lora import Lora
 from fade.adapters.matrix import Matrix
+from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
 from fade.files import file_hash, read_json, write_json
@@ -29,6 +31,7 @@ from fade.intervals import difference, share_of
 from fade.judges import Judge
 from fade.metrics import interval_text
 from fade.models.stable_diffusion import StableDiffusion
+from fade.strategies.independent import Independent
 
 SMALL = ["attack.images=2", "attack.tries=1", "attack.cells=1", "attack.judge_images=1", "model.steps=3"]
 SMALL += ["dataset.train=4", "dataset.judge=1", "dataset.test=1", "protocol.seeds=[188]"]
@@ -95,6 +98,39 @@ def test_a_run_is_attacked_beside_its_own_oracle_unless_one_is_said() -> None:
     assert oracle_of(default, replace(victim, task=default)) == "the default's"
 
 
+def test_of_a_sequence_each_request_is_attacked_on_the_model_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All changes are on the model, as the strategy puts them together, whichever request it is."""
+
+    def load(*_: str) -> StableDiffusion:
+        return StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
+
+    made = {"model": load, "strategy": Independent}
+    own = Task({"target": "x", "seed": 0, "out": None}, "", {}, [], {}, lambda key: made[key](), lambda _: {}, lambda _: own)
+    monkeypatch.setattr(attacking, "opened", lambda task, run: own)
+    requests = [{"target": "neon_glow", "surrogate": "photo"}, {"target": "house_cat", "surrogate": "sea_fish"}]
+    run = tmp_path / "outputs" / "three"
+    write_json(run / "results.json", {"format": 1, "kind": "sequence", "requests": requests})
+    (run / "history.jsonl").write_text("")
+    for k, request in enumerate(requests):
+        model = load()
+        adapter = Patch.attach(model)
+        adapter.chosen[sorted(adapter.chosen)[k]].data[0, 0] += 1 + k
+        Stored.of(adapter, {**request, "method": "uce"}).write(run / f"0{k + 1}-{request['target']}" / "adapter")
+    assert runs_of(str(tmp_path / "outputs")) == [str(run)]
+    first, second = victims(own, str(run))
+    assert [first.folder, second.folder] == [run / "attacks" / "01-neon_glow", run / "attacks" / "02-house_cat"]
+    model, before, known = second.models(None)
+    changed = {n: (w - before.network.state_dict()[n]).abs().max() for n, w in model.network.state_dict().items()}
+    assert sorted(float(size) for size in changed.values() if size) == [1.0, 2.0]
+    assert first.models(None)[2] == known
+    one = replace(own, overrides=["target=house_cat"], config={**own.config, "target": "house_cat"})
+    assert [victim.target for victim in victims(one, str(run))] == ["house_cat"]
+    with pytest.raises(BadInput, match="removes no 'dot_print'; its requests are neon_glow, house_cat"):
+        victims(replace(one, config={**own.config, "target": "dot_print"}), str(run))
+
+
 def test_a_gated_adapter_is_attacked_as_it_is_and_another_one_merged(adapter: Path, tmp_path: Path) -> None:
     def load(*_: str) -> StableDiffusion:
         return StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
@@ -104,7 +140,7 @@ def test_a_gated_adapter_is_attacked_as_it_is_and_another_one_merged(adapter: Pa
     Stored.of(gated, {"target": "neon_glow"}).write(tmp_path / "gated")
     task = Task({}, "", {}, [], {}, load, dict, lambda _: task)
     for folder, heard in ((tmp_path / "gated", True), (adapter, False)):
-        model, before, _ = Victim(task, "neon_glow", None, tmp_path, folder).models(None)
+        model, before, _ = Victim(task, "neon_glow", None, tmp_path, (folder,)).models(None)
         assert bool(model.prompts.listeners) is heard and not before.prompts.listeners
 
 

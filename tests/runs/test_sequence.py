@@ -22,6 +22,7 @@ from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.measure.target import TargetMeter
 from benchmarks.record.folder import Record
+from benchmarks.record.attacks import Reached
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.page import of_sequences, page
 from benchmarks.report.sequences import answers, heading
@@ -37,6 +38,7 @@ from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.files import read_json
+from fade.intervals import share_of
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Neuron
@@ -305,6 +307,13 @@ def test_the_report_of_a_sequence() -> None:
         "[80.0, 100.0] %.",
         "Each alone, images that are read as it again: neon glow 100.0 %. Mean UA of the others then: 90.0 %.",
     ]
+    hit = Reached("closed", "T2", share_of(12, 16), share_of(1, 16), "oracle", 1)
+    miss = Reached("prefix", "T2", share_of(2, 16), share_of(3, 16), "off", 1)
+    one.__dict__["reached"] = {"neon_glow": {"closed": hit, "prefix": miss}, "pencil_sketch": {"prefix": miss}}
+    assert answers([one])[-1][1].startswith("Decided over the control on 1 of the 2 requests that were attacked. The")
+    assert "neon glow in 75.0 [50.5, 89.8] % of the images, by closed, its control in 6.2 [" in answers([one])[-1][1]
+    table = page(of_sequences([one]), "a sequence").split('id="attacked0"')[1].split("</table>")[0]
+    assert "+68.8" in table and "= 75.0 − 6.2" in table and table.count("<tr") == 3
     fallen = {**steps[1], "ua": {**steps[1]["ua"], "neon_glow": {**value, "value": 0.6}}}
     other = SequenceRun(Path(), {**run, "steps": [steps[0], fallen], "revoked": [], "strategy": "stack"})
     (_, mean), (_, fall), (_, back), _, (_, taken_back) = answers([other])
@@ -379,6 +388,13 @@ def test_a_sequence_goes_on_where_it_was_and_its_log_is_checked(
     )
     assert fade_command(["fold", str(folder), *base, "--out", str(tmp_path / "none"), "--without", "4"]) == 1
     assert "the requests 1 to 3" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+    small = ["attack.images=2", "attack.tries=1", "attack.cells=1", "attack.judge_images=1", "attack=[closed]"]
+    attacked = run("task=attack", f"run={folder}", "target=house_cat", *small)
+    assert "attacks on house_cat: percent of 2 images" in attacked.stdout
+    assert [path.name for path in (folder / "attacks").iterdir()] == ["02-house_cat"]
+    reached = SequenceRun(folder, again).reached
+    assert [*reached] == ["house_cat"] and "closed" in reached["house_cat"]
 
     shutil.move(folder / "02-house_cat" / "adapter", tmp_path / "aside")
     (folder / "results.json").unlink()
