@@ -1,4 +1,6 @@
-"""Prompts that no method trained on: misspellings, another order, the bare word, other sentences."""
+"""Prompts that no method trained on by name: misspellings, another order, the bare word; and what the dataset itself
+says of the concept in other sentences, by synonym and by description.
+"""
 
 from __future__ import annotations
 
@@ -44,27 +46,42 @@ CHANGES: dict[str, Change] = {
     "after the surrogate": lambda p, w, s: p.replace(w, f"{s} {w}"),
     "before the surrogate": lambda p, w, s: p.replace(w, f"{w} {s}"),
 }
+TIERS = ("template", "synonym", "description")  # of the dataset's language, where it has them
 
 
 class Prompts(Attack):
-    """names: of CHANGES; all where None. T0: nothing but another text."""
+    """names: of CHANGES and TIERS; all where None. A tier that the dataset has not is no find. T0: nothing but another
+    text."""
 
     level = "T0"
     fixed = True
     seeded = False
 
     def __init__(self, names: Words | None = None) -> None:
-        if odd := [name for name in names or [] if name not in CHANGES]:
-            raise BadInput(f"attack.prompts.names has {odd[0]!r}; choose of {', '.join(CHANGES)}")
-        self.names = list(names or CHANGES)
+        known = [*CHANGES, *TIERS]
+        if odd := [name for name in names or [] if name not in known]:
+            raise BadInput(f"attack.prompts.names has {odd[0]!r}; choose of {', '.join(known)}")
+        self.names = list(names or known)
 
     def finds(self, scene: Scene) -> list[Find]:
-        made = {name: [CHANGES[name](p, scene.said, scene.instead) for p in scene.prompts] for name in self.names}
+        made = {name: changed(scene, name) for name in self.names}
         return [
             Find(name, partial(draw_texts, scene, dict(zip(scene.prompts, texts, strict=True))), says=texts[0])
             for name, texts in made.items()
             if texts != scene.prompts and _fits(scene, texts)
         ]
+
+
+def changed(scene: Scene, name: str) -> list[str]:
+    """The scene's prompts, each changed; of a tier the cells' captions by turns, or the prompts themselves where the
+    dataset has none."""
+    if name in CHANGES:
+        return [CHANGES[name](prompt, scene.said, scene.instead) for prompt in scene.prompts]
+    language = scene.dataset.language
+    if language is None or name not in language.tiers:
+        return scene.prompts
+    told = [language.captions(tuple(cell.values()), name) for cell in scene.cells]
+    return [captions[k % len(captions)] for k, captions in enumerate(told)]
 
 
 def draw_texts(scene: Scene, texts: dict[str, str], cells: Sequence[Cell], noise: Sequence[Noise]) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import canvas
 
 from benchmarks.record.attacks import SEEDLESS
 from benchmarks.runs.rules import check_node
@@ -22,7 +23,7 @@ from fade.attacks.numerics import Numerics, pruned, rounded
 from fade.attacks.p4d import P4d, among, nearest
 from fade.attacks.plain import Plain
 from fade.attacks.prefix import Prefix
-from fade.attacks.prompts import Prompts
+from fade.attacks.prompts import Prompts, changed
 from fade.attacks.recall import Recall
 from fade.attacks.relearn import Relearn
 from fade.attacks.ring import Ring
@@ -68,6 +69,19 @@ COSTS = {"inversion": 12, "prefix": BASES + 12, "tokens": BASES + 12, "p4d": BAS
 BEGUN = [name for name in COSTS if name != "inversion"]  # from images of the base
 COSTS |= dict.fromkeys(("relearn", "benign", "relearn_lora", "foreign", "putback", "relearn_inside"), 12)
 COSTS |= {"recall": 2 * (4 + 12), "memora": 8 + 2 * 2 + 2 * 2 + 12}  # predictions of both halves; pairs, there and back
+
+
+def test_prompts_say_the_target_as_the_datasets_other_tiers_do(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells' own captions of the tier, by turns; nothing where the dataset has none."""
+    monkeypatch.setattr(type(scene.model), "check_prompts", lambda *_: None)  # long ones, for the tiny tokenizer
+    grid, cell = canvas(), {"style": "photo", "object": "house_cat"}
+    asked = replace(scene, dataset=grid, cells=[cell] * 3, prompt=grid.caption)
+    finds = {find.name: find.says for find in Prompts(["synonym", "description"]).finds(asked)}
+    assert grid.language is not None and [*finds] == ["synonym", "description"]
+    told = {tier: grid.language.captions(("photo", "house_cat"), tier) for tier in finds}
+    assert all(finds[tier] == own[0] and changed(asked, tier) == own[:3] for tier, own in told.items())
+    assert "house cat" not in finds["description"] and changed(scene, "synonym") == scene.prompts
+    assert [find.name for find in Prompts(["synonym", "upper case"]).finds(scene)] == ["upper case"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -107,7 +107,9 @@ def test_of_a_sequence_each_request_is_attacked_on_the_model_after_the_last(
         return StableDiffusion.load(str(SHIPPED / "pipeline"), steps=3, guidance=4.0)
 
     made = {"model": load, "strategy": Independent}
-    own = Task({"target": "x", "seed": 0, "out": None}, "", {}, [], {}, lambda key: made[key](), lambda _: {}, lambda _: own)
+    own = Task(
+        {"target": "x", "seed": 0, "out": None}, "", {}, [], {}, lambda key: made[key](), lambda _: {}, lambda _: own
+    )
     monkeypatch.setattr(attacking, "opened", lambda task, run: own)
     requests = [{"target": "neon_glow", "surrogate": "photo"}, {"target": "house_cat", "surrogate": "sea_fish"}]
     run = tmp_path / "outputs" / "three"
