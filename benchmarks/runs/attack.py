@@ -33,7 +33,7 @@ from fade.pretrain.oracle import load_oracle, oracle_folder
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked: the task that its models and benchmark are made of, its target, and the folders of its adapters,
+    """What is attacked: the task its models and benchmark are made of, its target, and the folders of its adapters,
     in the order in which they are attached; requests: of a sequence, whose strategy says what is made of them."""
 
     task: Task

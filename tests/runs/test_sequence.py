@@ -21,8 +21,8 @@ from PIL import Image
 from benchmarks.measure.answers import read
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.measure.target import TargetMeter
-from benchmarks.record.folder import Record
 from benchmarks.record.attacks import Reached
+from benchmarks.record.folder import Record
 from benchmarks.record.sequences import SequenceRun
 from benchmarks.report.page import of_sequences, page
 from benchmarks.report.sequences import answers, heading
