@@ -15,8 +15,9 @@ from benchmarks.studies._clock import Row, in_turn
 from benchmarks.studies._speed import BATCH, RANK, embedded, example
 from fade.adapters.lora import Lora
 from fade.data.pairs import Batch, Example
+from fade.gradients import trainable
 from fade.models import Diffusion
-from fade.saliency import denoising_gradients, sum_of_abs, trainable, zeros
+from fade.saliency import denoising_gradients, sum_of_abs, zeros
 
 Way = Callable[[Diffusion, dict[str, Tensor], Example], None]
 LARGE = {  # without weights
@@ -40,7 +41,7 @@ def locating_rows(repeats: int, size: int = 64) -> list[Row]:
 
 def all_at_once(model: Diffusion, weights: dict[str, Tensor], given: Example) -> None:
     total = zeros(weights)
-    with trainable(weights):
+    with trainable(model, weights):
         for name, gradient in zip(weights, denoising_gradients(model, weights, given), strict=True):
             total[name].add_(gradient.abs())
 

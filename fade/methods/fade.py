@@ -57,11 +57,11 @@ class Fade(Method):
         if self.closed and kind != "lora":
             raise BadInput(f"method.start is where a LoRA begins, and the adapter is a {kind}; use method.start=null")
 
-    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
-        forget = sum_of_abs(model, adapter.weights(), batches, "forget")
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
         if self.saliency == "forget":
-            return forget
-        return ratio(forget, sum_of_abs(model, adapter.weights(), batches, "retain"))
+            return super().locate(model, adapter, batches, sides)
+        forget, retain = (sum_of_abs(model, adapter.weights(), batches, side) for side in ("forget", "retain"))
+        return ratio(forget, retain)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         if self.closed and not any(reading(adapter, key) for key in self.closed.edits(model, adapter)):

@@ -20,12 +20,13 @@ from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.errors import BadInput
 from fade.files import shipped
+from fade.gradients import add_gradients, trainable
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
 from fade.models.stable_diffusion_3 import StableDiffusion3
-from fade.saliency import add_gradients, denoising_gradients, denoising_loss, ratio, sum_of_abs, trainable
+from fade.saliency import denoising_gradients, denoising_loss, ratio, sum_of_abs
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
 from fade.tensors import read_tensors
 from fade.timesteps import Uniform, Window, with_timesteps
@@ -66,7 +67,7 @@ def test_stage_one_holds_one_gradient_at_a_time(model: Diffusion, adapter: Adapt
         assert [ref() is None for ref in seen] == [True] * (len(seen) - 1) + [False]
         assert all(weight.grad is None for weight in weights.values())
 
-    with trainable(weights):
+    with trainable(model, weights):
         add_gradients(denoising_loss(model, batches(pairs, 1)[0]["forget"]), weights, add)
     assert len(seen) == len(weights)
 
@@ -84,7 +85,7 @@ def test_stage_one_finds_to_the_bit_what_all_gradients_at_once_give(family: type
     found = sum_of_abs(embedded, weights, drawn, "forget")
     torch.manual_seed(1)
     wanted = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    with trainable(weights):
+    with trainable(embedded, weights):
         for batch in drawn:
             gradients = denoising_gradients(embedded, weights, batch["forget"])
             wanted = {name: wanted[name] + g.abs() for name, g in zip(weights, gradients, strict=True)}
