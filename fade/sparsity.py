@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fade.adapters import Masks
+from fade.adapters import Adapter, Masks
 from fade.checked import Seed, Share
 from fade.errors import BadInput
 from fade.largest import largest
@@ -124,6 +124,13 @@ class Random(Sparsity):
         if not self.sides:
             return self.shape(dict(drawn))
         return {name: self.shape({name: scores})[name] for name, scores in drawn}  # a layer's scores at a time
+
+
+def summed(sparsity: Sparsity, adapter: Adapter) -> bool:
+    """Whether stage one keeps sums along rows and columns alone: where they will do, but of a base in single precision,
+    which is small, and whose scores runs of several sparsities share in one file."""
+    single = all(weight.dtype == torch.float32 for weight in adapter.weights().values())
+    return sparsity.sides and adapter.kind == "lora" and not single
 
 
 def density(masks: Masks) -> float:

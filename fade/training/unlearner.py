@@ -28,7 +28,7 @@ from fade.files import unharmed
 from fade.methods import Method, Take
 from fade.models import Diffusion
 from fade.saliency import Saliency, Scores, flat, gathered
-from fade.sparsity import Sparsity
+from fade.sparsity import Sparsity, summed
 from fade.tensors import not_finite, read_tensors, write_tensors
 from fade.timesteps import Timesteps, with_timesteps
 from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
@@ -78,8 +78,7 @@ class Unlearner(L.LightningModule):
         method.check_part(model, adapter)
         method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
-        single = all(weight.dtype == torch.float32 for weight in adapter.weights().values())
-        self.sides = sparsity.sides and adapter.kind == "lora" and not single
+        self.sides = summed(sparsity, adapter)
         self.make_optimizer, self.saliency_file = optimizer, saliency_file
         if self.sides:  # of whole scores, too, there may be a file
             self.saliency_file = saliency_file.parent / f"{saliency_file.stem}-sides.safetensors"
@@ -116,7 +115,7 @@ class Unlearner(L.LightningModule):
         log.info(
             "located: %.2f %% of %d candidate weights kept (%s)",
             100 * self.adapter.density(),
-            sum(w.numel() for w in self.adapter.weights().values()),
+            self.adapter.candidates(),
             self.sparsity.kind,
         )
 
