@@ -135,6 +135,15 @@ class Method:
         """See `state`."""
 
 
+def check_values(adapter: Adapter, what: str) -> None:
+    """Raises BadInput where `what` goes by the values of the base's weights, and they are packed."""
+    if packed := [name for name, weight in adapter.weights().items() if not weight.is_floating_point()]:
+        raise BadInput(
+            f"{what} goes by the values of the weights, and {packed[0]} is quantised; use another, or the pipeline "
+            "that was quantised"
+        )
+
+
 def check_alone(family: type[Diffusion] | Diffusion) -> None:
     """Raises BadInput for a family in which no single text encoder reads a caption alone."""
     if not family.alone:

@@ -17,7 +17,7 @@ from fade.adapters.lora import Lora
 from fade.checked import NonNegative, Positive
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, above
-from fade.methods import Method, noised
+from fade.methods import Method, check_values, noised
 from fade.methods.uce import Uce, reading
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
@@ -64,6 +64,8 @@ class Fade(Method):
         return ratio(forget, retain)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if self.closed:
+            check_values(adapter, "method.start")
         if self.closed and not any(reading(adapter, key) for key in self.closed.edits(model, adapter)):
             raise BadInput(
                 "method.start begins from an edit of what reads the text itself, and no layer under the adapter does: "

@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter, Masks
 from fade.data.pairs import Batch, Pairs
-from fade.errors import BadInput, at_least
+from fade.errors import at_least
 from fade.gradients import trainable
-from fade.methods import Method
+from fade.methods import Method, check_values
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
 from fade.saliency import Saliency
@@ -51,11 +51,7 @@ class Selected(Around):
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         super().suits(model, adapter, pairs)
-        if packed := [name for name, weight in adapter.weights().items() if not weight.is_floating_point()]:
-            raise BadInput(
-                f"strategy selft scores a weight by its own value too, and {packed[0]} is quantised; use another "
-                "strategy, or the pipeline that was quantised"
-            )
+        check_values(adapter, "strategy selft")
 
     def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
         weights = adapter.weights()

@@ -74,8 +74,11 @@ def test_an_adapter_trains_on_a_packed_base_as_on_what_it_stands_for(tmp_path: P
 def test_what_asks_for_its_values_is_refused_in_one_line(pairs: Pairs) -> None:
     model, _ = packed()
     adapter = Lora.attach(model, 4, 4)
-    with pytest.raises(BadInput, match=r"selft scores a weight by its own value too, and .* is quantised; use"):
-        SelFT().method(Fade()).suits(model, adapter, pairs)
+    for method in (SelFT().method(Fade()), Fade(start=1.0)):
+        with pytest.raises(
+            BadInput, match=r"(selft|start) goes by the values of the .* is quantised; use"
+        ):
+            method.suits(model, adapter, pairs)
 
 
 def test_the_rank_is_measured_by_what_it_stands_for() -> None:

@@ -21,6 +21,7 @@ from fade.data.pairs import Batch, Pairs, Request
 from fade.errors import BadInput
 from fade.files import shipped
 from fade.gradients import add_gradients, trainable
+from fade.largest import largest
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.models import Diffusion
@@ -180,6 +181,21 @@ def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
         [0, 1]
     ]  # row, column
     assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_of_equal_scores_the_first_are_kept() -> None:
+    """Exactly k of them, against a sort that leaves equal ones in order; scores from far below one to far above."""
+    generator = torch.Generator().manual_seed(0)
+    for case in range(20):
+        scores = torch.rand(500, generator=generator) * 10.0 ** (case - 10)
+        scores = scores if case % 2 else (scores / scores.max() * 6).round()  # seven different ones
+        for k in (1, 37, 250, 499, 500):
+            wanted = torch.zeros(500, dtype=torch.bool)
+            wanted[scores.sort(descending=True, stable=True).indices[:k]] = True
+            found = largest({"a": scores[:120].view(10, 12), "b": scores[120:], "none": scores[:0]}, k)
+            assert found["a"].shape == (10, 12) and torch.equal(
+                torch.cat([m.flatten() for m in found.values()]), wanted
+            )
 
 
 def test_random_masks_are_a_control_of_either_shape() -> None:
