@@ -75,9 +75,7 @@ def test_what_asks_for_its_values_is_refused_in_one_line(pairs: Pairs) -> None:
     model, _ = packed()
     adapter = Lora.attach(model, 4, 4)
     for method in (SelFT().method(Fade()), Fade(start=1.0)):
-        with pytest.raises(
-            BadInput, match=r"(selft|start) goes by the values of the .* is quantised; use"
-        ):
+        with pytest.raises(BadInput, match=r"(selft|start) goes by the values of the .* is quantised; use"):
             method.suits(model, adapter, pairs)
 
 
