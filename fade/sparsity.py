@@ -8,16 +8,21 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fade.adapters import Masks
+from fade.adapters import Adapter, Masks
 from fade.checked import Seed, Share
 from fade.errors import BadInput
-from fade.saliency import Saliency
+from fade.largest import largest
+from fade.saliency import Saliency, whole
 
 
 class Sparsity(ABC):
-    """A rule that keeps the fraction p of the candidate weights. Raises BadInput for p outside (0, 1]."""
+    """A rule that keeps the fraction p of the candidate weights. Raises BadInput for p outside (0, 1].
+
+    sides: whether it asks for no more of a layer's scores than their sums along rows and columns.
+    """
 
     kind: str
+    sides = False
 
     def __init__(self, p: Share) -> None:
         if not 0 < p <= 1:
@@ -28,14 +33,8 @@ class Sparsity(ABC):
     def __call__(self, saliency: Saliency) -> Masks:
         """Boolean masks with the keys and shapes of the saliency."""
 
-    def suits(self, weights: dict[str, Tensor]) -> None:
+    def suits(self, weights: dict[str, Tensor]) -> None:  # noqa: B027 - most score whatever there is
         """Raises BadInput for candidate weights that this rule cannot score."""
-        packed = [name for name, weight in weights.items() if not weight.is_floating_point()]
-        if packed:
-            raise BadInput(
-                f"{packed[0]} is quantised, and stage one needs its gradient, which packed weights have not; use "
-                "sparsity=dense, or train on the pipeline that was quantised"
-            )
 
 
 class Dense(Sparsity):
@@ -50,21 +49,19 @@ class Dense(Sparsity):
             )
         super().__init__(p)
 
-    def suits(self, weights: dict[str, Tensor]) -> None:
-        """It scores nothing."""
-
     def __call__(self, saliency: Saliency) -> Masks:
-        return {name: torch.ones_like(s, dtype=torch.bool) for name, s in saliency.items()}
+        return {name: torch.ones(s.shape, dtype=torch.bool, device=s.device) for name, s in saliency.items()}
 
 
 class Module(Sparsity):
     """Whole layers: the top int(N·p), at least one, by mean saliency (FADE's per-module LoRA, candidates only)."""
 
     kind = "module"
+    sides = True
 
     def __call__(self, saliency: Saliency) -> Masks:
         kept = set(sorted(saliency, key=lambda n: -saliency[n].mean().item())[: max(1, int(len(saliency) * self.p))])
-        return {name: torch.full_like(s, name in kept, dtype=torch.bool) for name, s in saliency.items()}
+        return {name: torch.full(s.shape, name in kept, device=s.device) for name, s in saliency.items()}
 
 
 class Weight(Sparsity):
@@ -76,11 +73,8 @@ class Weight(Sparsity):
     kind = "weight"
 
     def __call__(self, saliency: Saliency) -> Masks:
-        values = torch.cat([s.flatten() for s in saliency.values()])
-        kept = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-        kept[values.topk(max(1, round(self.p * len(values)))).indices] = True
-        parts = kept.split([s.numel() for s in saliency.values()])
-        return {name: part.view_as(s) for (name, s), part in zip(saliency.items(), parts, strict=True)}
+        scores = whole(saliency)
+        return largest(scores, max(1, round(self.p * sum(s.numel() for s in scores.values()))))
 
 
 class Neuron(Sparsity):
@@ -90,12 +84,12 @@ class Neuron(Sparsity):
     """
 
     kind = "neuron"
+    sides = True
 
     def __call__(self, saliency: Saliency) -> Masks:
         return {name: torch.outer(self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
 
     def suits(self, weights: dict[str, Tensor]) -> None:
-        super().suits(weights)
         odd = [name for name, weight in weights.items() if weight.dim() != 2]
         if odd:
             raise BadInput(
@@ -119,14 +113,24 @@ class Random(Sparsity):
         if like not in ("neuron", "weight"):
             raise BadInput(f"sparsity.like is {like!r}; a random mask can be like neuron or weight")
         self.shape: Sparsity = Neuron(p) if like == "neuron" else Weight(p)
-        self.seed = seed
+        self.seed, self.sides = seed, self.shape.sides
 
     def suits(self, weights: dict[str, Tensor]) -> None:
         self.shape.suits(weights)
 
     def __call__(self, saliency: Saliency) -> Masks:
         generator = torch.Generator().manual_seed(self.seed)
-        return self.shape({name: torch.rand(s.shape, generator=generator) for name, s in saliency.items()})
+        drawn = ((name, torch.rand(s.shape, generator=generator)) for name, s in saliency.items())
+        if not self.sides:
+            return self.shape(dict(drawn))
+        return {name: self.shape({name: scores})[name] for name, scores in drawn}  # a layer's scores at a time
+
+
+def summed(sparsity: Sparsity, adapter: Adapter) -> bool:
+    """Whether stage one keeps sums along rows and columns alone: where they will do, but of a base in single precision,
+    which is small, and whose scores runs of several sparsities share in one file."""
+    single = all(weight.dtype == torch.float32 for weight in adapter.weights().values())
+    return sparsity.sides and adapter.kind == "lora" and not single
 
 
 def density(masks: Masks) -> float:

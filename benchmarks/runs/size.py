@@ -14,7 +14,7 @@ from fade.adapters.matrix import Matrix
 from fade.data.pairs import Batch, Example
 from fade.methods.fade import Fade
 from fade.models import Diffusion
-from fade.saliency import sum_of_abs
+from fade.sparsity import summed
 from fade.training.recipe import Recipe
 
 UNCOUNTED = "(predicted, of FADE's losses and without a GPU; not counted: autocast, what kernels and an allocator add)"
@@ -55,7 +55,7 @@ def sized(model: Diffusion, recipe: Recipe) -> Size:
             parts,
             weights,
             len(candidates),
-            sum(weight.numel() for weight in candidates.values()),
+            adapter.candidates(),
             sum(p.numel() for p in adapter.parameters()) if trained else 0,
             file_bytes(adapter, "dense", 1.0),
             file_bytes(adapter, getattr(sparsity, "shape", sparsity).kind, sparsity.p),
@@ -104,7 +104,7 @@ def locating_bytes(peak: Peak, model: Diffusion, adapter: Adapter, recipe: Recip
     peak.most = peak.now
     given = batch(model, recipe.schedule["locate_batch"])
     with peak, fused_attention():
-        sum_of_abs(model, adapter.weights(), [given], "forget")
+        Fade().locate(model, adapter, [given], summed(recipe.sparsity, adapter))
     return peak.most
 
 

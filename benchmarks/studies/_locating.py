@@ -15,8 +15,9 @@ from benchmarks.studies._clock import Row, in_turn
 from benchmarks.studies._speed import BATCH, RANK, embedded, example
 from fade.adapters.lora import Lora
 from fade.data.pairs import Batch, Example
+from fade.gradients import trainable
 from fade.models import Diffusion
-from fade.saliency import denoising_gradients, sum_of_abs, trainable, zeros
+from fade.saliency import denoising_gradients, sides_of_abs, sum_of_abs, zeros
 
 Way = Callable[[Diffusion, dict[str, Tensor], Example], None]
 LARGE = {  # without weights
@@ -40,7 +41,7 @@ def locating_rows(repeats: int, size: int = 64) -> list[Row]:
 
 def all_at_once(model: Diffusion, weights: dict[str, Tensor], given: Example) -> None:
     total = zeros(weights)
-    with trainable(weights):
+    with trainable(model, weights):
         for name, gradient in zip(weights, denoising_gradients(model, weights, given), strict=True):
             total[name].add_(gradient.abs())
 
@@ -49,7 +50,15 @@ def one_at_a_time(model: Diffusion, weights: dict[str, Tensor], given: Example) 
     sum_of_abs(model, weights, [Batch(forget=given, retain=given, anchor=given)], "forget")
 
 
-WAYS: dict[str, Way] = {"all gradients at once": all_at_once, "one at a time": one_at_a_time}
+def by_rows_and_columns(model: Diffusion, weights: dict[str, Tensor], given: Example) -> None:
+    sides_of_abs(model, weights, [Batch(forget=given, retain=given, anchor=given)])
+
+
+WAYS: dict[str, Way] = {
+    "all gradients at once": all_at_once,
+    "one at a time": one_at_a_time,
+    "summed by rows and columns": by_rows_and_columns,
+}
 
 
 def held(act: Way, size: int) -> dict[str, float]:

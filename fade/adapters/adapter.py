@@ -50,6 +50,10 @@ class Adapter(ABC):
         """The weights of the pipeline under the adapter, by name: the candidates of every mask."""
         return {}
 
+    def candidates(self) -> int:
+        """How many numbers `weights` stand for."""
+        return sum(weight.numel() for weight in self.weights().values())
+
     def masks(self) -> Masks:
         return {}
 

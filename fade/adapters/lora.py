@@ -126,6 +126,9 @@ class Lora(Adapter):
     def weights(self) -> dict[str, Tensor]:
         return {name: layer.get_base_layer().weight for name, layer in self.layers.items()}
 
+    def candidates(self) -> int:
+        return sum(math.prod(shape_of(layer)) for layer in self.layers.values())
+
     # masks
 
     def set_masks(self, masks: Masks) -> None:
@@ -163,8 +166,7 @@ class Lora(Adapter):
         return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
 
     def density(self) -> float:
-        every = sum(math.prod(shape_of(layer)) for layer in self.layers.values())
-        return sum(layer.kept[self.name].count() for layer in self.layers.values()) / every
+        return sum(layer.kept[self.name].count() for layer in self.layers.values()) / self.candidates()
 
     # switching
 

@@ -15,7 +15,7 @@ from fade.data.pairs import Batch, Example, Pairs
 from fade.errors import BadInput, at_least
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
-from fade.saliency import Saliency, sum_of_abs
+from fade.saliency import Saliency, sides_of_abs, sum_of_abs
 
 Gradients = list[Tensor]  # one for each of the adapter's parameters
 Take = Callable[[dict[str, float] | None], None]  # a further step of the run's optimizer: Method.before_step
@@ -97,8 +97,13 @@ class Method:
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         """What a step needs and no checkpoint holds; called at every start."""
 
-    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
-        """Stage one: a score for every weight under the adapter. Not asked for where the sparsity is dense."""
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
+        """Stage one: a score for every weight under the adapter. Not asked for where the sparsity is dense.
+
+        sides: whether their sums along rows and columns will do; a method that cannot sum them as it goes ignores it.
+        """
+        if sides:
+            return sides_of_abs(model, adapter.weights(), batches)
         return sum_of_abs(model, adapter.weights(), batches, "forget")
 
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
@@ -128,6 +133,15 @@ class Method:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """See `state`."""
+
+
+def check_values(adapter: Adapter, what: str) -> None:
+    """Raises BadInput where `what` goes by the values of the base's weights, and they are packed."""
+    if packed := [name for name, weight in adapter.weights().items() if not weight.is_floating_point()]:
+        raise BadInput(
+            f"{what} goes by the values of the weights, and {packed[0]} is quantised; use another, or the pipeline "
+            "that was quantised"
+        )
 
 
 def check_alone(family: type[Diffusion] | Diffusion) -> None:

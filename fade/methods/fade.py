@@ -17,7 +17,7 @@ from fade.adapters.lora import Lora
 from fade.checked import NonNegative, Positive
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, above
-from fade.methods import Method, noised
+from fade.methods import Method, check_values, noised
 from fade.methods.uce import Uce, reading
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
@@ -57,13 +57,15 @@ class Fade(Method):
         if self.closed and kind != "lora":
             raise BadInput(f"method.start is where a LoRA begins, and the adapter is a {kind}; use method.start=null")
 
-    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
-        forget = sum_of_abs(model, adapter.weights(), batches, "forget")
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
         if self.saliency == "forget":
-            return forget
-        return ratio(forget, sum_of_abs(model, adapter.weights(), batches, "retain"))
+            return super().locate(model, adapter, batches, sides)
+        forget, retain = (sum_of_abs(model, adapter.weights(), batches, side) for side in ("forget", "retain"))
+        return ratio(forget, retain)
 
     def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if self.closed:
+            check_values(adapter, "method.start")
         if self.closed and not any(reading(adapter, key) for key in self.closed.edits(model, adapter)):
             raise BadInput(
                 "method.start begins from an edit of what reads the text itself, and no layer under the adapter does: "

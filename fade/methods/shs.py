@@ -19,9 +19,10 @@ from fade.adapters import Adapter
 from fade.checked import NonNegative
 from fade.data.pairs import Batch, Pairs
 from fade.errors import BadInput, at_least
+from fade.gradients import trainable
 from fade.methods import Gradients, Method, Take, denoising, dot, relabelled
 from fade.models import Diffusion
-from fade.saliency import denoising_gradients, sum_of_abs, trainable
+from fade.saliency import denoising_gradients, sum_of_abs
 from fade.sparsity import Weight
 
 MARGIN, RIDGE, EVERY = 0.5, 1e-3, 10  # of the cone: GEM's margin and eps, and every how many steps it is looked at
@@ -130,7 +131,7 @@ class ScissorHands(Method):
                     weight.copy_(torch.where(cut[name], self.anew(name, weight.shape, generator).to(weight), weight))
         adapter.project()
         if self.combines:
-            with trainable(weights):
+            with trainable(model, weights):
                 ascent = denoising_gradients(model, weights, pairs.draw(generator)["forget"])
             self.memory = [-ascent[place] for place in self.places]
 

@@ -81,8 +81,8 @@ class Around(Method):
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.inner.prepare(model, adapter, pairs)
 
-    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
-        return self.inner.locate(model, adapter, batches)
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
+        return self.inner.locate(model, adapter, batches, sides)
 
     def edit(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.inner.edit(model, adapter, pairs)

@@ -11,12 +11,13 @@ import torch
 from torch.nn.functional import mse_loss
 
 from fade.adapters import Adapter, Masks
-from fade.data.pairs import Batch
+from fade.data.pairs import Batch, Pairs
 from fade.errors import at_least
-from fade.methods import Method
+from fade.gradients import trainable
+from fade.methods import Method, check_values
 from fade.models import Diffusion
 from fade.models.embedding import Embedding
-from fade.saliency import Saliency, trainable
+from fade.saliency import Saliency
 from fade.sparsity import Sparsity, Weight
 from fade.strategies import Around, Strategy, trained
 
@@ -48,13 +49,17 @@ class Selected(Around):
         super().__init__(inner)
         self.states = states
 
-    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch]) -> Saliency:
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        super().suits(model, adapter, pairs)
+        check_values(adapter, "strategy selft")
+
+    def locate(self, model: Diffusion, adapter: Adapter, batches: Sequence[Batch], sides: bool = False) -> Saliency:
         weights = adapter.weights()
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         asked = Embedding.cat([batch["forget"]["prompt"] for batch in batches])
         others = Embedding.cat([batch["forget"]["surrogate"] for batch in batches])
         empty = model.negative()
-        with trainable(weights):
+        with trainable(model, weights):
             for k in range(self.states):
                 row = slice(k % len(asked), k % len(asked) + 1)
                 z, t = model.denoise_until(asked[row], self.states, k, 3.0, empty)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fade.adapters import Masks
-from fade.saliency import Saliency
+from fade.saliency import Saliency, whole
 from fade.sparsity import Sparsity
 from fade.strategies import Strategy
 
@@ -37,7 +37,7 @@ class Avoiding(Sparsity):
         self.inner.suits(weights)
 
     def __call__(self, saliency: Saliency) -> Masks:
-        return self.inner({name: self._free(name, values) for name, values in saliency.items()})
+        return self.inner({name: self._free(name, values) for name, values in whole(saliency).items()})
 
     def _free(self, name: str, values: Tensor) -> Tensor:
         taken = torch.zeros_like(values, dtype=torch.bool)

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from fade.files import write_json, write_text
+from fade.saliency import Saliency
 from fade.training.beside import before_after
 from fade.training.ranks import leads
 
@@ -30,7 +31,7 @@ def wandb(save_dir: Path, offline: bool, **settings: Any) -> WandbLogger:
     return WandbLogger(save_dir=save_dir, offline=mode == "offline" if mode else offline, **settings)
 
 
-def layers(saliency: dict[str, Tensor], masks: dict[str, Tensor]) -> list[dict[str, Any]]:
+def layers(saliency: Saliency, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
     """What stage one found in each masked layer: its mean score, its share of all scores (none where the method does
     not locate), and the kept fraction."""
     total = sum(float(scores.sum()) for scores in saliency.values()) or 1.0

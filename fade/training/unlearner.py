@@ -27,8 +27,8 @@ from fade.errors import BadInput, at_least
 from fade.files import unharmed
 from fade.methods import Method, Take
 from fade.models import Diffusion
-from fade.saliency import Saliency
-from fade.sparsity import Sparsity
+from fade.saliency import Saliency, Scores, flat, gathered
+from fade.sparsity import Sparsity, summed
 from fade.tensors import not_finite, read_tensors, write_tensors
 from fade.timesteps import Timesteps, with_timesteps
 from fade.training.checkpoint import SafeCheckpoint, read_checkpoint
@@ -78,7 +78,10 @@ class Unlearner(L.LightningModule):
         method.check_part(model, adapter)
         method.suits(model, adapter, pairs)
         self.model, self.adapter, self.pairs, self.method, self.sparsity = model, adapter, pairs, method, sparsity
+        self.sides = summed(sparsity, adapter)
         self.make_optimizer, self.saliency_file = optimizer, saliency_file
+        if self.sides:  # of whole scores, too, there may be a file
+            self.saliency_file = saliency_file.parent / f"{saliency_file.stem}-sides.safetensors"
         self.timesteps, self.measured = timesteps, torch.zeros(0)
         self.locate_batch, self.warmup, self.cosine, self.seed = locate_batch, warmup, cosine, seed
         self.strict_loading = False
@@ -101,7 +104,6 @@ class Unlearner(L.LightningModule):
         self.method.prepare(self.model, self.adapter, self.pairs)
         with self.trainer.precision_plugin.forward_context():
             saliency = self.saliency()
-            self.measured = saliency.pop(MEASURED)
             if not self.located:
                 self.adapter.set_masks(self.sparsity(saliency) if saliency else self.adapter.masks())
                 torch.manual_seed(self.seed)  # the same draws whether stage one was read from its file or not
@@ -113,34 +115,33 @@ class Unlearner(L.LightningModule):
         log.info(
             "located: %.2f %% of %d candidate weights kept (%s)",
             100 * self.adapter.density(),
-            sum(w.numel() for w in self.adapter.weights().values()),
+            self.adapter.candidates(),
             self.sparsity.kind,
         )
 
     def saliency(self) -> Saliency:
         """Stage one, or its file where that is written already, by this run or by one that shares it.
 
-        Under MEASURED stands what the timesteps' distribution found; scores are left out where everything is kept
-        anyway. What it cost is counted in either case: a method is charged as if it stood alone.
+        Scores are left out where everything is kept anyway. What the timesteps' distribution found is in the file too.
+        What it cost is counted in either case: a method is charged as if it stood alone.
         """
-        began, here = time.monotonic(), list[Saliency]()
+        began, here = time.monotonic(), list[Scores]()
         found, about = once(
             self.saliency_file, read_tensors, lambda: here.append(self._scores()), "what stage one finds"
         )
         if not (here or self.located):
             self.locate_s += float(about["seconds"]) - (time.monotonic() - began)
-        return {name: values.to(self.model.device) for name, values in found.items()}
+        self.measured = found.pop(MEASURED).to(self.model.device)
+        return gathered({name: values.to(self.model.device) for name, values in found.items()})
 
-    def _scores(self) -> Saliency:
+    def _scores(self) -> Scores:
         """Stage one, written to its file."""
         began = time.monotonic()
         torch.manual_seed(self.seed)
         batches = self.pairs.sweep(self.locate_batch, torch.Generator().manual_seed(self.seed))
-        found = (
-            {}
-            if self.sparsity.kind == "dense"
-            else self.method.locate(self.model, self.adapter, Shown(batches, "locating", "while locating, in batch"))
-        )
+        shown = Shown(batches, "locating", "while locating, in batch")
+        scored = self.sparsity.kind != "dense"
+        found = flat(self.method.locate(self.model, self.adapter, shown, self.sides)) if scored else {}
         found[MEASURED] = self.timesteps.measure(self.model, batches)
         write_tensors(self.saliency_file, found, {"seconds": str(time.monotonic() - began)})
         return found

@@ -7,48 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from families import CAPTIONS, tiny
-from torch import Tensor, nn
-from torch.nn.functional import linear, mse_loss
+from families import CAPTIONS
+from packing import packed
+from torch.nn.functional import mse_loss
 
 import fade
 from benchmarks.runs.size import batch
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
-from fade.attacks.numerics import LEVELS
+from fade.data.pairs import Pairs
 from fade.errors import BadInput
 from fade.methods.fade import Fade
 from fade.models import Diffusion, Noise
-from fade.sparsity import Dense, Module, Neuron, Random, Weight
-
-
-class Packed(nn.Linear):
-    """Two numbers a byte, bytes (n / 2, 1), as in bitsandbytes' Linear4bit; one scale for all of them."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
-        self.register_buffer("scale", layer.weight.abs().max())
-        codes = (layer.weight / self.scale).flatten()[:, None].sub(torch.tensor(LEVELS)).abs().argmin(1).byte()
-        self.weight = nn.Parameter((codes[::2] << 4 | codes[1::2])[:, None], requires_grad=False)
-        self.bias = layer.bias
-
-    def unpacked(self) -> Tensor:
-        codes = torch.cat([self.weight >> 4, self.weight & 15], 1).long()
-        return (torch.tensor(LEVELS)[codes] * self.scale).view(self.out_features, self.in_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.unpacked(), self.bias)
-
-
-def packed() -> tuple[Diffusion, Diffusion]:
-    """A Stable Diffusion 3 with packed layers in its blocks, and one whose weights are what those stand for."""
-    model, dense = tiny("sd3"), tiny("sd3")
-    for name, layer in list(model.network.transformer_blocks.named_modules()):
-        if isinstance(layer, nn.Linear):
-            made, (parent, _, own) = Packed(layer), name.rpartition(".")
-            setattr(model.network.transformer_blocks.get_submodule(parent), own, made)
-            dense.network.transformer_blocks.get_submodule(name).weight.data = made.unpacked()
-    return model, dense
+from fade.sparsity import Neuron, Random, Sparsity
+from fade.strategies.selft import SelFT
 
 
 def trained(model: Diffusion, steps: int = 2) -> Lora:
@@ -99,13 +71,12 @@ def test_an_adapter_trains_on_a_packed_base_as_on_what_it_stands_for(tmp_path: P
             torch.testing.assert_close(model.predict(z, t, model.embed(CAPTIONS[:2])), found)
 
 
-def test_what_asks_for_its_gradient_is_refused_in_one_line() -> None:
+def test_what_asks_for_its_values_is_refused_in_one_line(pairs: Pairs) -> None:
     model, _ = packed()
-    weights = Lora.attach(model, 4, 4).weights()
-    Dense().suits(weights)
-    for sparsity in (Module(0.5), Neuron(0.1), Weight(0.1), Random(0.1, 0)):
-        with pytest.raises(BadInput, match=r"is quantised, and stage one needs its gradient.*; use sparsity=dense"):
-            sparsity.suits(weights)
+    adapter = Lora.attach(model, 4, 4)
+    for method in (SelFT().method(Fade()), Fade(start=1.0)):
+        with pytest.raises(BadInput, match=r"(selft|start) goes by the values of the .* is quantised; use"):
+            method.suits(model, adapter, pairs)
 
 
 def test_the_rank_is_measured_by_what_it_stands_for() -> None:
@@ -115,13 +86,22 @@ def test_the_rank_is_measured_by_what_it_stands_for() -> None:
     assert model.generate(CAPTIONS[:1], [Noise(4)]).isfinite().all()
 
 
-def test_a_stock_pipeline_with_packed_layers_is_unlearned_dense_and_refused_masked(tmp_path: Path) -> None:
-    pipe = packed()[0].pipe
+@pytest.mark.parametrize("sparsity", ["dense", "module", "neuron", "weight", Random(0.1, 0)])
+def test_a_stock_pipeline_with_packed_layers_is_unlearned(tmp_path: Path, sparsity: str | Sparsity) -> None:
+    """Under the masks of what the layers stand for; the sums of the scores alone are kept where they will do."""
+    model, dense = packed()
+    pipe = model.pipe
     given: dict[str, Any] = {"templates": ["A cat in {}"], "retain": ["A dog in a house"], "images": 2, "batch": 2}
     how: dict[str, Any] = {"sampling_steps": 2, "steps": 2, "lr": 1e-2, "rank": 2, "alpha": 2}
-    fade.unlearn(pipe, "neon", "photo", sparsity="dense", **given, **how).save(tmp_path / "own")
-    with fade.load(pipe, tmp_path / "own") as handle:
-        assert handle.card["rank"] == 2
-    with pytest.raises(BadInput, match="is quantised, and stage one needs its gradient"):
-        fade.unlearn(pipe, "neon", "photo", sparsity="neuron", **given, **how)
+    handle = fade.unlearn(pipe, "neon", "photo", sparsity=sparsity, **given, **how)
+    handle.save(tmp_path / "own")
+    wanted = fade.unlearn(dense.pipe, "neon", "photo", sparsity=sparsity, **given, **how)
+    assert handle.card["density"] == wanted.card["density"] and (handle.card["density"] < 1) == (sparsity != "dense")
+    ours, theirs = ({k: v for k, v in h.stored.tensors.items() if k[-2:] not in (".A", ".B")} for h in (handle, wanted))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], places) for name, places in theirs.items())
     assert not fade.attached(pipe)
+    with fade.load(pipe, tmp_path / "own") as loaded:
+        assert loaded.card["rank"] == 2
+        loaded.scale = 0.5
+        with pytest.raises(BadInput, match="is quantised"):
+            loaded.merge()

@@ -20,12 +20,14 @@ from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Batch, Pairs, Request
 from fade.errors import BadInput
 from fade.files import shipped
+from fade.gradients import add_gradients, trainable
+from fade.largest import largest
 from fade.methods.fade import Fade
 from fade.methods.lacu import Lacu
 from fade.models import Diffusion
 from fade.models.stable_diffusion import StableDiffusion
 from fade.models.stable_diffusion_3 import StableDiffusion3
-from fade.saliency import add_gradients, denoising_gradients, denoising_loss, ratio, sum_of_abs, trainable
+from fade.saliency import denoising_gradients, denoising_loss, ratio, sum_of_abs
 from fade.sparsity import Dense, Module, Neuron, Random, Weight, density
 from fade.tensors import read_tensors
 from fade.timesteps import Uniform, Window, with_timesteps
@@ -66,7 +68,7 @@ def test_stage_one_holds_one_gradient_at_a_time(model: Diffusion, adapter: Adapt
         assert [ref() is None for ref in seen] == [True] * (len(seen) - 1) + [False]
         assert all(weight.grad is None for weight in weights.values())
 
-    with trainable(weights):
+    with trainable(model, weights):
         add_gradients(denoising_loss(model, batches(pairs, 1)[0]["forget"]), weights, add)
     assert len(seen) == len(weights)
 
@@ -84,7 +86,7 @@ def test_stage_one_finds_to_the_bit_what_all_gradients_at_once_give(family: type
     found = sum_of_abs(embedded, weights, drawn, "forget")
     torch.manual_seed(1)
     wanted = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    with trainable(weights):
+    with trainable(embedded, weights):
         for batch in drawn:
             gradients = denoising_gradients(embedded, weights, batch["forget"])
             wanted = {name: wanted[name] + g.abs() for name, g in zip(weights, gradients, strict=True)}
@@ -179,6 +181,21 @@ def test_what_is_kept_is_the_most_salient_over_all_layers() -> None:
         [0, 1]
     ]  # row, column
     assert Neuron(4 / 9)({"a": scores})["a"].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_of_equal_scores_the_first_are_kept() -> None:
+    """Exactly k of them, against a sort that leaves equal ones in order; scores from far below one to far above."""
+    generator = torch.Generator().manual_seed(0)
+    for case in range(20):
+        scores = torch.rand(500, generator=generator) * 10.0 ** (case - 10)
+        scores = scores if case % 2 else (scores / scores.max() * 6).round()  # seven different ones
+        for k in (1, 37, 250, 499, 500):
+            wanted = torch.zeros(500, dtype=torch.bool)
+            wanted[scores.sort(descending=True, stable=True).indices[:k]] = True
+            found = largest({"a": scores[:120].view(10, 12), "b": scores[120:], "none": scores[:0]}, k)
+            assert found["a"].shape == (10, 12) and torch.equal(
+                torch.cat([m.flatten() for m in found.values()]), wanted
+            )
 
 
 def test_random_masks_are_a_control_of_either_shape() -> None:
