@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -199,6 +199,10 @@ class Diffusion(nn.Module, ABC):
 
         dtype: as the hash would be of the same pipeline in another floating-point type.
         """
+        return self.sha256_in([dtype])[0]
+
+    def sha256_in(self, dtypes: Sequence[torch.dtype | None]) -> list[str]:
+        """`sha256` in several types at once."""
         tensors = {
             f"{part}.{plain(name)}": value
             for part, module in self.named_children()
@@ -208,7 +212,7 @@ class Diffusion(nn.Module, ABC):
         for name, original in ledger(self.network).original.items():
             key = f"{self.denoiser}.{name}" if self.part_of(name) == self.denoiser else name
             tensors[key] = original.to(tensors[key].dtype)
-        return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
+        return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtypes)
 
     def check_parts(self) -> None:
         """Raises BadInput for a pipeline whose weights have other names, or other places, than an adapter can know, and
