@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -25,32 +24,12 @@ from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
 from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
+from fade.models.sampling import Room, Sampling, begin_lower
 from fade.tensors import Digests
 
-log = logging.getLogger(__name__)
 LARGE = 512  # pixels of a side, from which on images are decoded one at a time
 OFFLOADED = "this pipeline moves its parts by itself (CPU offload), and an adapter would be left behind"
 _DIGESTS: WeakKeyDictionary[nn.Module, Digests] = WeakKeyDictionary()  # of the pipeline that a network is part of
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are made; what is None is the model's own.
-
-    sampler: a diffusers scheduler's class name. size: image side in pixels. precision: of autocast (float16, bfloat16),
-    float32 for none. negative: the negative prompt. noise_device: where the noise is drawn; `cuda` repeats scripts that
-    drew it there. skip: how many of the highest timesteps are left out, as forks of compvis do by one; for schedulers
-    without a memory (DDIM).
-    """
-
-    steps: Count | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    size: Count | None = None
-    precision: Literal["float32", "float16", "bfloat16"] | None = None
-    negative: str = ""
-    noise_device: str = "cpu"
-    skip: int = 0
 
 
 class Diffusion(nn.Module, ABC):
@@ -103,7 +82,7 @@ class Diffusion(nn.Module, ABC):
             module.requires_grad_(False).eval()
         self.steps, self.guidance = steps, guidance
         self.size, self.precision = size or self.own_size(), precision
-        self.at_once: int | None = None  # images, where more did not fit into the device's memory
+        self.room = Room()
         self.prompts = PromptHook(pipe, *self.heard)
         self.handles: list[Any] = []  # of fade/api.py, those that are on
         self._process: tuple[Any, Process] | None = None
@@ -373,25 +352,8 @@ class Diffusion(nn.Module, ABC):
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]. In parts where the device's memory
         does not hold all of them: but for rounding, an image does not depend on those beside it."""
-        n, parts = self.at_once or len(prompts), list[Tensor]()
-        while (done := sum(map(len, parts))) < len(prompts):
-            made = self._fitting(prompts[done : done + n], noise[done : done + n], sampling)
-            if made is not None:
-                parts.append(made)
-                continue
-            n = self.at_once = -(-min(n, len(prompts) - done) // 2)
-            torch.cuda.empty_cache()  # what the one that failed has left in pieces
-            log.warning("the device's memory does not hold so many images at once: %d at a time from here on", n)
-        return torch.cat(parts)
-
-    def _fitting(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None) -> Tensor | None:
-        """The images of one call of the pipeline; None where memory ends, unless it is of one image."""
-        try:
-            return self._drawn(prompts, noise, self.settled(sampling))
-        except torch.OutOfMemoryError:
-            if len(prompts) == 1:
-                raise
-            return None  # and what the failed call held goes with its frames
+        s = self.settled(sampling)
+        return self.room.made(lambda part: self._drawn(prompts[part], noise[part], s), len(prompts))
 
     def _drawn(self, prompts: list[str], noise: list[Noise], s: Sampling) -> Tensor:
         latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.network.dtype)
@@ -432,11 +394,5 @@ class Diffusion(nn.Module, ABC):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
         made = self.process.adopted(kind)
         if skip:
-            made.set_timesteps = partial(_begin_lower, made, made.set_timesteps, skip)
+            made.set_timesteps = partial(begin_lower, made, made.set_timesteps, skip)
         return made
-
-
-def _begin_lower(scheduler: Any, set_timesteps: Callable[..., None], skip: int, *args: Any, **settings: Any) -> None:
-    """The steps keep their width, and the highest `skip` of them are not taken."""
-    set_timesteps(*args, **settings)
-    scheduler.timesteps = scheduler.timesteps[skip:]

@@ -103,10 +103,10 @@ def test_a_batch_that_memory_does_not_hold_is_made_in_parts(
     whole, device = model.generate(prompts, noise, once), Small(model, 2 * passes)
 
     def told() -> list[Any]:
-        return [record.args for record in caplog.records if record.name == "fade.models"]
+        return [record.args for record in caplog.records if record.name == "fade.models.sampling"]
 
     try:
-        with caplog.at_level("WARNING", "fade.models"):
+        with caplog.at_level("WARNING", "fade.models.sampling"):
             made = model.generate(prompts, noise, once)
         torch.testing.assert_close(made, whole, rtol=0, atol=2e-5)
         assert device.passed == [2 * passes, 2 * passes, passes]
@@ -118,7 +118,7 @@ def test_a_batch_that_memory_does_not_hold_is_made_in_parts(
             model.generate(prompts, noise, once)
     finally:
         device.handle.remove()
-        model.at_once = None
+        model.room.at_once = None
 
 
 @torch.no_grad()
