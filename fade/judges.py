@@ -74,6 +74,10 @@ class Judge(nn.Module):
         """Changes with its settings and its weights."""
         return content_hash([self.settings, tensors_hash(self.network.state_dict())])
 
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
     def prepare(self, images: Tensor) -> Tensor:
         side = round(self.size / self.crop)
         if images.shape[-2:] != (side, side):
@@ -89,7 +93,7 @@ class Judge(nn.Module):
 
     def look(self, images: Tensor) -> Look:
         """What the judge makes of images (B, 3, H, W) in [0, 1], in one pass."""
-        maps = self.network.forward_features(self.prepare(images.to(self.mean.device)))
+        maps = self.network.forward_features(self.prepare(images.to(self.device)))
         logits = self._own(self.network.forward_head(maps)).float().cpu()
         features = self.network.forward_head(maps, pre_logits=True).float().cpu()
         return Look(logits.sigmoid() if self.multilabel else logits.softmax(-1), features)

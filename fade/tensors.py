@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,6 +77,12 @@ def _bytes(value: Tensor) -> Bytes:
     return value.reshape(-1).view(torch.uint8).numpy().data if value.dim() else repr(value.item()).encode()
 
 
+def in_types(tensors: dict[str, Tensor], dtypes: Sequence[torch.dtype | None]) -> dict[torch.dtype | None, str]:
+    """The hash in each of these types, a thread each: a hash waits for nothing but a processor."""
+    with ThreadPoolExecutor(max(1, len(dtypes))) as threads:
+        return dict(zip(dtypes, threads.map(partial(tensors_hash, tensors), dtypes), strict=True))
+
+
 class Digests:
     """The hash of a set of tensors, remembered while they are the same ones and nobody has written into them.
 
@@ -88,12 +97,12 @@ class Digests:
         self._state: tuple[object, ...] = ()
         self._known: dict[torch.dtype | None, str] = {}
 
-    def of(self, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
-        """`tensors_hash`; dtype: as it would be with the floating-point tensors in another type."""
-        if all(value.dtype == dtype for value in tensors.values() if value.is_floating_point()):
-            dtype = None  # it is their own
+    def of(self, tensors: dict[str, Tensor], dtypes: Sequence[torch.dtype | None] = (None,)) -> list[str]:
+        """`tensors_hash`, as it would be with the floating-point tensors in each of these types; None is their own."""
+        own = {value.dtype for value in tensors.values() if value.is_floating_point()}
+        dtypes = [None if own == {dtype} else dtype for dtype in dtypes]
         if any(value.is_inference() for value in tensors.values()):  # they count no versions
-            return tensors_hash(tensors, dtype)
+            return [tensors_hash(tensors, dtype) for dtype in dtypes]
         storages = [StorageWeakRef(value.untyped_storage()) for value in tensors.values()]
         state = (
             *((name, _place(value), s.cdata) for (name, value), s in zip(tensors.items(), storages, strict=True)),
@@ -101,9 +110,8 @@ class Digests:
         )
         if state != self._state:
             self._storages, self._state, self._known = storages, state, {}
-        if dtype not in self._known:
-            self._known[dtype] = tensors_hash(tensors, dtype)
-        return self._known[dtype]
+        self._known |= in_types(tensors, [dtype for dtype in dtypes if dtype not in self._known])
+        return [self._known[dtype] for dtype in dtypes]
 
     def _sample(self, tensors: dict[str, Tensor]) -> bytes:
         """Read at once from each device, so that a GPU is waited for once."""

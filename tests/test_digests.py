@@ -51,7 +51,7 @@ def test_a_change_of_any_kind_is_another_hash(
     digests = Digests()
     before = digests.of(tensors)
     change(tensors)
-    assert digests.of(tensors) == tensors_hash(tensors) != before
+    assert digests.of(tensors) == [tensors_hash(tensors)] != before
 
 
 def test_it_is_the_same_hash_in_every_type_and_is_formed_once(
@@ -62,8 +62,11 @@ def test_it_is_the_same_hash_in_every_type_and_is_formed_once(
     digests = Digests()
     for _ in range(3):
         for dtype in (None, torch.float32, torch.float16, torch.bfloat16):
-            assert digests.of(tensors, dtype) == tensors_hash(in_type(tensors, dtype))
+            assert digests.of(tensors, [dtype]) == [tensors_hash(in_type(tensors, dtype))]
     assert len(formed) == 3
+    three = [torch.bfloat16, torch.float32, torch.float16]
+    assert Digests().of(tensors, three) == digests.of(tensors, three) and len(formed) == 6
+    assert len(set(Digests().of(tensors, three))) == 3
 
 
 def test_tensors_of_inference_mode_are_hashed_each_time() -> None:

@@ -744,11 +744,12 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "model.guidance": 7.5,
             "model.size": 512,
             "model.gradient_checkpointing": False,
+            "model.precision": "bfloat16",
             "pairs.forget": 240,
             "pairs.retain": 1020,
             "pairs.batch": 4,
         },
-        "FADE's run script: batch 4 at 512 px",
+        "FADE's run script: batch 4 at 512 px; autocast while images are made is ours",
     ),
     "model/sd14": ({"/": "sd15", "model.path": "CompVis/stable-diffusion-v1-4"}, ""),
     "model/sd21": ({"/": "sd15", "model.path": "stabilityai/stable-diffusion-2-1", "model.size": 768}, ""),
@@ -823,7 +824,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
             "sampling.noise_device": "cuda",
             "sampling.sampler": None,
             "sampling.guidance": 7.5,
-            "sampling.precision": None,
+            "sampling.precision": "float32",
             "sampling.negative": "bad anatomy,watermark,extra digit,signature,worst quality,jpeg artifacts,"
             "normal quality,low quality,long neck,lowres,error,blurry,missing fingers,fewer digits,missing "
             "arms,text,cropped,Humpbacked,bad hands,username",

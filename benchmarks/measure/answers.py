@@ -7,12 +7,13 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 MADE = ".made.jsonl"
 LEVEL = 1  # of PNG: at 512 px a fifth of the time of the usual 6, and a twelfth more bytes
 WRITERS = 4  # threads that encode a batch while the next one is drawn
+READERS = 4  # threads that decode a chunk while the one before is judged
 NOISES = {
     "seed": "one latent per seed for all cells",
     "image": "one per image",
@@ -54,6 +56,9 @@ class Answer:
     def file(self) -> str:
         """UnlearnCanvas's name, {style}_{object}_seed{seed}."""
         return f"{'_'.join(self.cell.values())}_seed{self.seed}.{self.suffix}"
+
+
+Asked = TypeVar("Asked", bound=Answer)
 
 
 def noise_of(kind: str, seed: int, index: int, steps: int = 0) -> Noise:
@@ -265,19 +270,39 @@ def refuse_harmed(wanted: list[Answer], folder: Path) -> None:
         )
 
 
-def read(part: list[Answer], folder: Path) -> Tensor:
+def read(part: Sequence[Answer], folder: Path) -> Tensor:
     """Images (N, 3, H, W) uint8 of a part of the answer set. Raises BadInput naming the file that cannot be read."""
-    arrays: list[np.ndarray] = []
-    for answer in part:
-        path = folder / answer.file
-        try:
-            with Image.open(path) as file:
-                arrays.append(np.asarray(file.convert("RGB")))
-        except (OSError, SyntaxError) as error:
-            raise BadInput(f"{path}: not a readable image ({error}); delete it and run again") from error
-        if arrays[-1].shape != arrays[0].shape:
+    return _stacked([_decoded(folder / answer.file) for answer in part], part, folder)
+
+
+def read_chunks(wanted: Sequence[Asked], folder: Path, size: int) -> Iterator[tuple[Sequence[Asked], Tensor]]:
+    """`size` images at a time, as `read`; the next ones are decoded while the caller looks at these."""
+    parts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    with ThreadPoolExecutor(READERS) as readers:
+        coming = deque[list[Future[np.ndarray]]]()
+        for number in range(len(parts) + 1):
+            if number < len(parts):
+                coming.append([readers.submit(_decoded, folder / answer.file) for answer in parts[number]])
+            if number:
+                part = parts[number - 1]
+                yield part, _stacked([image.result() for image in coming.popleft()], part, folder)
+
+
+def _decoded(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise BadInput(f"{path}: not a readable image ({error}); delete it and run again") from error
+
+
+def _stacked(arrays: list[np.ndarray], part: Sequence[Answer], folder: Path) -> Tensor:
+    first = arrays[0].shape
+    for answer, array in zip(part, arrays, strict=True):
+        if array.shape != first:
             raise BadInput(
-                f"{path} is {arrays[-1].shape[1]}x{arrays[-1].shape[0]}, others are "
-                f"{arrays[0].shape[1]}x{arrays[0].shape[0]}; an answer set has one size"
+                f"{folder / answer.file} is {array.shape[1]}x{array.shape[0]}, others are {first[1]}x{first[0]}; an "
+                "answer set has one size"
             )
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

@@ -21,6 +21,7 @@ from benchmarks.measure.answers import (
     fingerprint,
     generate,
     read,
+    read_chunks,
     refuse_gaps,
     refuse_strangers,
     seconds,
@@ -112,6 +113,11 @@ class Protocol:
         return self.noise == "seed"
 
 
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in it; torch would emulate it, at a fraction of single precision's speed."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass
 class Measured:
     """One scored answer set: its predictions, its features (N, D) by backbone, the image side, and what it cost."""
@@ -183,10 +189,21 @@ class Benchmark:
         called, or by other judges."""
         p, data = self.protocol, self.dataset
         said = {key: value for key, value in vars(p).items() if key not in _APART}
-        own = [model.steps, model.guidance, model.size, vars(p.sampling), bool(p.clip)]
+        own = [model.steps, model.guidance, model.size, vars(model.settled(p.sampling)), bool(p.clip)]
         asked = [[self.prompt(cell) for cell in data.cells()], data.language and vars(data.language)]
         judges = {domain: judge.identity for domain, judge in self.judges.items()}
         return f"{SCORING}-{content_hash([data.name, asked, said, own, judges])}"
+
+    def sampling(self, model: Diffusion) -> dict[str, Any]:
+        """How the images are made, with nothing left to the model. precision: of autocast, or of the weights."""
+        s = model.settled(self.protocol.sampling)
+        return {
+            "sampler": s.sampler or type(model.pipe.scheduler).__name__,
+            "steps": s.steps or model.steps,
+            "guidance": model.guidance if s.guidance is None else s.guidance,
+            "size": s.size or model.size,
+            "precision": s.precision or str(model.network.dtype).removeprefix("torch."),
+        }
 
     def prompt(self, cell: dict[str, str]) -> str:
         """The evaluation prompt of a cell: the dataset's caption, unless the protocol says otherwise."""
@@ -210,9 +227,16 @@ class Benchmark:
         return pairs
 
     def suits(self, model: Diffusion) -> None:
-        """Raises BadInput, before any work, for an unknown sampler and for prompts that the tokenizer would cut."""
-        if self.protocol.sampling.sampler:
-            model.scheduler(self.protocol.sampling.sampler)
+        """Raises BadInput, before any work, for an unknown sampler, for a precision that the GPU does not have, and for
+        prompts that the tokenizer would cut."""
+        sampling = model.settled(self.protocol.sampling)
+        if sampling.sampler:
+            model.scheduler(sampling.sampler)
+        if sampling.precision == "bfloat16" and self.device.type == "cuda" and not has_bfloat16():
+            raise BadInput(
+                "this GPU has no bfloat16, in which images are to be made; give protocol.sampling.precision=float32 or "
+                "float16, whose numbers belong in no table with bfloat16's"
+            )
         model.check_prompts([answer.prompt for answer in self.wanted])
 
     def measure(self, model: Diffusion, folder: Path) -> Measured:
@@ -263,9 +287,7 @@ class Benchmark:
         rows: list[Row] = []
         deep: dict[str, list[Tensor]] = {name: [] for name in self.backbones}
         stage = Stage("judging", len(self.wanted), "while judging images,")
-        for start in range(0, len(self.wanted), CHUNK):
-            part = self.wanted[start : start + CHUNK]
-            pixels = read(part, images)
+        for part, pixels in read_chunks(self.wanted, images, CHUNK):
             looks = look(self.judges, pixels)
             found = predict(self.judges, part, looks)
             if self.clip:
@@ -309,7 +331,7 @@ class Benchmark:
 
     def _base_names(self, model: Diffusion, base_sha256: str) -> tuple[str, str]:
         """Of what all images of the model with this sampler share, and of this answer set and its judges."""
-        kin = [base_sha256, vars(self.protocol.sampling), model.steps, model.guidance, model.size]
+        kin = [base_sha256, vars(model.settled(self.protocol.sampling)), model.steps, model.guidance, model.size]
         asked = [(answer.file, made_of(answer)) for answer in self.wanted]
         judges = [judge.identity for judge in self.judges.values()]
         own = [asked, judges, list(self.backbones), self.protocol.clip]

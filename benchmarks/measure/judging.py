@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,10 +42,10 @@ def check_accuracy(accuracies: dict[str, float], floor: float) -> None:
 @torch.no_grad()
 def look(judges: dict[str, Judge], images: Tensor) -> dict[str, Look]:
     """What each judge makes of images (N, 3, H, W) uint8, in one pass of each."""
-    return {domain: judge.look(images.float() / 255) for domain, judge in judges.items()}
+    return {domain: judge.look(images.to(judge.device).float() / 255) for domain, judge in judges.items()}
 
 
-def predict(judges: dict[str, Judge], part: list[Answer], looks: dict[str, Look]) -> list[Row]:
+def predict(judges: dict[str, Judge], part: Sequence[Answer], looks: dict[str, Look]) -> list[Row]:
     """Rows with, for each domain, the predicted label and the probability of the true one."""
     rows: list[Row] = [{"file": a.file, "prompt": a.prompt, "seed": str(a.seed), **a.cell} for a in part]
     for domain, judge in judges.items():

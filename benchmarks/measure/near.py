@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.measure.answers import fingerprint, read
+from benchmarks.measure.answers import fingerprint, read_chunks
 from benchmarks.measure.benchmark import CHUNK, Benchmark, Measured
+from benchmarks.measure.judging import look
 from benchmarks.measure.metrics import Metric, hits, told
 from benchmarks.measure.predictions import Row
 from fade.claims import once
@@ -39,8 +40,8 @@ def opinions(benchmark: Benchmark, judge: Judge, measured: Measured) -> tuple[Te
 
 @torch.no_grad()
 def _write_opinions(file: Path, benchmark: Benchmark, judge: Judge, measured: Measured) -> None:
-    parts = [benchmark.wanted[i : i + CHUNK] for i in range(0, len(benchmark.wanted), CHUNK)]
-    looks = [judge.look(read(part, measured.folder / "images").float() / 255) for part in parts]
+    chunks = read_chunks(benchmark.wanted, measured.folder / "images", CHUNK)
+    looks = [look({judge.domain: judge}, pixels)[judge.domain] for _, pixels in chunks]
     found = {"probabilities": torch.cat([one.probabilities for one in looks])}
     write_tensors(file, {**found, "features": torch.cat([one.features for one in looks])})
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.measure.answers import Answer, generate, noise_of, read, seconds
+from benchmarks.measure.answers import Answer, generate, noise_of, read_chunks, seconds
 from benchmarks.measure.benchmark import CHUNK, Benchmark
 from benchmarks.measure.judging import look, predict
 from benchmarks.measure.metrics import Metric, hits, told
@@ -110,29 +110,30 @@ class Questions:
         if not self.wanted:
             return []
         generate(model, list(self.wanted), folder / "images", self.protocol.batch, self.protocol.sampling)
-        rows = [row for start in range(0, len(self.wanted), CHUNK) for row in self._judged(folder / "images", start)]
+        chunks = read_chunks(self.wanted, folder / "images", CHUNK)
+        rows = [row for part, pixels in chunks for row in self._judged(part, pixels)]
         write_rows(folder / "predictions.csv", rows)
         return rows
 
     def base_answers(self, model: Diffusion, base_sha256: str) -> list[Row]:
         """Those of the un-unlearned model, made once for all runs of the same model, target and protocol."""
         asked = [(a.file, a.prompt, vars(a.noise)) for a in self.wanted]
-        identity = [base_sha256, asked, vars(self.protocol.sampling), model.steps, model.guidance, model.size]
+        sampling = vars(model.settled(self.protocol.sampling))
+        identity = [base_sha256, asked, sampling, model.steps, model.guidance, model.size]
         folder = self.benchmark.cache / f"asked-{content_hash(identity)}"
         with claimed(folder, "what the base answers in other words"):
             return self.answers(model, folder)
 
-    def _judged(self, images: Path, start: int) -> Iterator[Row]:
+    def _judged(self, part: Sequence[Told], pixels: Tensor) -> Iterator[Row]:
         """The rows of one chunk: both domains where one cell is shown, the object of its half where two are."""
-        part = self.wanted[start : start + CHUNK]
-        judges, pixels = self.benchmark.judges, read(list(part), images)
+        judges = self.benchmark.judges
         for scene in (False, True):
             places = [k for k, answer in enumerate(part) if (answer.half is not None) == scene]
             if places:
                 asked = [part[k] for k in places]
                 seen = _halves_of(asked, pixels[places]) if scene else pixels[places]
                 read_by = {"object": judges["object"]} if scene else judges
-                for answer, row in zip(asked, predict(read_by, list(asked), look(read_by, seen)), strict=True):
+                for answer, row in zip(asked, predict(read_by, asked, look(read_by, seen)), strict=True):
                     yield {"tier": answer.tier, **row}
 
     def scores(self, rows: Sequence[Row]) -> dict[str, Metric]:

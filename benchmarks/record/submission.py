@@ -79,6 +79,16 @@ class Kept(_Strict):
     density: Share
 
 
+class Sampled(_Strict):
+    """How the images were made."""
+
+    sampler: Word
+    steps: Count
+    guidance: float
+    size: Count
+    precision: Word
+
+
 class Submission(_Strict):
     """results.json of one target, as run.py writes it today."""
 
@@ -90,6 +100,7 @@ class Submission(_Strict):
     within: Word | None = None
     protocol: Word
     protocol_version: Annotated[str, Field(pattern=r"^\d+-[0-9a-f]{12}$")]
+    sampling: Sampled | None = None
     metrics: Metrics
     base: Metrics
     oracle: Metrics | None = None

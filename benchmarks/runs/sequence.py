@@ -140,6 +140,7 @@ class Continual:
                 "kind": "sequence",
                 "dataset": self.benchmark.dataset.name,
                 "protocol": self.benchmark.protocol.name,
+                "sampling": self.benchmark.sampling(self.model),
                 "requests": [vars(r) for r in self.requests],
                 "nearest": self.nearest,
                 "base": before,

@@ -111,6 +111,7 @@ def study(
         "sparsity": {"kind": recipe.sparsity.kind, "p": recipe.sparsity.p, "density": adapter.density()},
         "prediction": model.prediction,
         "protocol_version": benchmark.version(model),
+        "sampling": benchmark.sampling(model),
         "base_sha256": identity,
         "base_answers": base.grid.folder.name,  # in the cache, which run.json names
         "adapter_sha256": adapter.sha256(),

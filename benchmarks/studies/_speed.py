@@ -28,6 +28,7 @@ from fade.adapters.stored import Stored
 from fade.data.canvas.dataset import Canvas
 from fade.data.dataset import Dataset
 from fade.data.pairs import Batch, Example, Request
+from fade.errors import BadInput
 from fade.files import shipped
 from fade.methods.fade import Fade
 from fade.models import Diffusion, Noise, Sampling
@@ -67,13 +68,13 @@ def embedded() -> StableDiffusion:
     return StableDiffusion.load(shipped("canvas/pipeline"), 15, 4.0)
 
 
-def canvas() -> Dataset:
-    """Sixteen cells of the grid: cost does not ask what they show."""
+def canvas(train: int = 6) -> Dataset:
+    """Sixteen cells of the grid: cost does not ask what they show. train: images a cell."""
     styles, objects = (
         ["photo", "ink_sketch", "oil_paint", "neon_glow"],
         ["house_cat", "sea_fish", "city_car", "city_bus"],
     )
-    return Canvas("A {object} image in {style} style.", {}, {}, {}, 6, 3, 3, 0, styles=styles, objects=objects)
+    return Canvas("A {object} image in {style} style.", {}, {}, {}, train, 3, 3, 0, styles=styles, objects=objects)
 
 
 def filled(make: Callable[[], nn.Module]) -> nn.Module:
@@ -281,12 +282,15 @@ COMMANDS = {
 }
 
 
-def started(command: list[str]) -> float:
-    """CPU seconds of a Python that runs a command; what it says is dropped."""
+def started(command: list[str], whole: bool = False) -> float:
+    """CPU seconds of a Python that runs a command; what it says is dropped. Raises BadInput, where it is to do all of
+    its work, for one that failed."""
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, _, used = os.wait4(process.pid, 0)
+    _, status, used = os.wait4(process.pid, 0)
+    if whole and status:
+        raise BadInput(f"{' '.join(command)} failed; run it alone to see why")
     process.returncode = 0
     return used.ru_utime + used.ru_stime
 

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.report.tables import table
 from benchmarks.studies import _speed as speed
+from benchmarks.studies import _whole as whole
 from benchmarks.studies._clock import Row
 from benchmarks.studies._locating import locating_rows
 from fade.console import command, one_line, without_bars
@@ -32,6 +33,10 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "forward": speed.forward_rows,
     "training": lambda n: speed.training_rows(min(n, 5)),
     "locating": lambda n: locating_rows(min(n, 5)),
+    "official": lambda n: whole.official_rows(min(n, 3)),
+    "dataset": lambda n: whole.dataset_rows(min(n, 5)),
+    "sequence": lambda n: whole.sequence_rows(min(n, 5)),
+    "sweep": lambda n: whole.sweep_rows(min(n, 2)),
     "adapter": lambda n: speed.adapter_rows(speed.embedded(), "embedded", speed.RANK, n),
     "adapter-sd15": lambda n: speed.adapter_rows(speed.large(), "Stable Diffusion 1.5's size", 4, min(n, 3)),
 }
@@ -43,9 +48,15 @@ def measured(parts: Sequence[str], repeats: int) -> list[Row]:
     rows = []
     for name in parts:
         found = PARTS[name](repeats)
-        print(f"\n{heading(found)}\n\n{text(found)}", flush=True)
+        for section in sections(found):
+            print(f"\n{heading(section)}\n\n{text(section)}", flush=True)
         rows += found
     return rows
+
+
+def sections(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows by what they are compared in."""
+    return [[row for row in rows if row.part == part] for part in dict.fromkeys(row.part for row in rows)]
 
 
 def heading(rows: Sequence[Row]) -> str:
@@ -91,10 +102,9 @@ def slower(before: dict[tuple[str, str], Row], rows: Sequence[Row]) -> list[str]
 
 def page(stored: dict[str, Any]) -> str:
     """docs/performance.md of a stored run."""
-    rows, parts = [Row(**row) for row in stored["rows"]], dict.fromkeys(row["part"] for row in stored["rows"])
-    sections = [[row for row in rows if row.part == part] for part in parts]
+    rows = [Row(**row) for row in stored["rows"]]
     versions = ", ".join(f"{name} {number}" for name, number in stored["versions"].items())
-    tables = "\n\n".join(f"## {heading(section)[2:].replace('**', '')}\n\n{text(section)}" for section in sections)
+    tables = "\n\n".join(f"## {heading(one)[2:].replace('**', '')}\n\n{text(one)}" for one in sections(rows))
     return f"""# Performance
 
 Made by `python -m benchmarks.studies.speed --out outputs/speed --docs` ({versions}). One thread of a CPU that others

@@ -126,7 +126,7 @@ def identity(model: Diffusion) -> dict[str, Any]:
     """The base an adapter is made for: its family, how many rows of text it reads where that is a setting, its hash,
     its type, and the hashes it has in others."""
     own = str(model.network.dtype).removeprefix("torch.")
-    known = {name: model.sha256(getattr(torch, name)) for name in DTYPES}
+    known = dict(zip(DTYPES, model.sha256_in([getattr(torch, name) for name in DTYPES]), strict=True))
     base = {"base_sha256": known.get(own) or model.sha256(), "base_dtype": own, "base_as": known}
     length = {"text_length": model.text_length} if model.text_length else {}
     return {"family": type(model).__name__, **length, **base}

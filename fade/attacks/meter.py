@@ -97,7 +97,8 @@ class Meter:
 
     def _key(self, attack: Attack, subject: Subject, kept: list[str] | None) -> str:
         s = self._of(attack)
-        asked = [*s.prompts, *s.surrogates, vars(s.sampling), subject.model.steps, subject.model.guidance]
+        sampling = vars(subject.model.settled(s.sampling))
+        asked = [*s.prompts, *s.surrogates, sampling, subject.model.steps, subject.model.guidance]
         drawn = [self.images, self.tries, self.seeds, self.fresh, self.haste]
         how = [type(attack).__name__, vars(attack), subject.off, *drawn, kept]
         judges = [*(self.judges[domain].identity for domain in sorted(self.judges)), self.probe.identity]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -24,37 +24,19 @@ from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
 from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
+from fade.models.sampling import Room, Sampling, begin_lower
 from fade.tensors import Digests
 
+LARGE = 512  # pixels of a side, from which on images are decoded one at a time
 OFFLOADED = "this pipeline moves its parts by itself (CPU offload), and an adapter would be left behind"
 _DIGESTS: WeakKeyDictionary[nn.Module, Digests] = WeakKeyDictionary()  # of the pipeline that a network is part of
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are made; what is None is the model's own.
-
-    sampler: a diffusers scheduler's class name. size: image side in pixels. precision: of autocast (float16, bfloat16).
-    negative: the negative prompt. noise_device: where the noise is drawn; `cuda` repeats scripts that drew it there.
-    skip: how many of the highest timesteps are left out, as forks of compvis do by one; for schedulers without a memory
-    (DDIM).
-    """
-
-    steps: Count | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    size: Count | None = None
-    precision: Literal["float16", "bfloat16"] | None = None
-    negative: str = ""
-    noise_device: str = "cpu"
-    skip: int = 0
 
 
 class Diffusion(nn.Module, ABC):
     """A frozen pipeline behind the verbs. What families differ in is theirs, one file each.
 
     network: what denoises, and what adapters change. steps, guidance: of the default sampler, which is the pipeline's
-    own scheduler. size: image side in pixels.
+    own scheduler. size: image side in pixels. precision: of autocast while images are made, None for none.
 
     A family says: title, for messages; denoiser and encoders, their names in the pipeline. pipeline, pipelines: the
     class that is read, and the names of all that it takes. forward: the process. text_keys, pooled_keys: regular
@@ -83,7 +65,14 @@ class Diffusion(nn.Module, ABC):
     preset: ClassVar[str]
     text_length: int | None = None  # rows that a language model makes of a caption, of families that have one
 
-    def __init__(self, pipe: DiffusionPipeline, steps: int, guidance: float, size: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        steps: int,
+        guidance: float,
+        size: int | None = None,
+        precision: Literal["float16", "bfloat16"] | None = None,
+    ) -> None:
         super().__init__()
         self.pipe = pipe
         pipe.set_progress_bar_config(disable=True)
@@ -92,7 +81,8 @@ class Diffusion(nn.Module, ABC):
         for module in self.children():
             module.requires_grad_(False).eval()
         self.steps, self.guidance = steps, guidance
-        self.size = size or self.own_size()
+        self.size, self.precision = size or self.own_size(), precision
+        self.room = Room()
         self.prompts = PromptHook(pipe, *self.heard)
         self.handles: list[Any] = []  # of fade/api.py, those that are on
         self._process: tuple[Any, Process] | None = None
@@ -107,12 +97,13 @@ class Diffusion(nn.Module, ABC):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
+        precision: Literal["float16", "bfloat16"] | None = None,
     ) -> Self:
         """Read a pipeline's folder, a hub name, or a .ckpt or .safetensors through diffusers' own converter.
 
         subfolder: the folder within `path` that is the pipeline. Raises BadInput where it is missing or does not fit.
         """
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size)
+        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, precision)
 
     @classmethod
     def read(cls, path: str, dtype: str, subfolder: str | None, gradient_checkpointing: bool) -> DiffusionPipeline:
@@ -134,7 +125,7 @@ class Diffusion(nn.Module, ABC):
 
     def like(self, pipe: DiffusionPipeline) -> Self:
         """Another pipeline of this family, read and sampled as this one is."""
-        return type(self)(pipe, self.steps, self.guidance, self.size)
+        return type(self)(pipe, self.steps, self.guidance, self.size, self.precision)
 
     # what it is
 
@@ -199,6 +190,10 @@ class Diffusion(nn.Module, ABC):
 
         dtype: as the hash would be of the same pipeline in another floating-point type.
         """
+        return self.sha256_in([dtype])[0]
+
+    def sha256_in(self, dtypes: Sequence[torch.dtype | None]) -> list[str]:
+        """`sha256` in several types at once."""
         tensors = {
             f"{part}.{plain(name)}": value
             for part, module in self.named_children()
@@ -208,7 +203,7 @@ class Diffusion(nn.Module, ABC):
         for name, original in ledger(self.network).original.items():
             key = f"{self.denoiser}.{name}" if self.part_of(name) == self.denoiser else name
             tensors[key] = original.to(tensors[key].dtype)
-        return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtype)
+        return _DIGESTS.setdefault(self.network, Digests()).of(tensors, dtypes)
 
     def check_parts(self) -> None:
         """Raises BadInput for a pipeline whose weights have other names, or other places, than an adapter can know, and
@@ -347,14 +342,25 @@ class Diffusion(nn.Module, ABC):
             z = sampler.step(self.guided(z, t, embedding, guidance, negative), t, z).prev_sample
         return z, sampler.timesteps[min(stop, steps - 1)].expand(len(z))
 
+    def settled(self, sampling: Sampling | None = None) -> Sampling:
+        """The same with the precision that it comes to on this model: None is no autocast."""
+        s = sampling or Sampling()
+        precision = s.precision or self.precision
+        return replace(s, precision=None if precision == "float32" else precision)
+
     @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]."""
-        s = sampling or Sampling()
+        """Images (B, 3, H, W) in [0, 1] on the CPU; image i starts from noise[i]. In parts where the device's memory
+        does not hold all of them: but for rounding, an image does not depend on those beside it."""
+        s = self.settled(sampling)
+        return self.room.made(lambda part: self._drawn(prompts[part], noise[part], s), len(prompts))
+
+    def _drawn(self, prompts: list[str], noise: list[Noise], s: Sampling) -> Tensor:
         latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.network.dtype)
-        sides = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
-        own = self.pipe.scheduler
-        self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else own
+        height, width = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
+        scheduler, slicing = self.pipe.scheduler, self.vae.use_slicing
+        self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else scheduler
+        self.vae.use_slicing = slicing or max(height, width) >= LARGE
         self.prompts.asked = list(prompts)  # a new one each time: what gates and edits remember is of this call
         try:
             with torch.autocast(
@@ -362,13 +368,14 @@ class Diffusion(nn.Module, ABC):
             ):
                 made = self.pipe(
                     **self.asking(self.embed(prompts), self.negative(s.negative), latents),
-                    **dict(zip(("height", "width"), sides, strict=True)),
+                    height=height,
+                    width=width,
                     num_inference_steps=s.steps or self.steps,
                     guidance_scale=self.guidance if s.guidance is None else s.guidance,
                     output_type="pt",
                 )
         finally:
-            self.pipe.scheduler, self.prompts.asked = own, None
+            self.pipe.scheduler, self.vae.use_slicing, self.prompts.asked = scheduler, slicing, None
         return made.images.float().cpu()
 
     def asking(self, embedding: Embedding, negative: Embedding, latents: Tensor) -> dict[str, Any]:
@@ -387,11 +394,5 @@ class Diffusion(nn.Module, ABC):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
         made = self.process.adopted(kind)
         if skip:
-            made.set_timesteps = partial(_begin_lower, made, made.set_timesteps, skip)
+            made.set_timesteps = partial(begin_lower, made, made.set_timesteps, skip)
         return made
-
-
-def _begin_lower(scheduler: Any, set_timesteps: Callable[..., None], skip: int, *args: Any, **settings: Any) -> None:
-    """The steps keep their width, and the highest `skip` of them are not taken."""
-    set_timesteps(*args, **settings)
-    scheduler.timesteps = scheduler.timesteps[skip:]

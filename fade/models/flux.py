@@ -48,10 +48,11 @@ class Flux(LongText):
         steps: int,
         guidance: float,
         size: int | None = None,
+        precision: Literal["float16", "bfloat16"] | None = None,
         text_length: int | None = None,
         told: float = 3.5,
     ) -> None:
-        super().__init__(pipe, steps, guidance, size, text_length)
+        super().__init__(pipe, steps, guidance, size, precision, text_length)
         self.told = told
 
     @classmethod
@@ -64,10 +65,12 @@ class Flux(LongText):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
+        precision: Literal["float16", "bfloat16"] | None = None,
         text_length: Count | None = None,
         told: NonNegative = 3.5,
     ) -> Self:
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length, told)
+        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing)
+        return cls(pipe, steps, guidance, size, precision, text_length, told)
 
     def like(self, pipe: DiffusionPipeline) -> Self:
         made = super().like(pipe)

@@ -26,9 +26,10 @@ class LongText(Diffusion, ABC):
         steps: int,
         guidance: float,
         size: int | None = None,
+        precision: Literal["float16", "bfloat16"] | None = None,
         text_length: int | None = None,
     ) -> None:
-        super().__init__(pipe, steps, guidance, size)
+        super().__init__(pipe, steps, guidance, size, precision)
         self.reads(text_length)
 
     def reads(self, length: int | None) -> None:
@@ -45,9 +46,11 @@ class LongText(Diffusion, ABC):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
+        precision: Literal["float16", "bfloat16"] | None = None,
         text_length: Count | None = None,
     ) -> Self:
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length)
+        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing)
+        return cls(pipe, steps, guidance, size, precision, text_length)
 
     def like(self, pipe: DiffusionPipeline) -> Self:
         made = super().like(pipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from judging import judge
 from torch import Tensor
 
-from benchmarks.measure.answers import Answer, answers, generate, lines_of, read, refuse_gaps
+from benchmarks.measure import answers as module
+from benchmarks.measure.answers import Answer, answers, generate, lines_of, read, read_chunks, refuse_gaps
 from benchmarks.measure.benchmark import Benchmark, Measured, Protocol
 from benchmarks.measure.judging import look, predict
 from benchmarks.measure.metrics import wilson
@@ -376,5 +378,58 @@ def test_the_protocols_version_says_what_was_asked_and_read(
     next(other.network.parameters()).data.add_(1)
     found.add(version(Protocol("p", [1, 2]), {**judges, "style": other}))
     model.guidance += 1
-    found.add(version(Protocol("p", [1, 2])))
+    found.add(version(plain := Protocol("p", [1, 2])))
     assert len(found) == 9
+    single = version(plain)
+    model.precision = "bfloat16"  # as if the protocol asked for it
+    assert version(plain) == version(Protocol("p", [1, 2], sampling=Sampling(precision="bfloat16"))) != single
+    assert version(Protocol("p", [1, 2], sampling=Sampling(precision="float32"))) == single
+
+
+def test_the_bases_images_are_kept_by_the_precision_that_they_are_made_in(
+    dataset: Canvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path
+) -> None:
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1]), tmp_path)
+    single = benchmark._base_names(model, "base")
+    assert benchmark.sampling(model)["precision"] == "float32"
+    model.precision = "bfloat16"
+    assert benchmark._base_names(model, "base")[0] != single[0] and benchmark._base_names(model, "base")[1] == single[1]
+    said = {"sampler": "DDIMScheduler", "steps": 2, "guidance": 3.0, "size": 32, "precision": "bfloat16"}
+    assert benchmark.sampling(model) == said
+
+
+def test_a_precision_that_the_gpu_does_not_have_is_refused(
+    dataset: Canvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.precision = "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)  # a T4
+    benchmark = Benchmark(dataset, judges, Protocol("p", [1]), tmp_path)
+    benchmark.suits(model)  # on a CPU, which has it
+    benchmark.device = torch.device("cuda")
+    with pytest.raises(BadInput, match=r"no bfloat16, in which .*protocol\.sampling\.precision=float32"):
+        benchmark.suits(model)
+    single = Protocol("p", [1], sampling=Sampling(precision="float32"))
+    benchmark.protocol = single
+    benchmark.suits(model)
+
+
+def test_chunks_are_read_ahead_in_their_order(
+    dataset: Canvas, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, decoded = asked(dataset, [1], "image")[:7], list[str]()
+    generate(model, wanted, tmp_path, batch=7, sampling=Sampling())
+    decode = module._decoded
+    monkeypatch.setattr(module, "_decoded", lambda path: decoded.append(path.name) or decode(path))
+    chunks = read_chunks(wanted, tmp_path, 3)
+    first = next(chunks)
+    until = time.monotonic() + 20
+    while len(decoded) < 6 and time.monotonic() < until:  # nobody asked for the second one yet
+        time.sleep(0.01)
+    assert sorted(decoded) == sorted(answer.file for answer in wanted[:6])
+    found = [first, *chunks]
+    assert [answer for part, _ in found for answer in part] == wanted
+    assert [len(pixels) for _, pixels in found] == [3, 3, 1]
+    assert torch.equal(torch.cat([pixels for _, pixels in found]), read(wanted, tmp_path))
+    (tmp_path / wanted[6].file).write_bytes(b"no picture")
+    with pytest.raises(BadInput, match=wanted[6].file):
+        list(read_chunks(wanted, tmp_path, 3))

@@ -127,6 +127,24 @@ def test_the_compvis_samplers_draws_and_highest_step(
     assert sampling.noise_device == "cuda" and sampling.guidance == 9.0 and sampling.precision == "float16"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "found"),
+    [
+        ("default", "bfloat16"),
+        ("balanced", "bfloat16"),
+        ("unlearncanvas", "float16"),
+        ("unlearncanvas_esd", "float16"),
+        ("unlearncanvas_spm", None),
+    ],
+)
+def test_stable_diffusions_images_are_made_in_bfloat16_where_no_script_says_otherwise(
+    model: Diffusion, protocol: str, found: str | None
+) -> None:
+    cfg = composed("model=sd14", f"protocol={protocol}")
+    model.precision = cfg.model.precision
+    assert model.settled(instantiate(cfg.protocol, _convert_="all").sampling).precision == found
+
+
 def test_draws_are_the_generators_in_any_order(model: Diffusion) -> None:
     generator = torch.Generator().manual_seed(7)
     drawn = [torch.randn(1, 4, 8, 8, generator=generator) for _ in range(6)]

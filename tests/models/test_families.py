@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,77 @@ def test_generate_draws_what_the_stock_call_draws(family: str, model: Diffusion)
     latents = packed(starts(model)) if family == "flux" else starts(model)
     torch.testing.assert_close(model.generate(ASKED, NOISE), called(model, latents), rtol=0, atol=2e-6)
     assert model.generate(ASKED, NOISE, Sampling(size=64, steps=1)).shape == (2, 3, 64, 64)
+
+
+class Small:
+    """A device whose memory holds one pass of so many samples. failed: what its first refused one began from."""
+
+    def __init__(self, model: Diffusion, samples: int) -> None:
+        self.samples, self.passed, self.failed = samples, list[int](), list[weakref.ref[Tensor]]()
+        self.held = list[bool]()
+        self.handle = model.network.register_forward_pre_hook(self._pass, with_kwargs=True)
+
+    def _pass(self, _: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        z = given[0] if given else named["hidden_states"]
+        self.held += [old() is not None for old in self.failed]
+        if len(z) > self.samples:
+            self.failed.append(weakref.ref(z))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.passed.append(len(z))
+
+
+@torch.no_grad()
+def test_a_batch_that_memory_does_not_hold_is_made_in_parts(
+    family: str, model: Diffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    passes = 1 if family == "flux" else 2  # of the network for one image at one time
+    prompts, noise = [*ASKED, *ASKED, ASKED[0]], [Noise(k) for k in range(5)]
+    once = Sampling(steps=1)
+    whole, device = model.generate(prompts, noise, once), Small(model, 2 * passes)
+
+    def told() -> list[Any]:
+        return [record.args for record in caplog.records if record.name == "fade.models.sampling"]
+
+    try:
+        with caplog.at_level("WARNING", "fade.models.sampling"):
+            made = model.generate(prompts, noise, once)
+        torch.testing.assert_close(made, whole, rtol=0, atol=2e-5)
+        assert device.passed == [2 * passes, 2 * passes, passes]
+        assert told() == [(3,), (2,)] and not any(device.held)
+        torch.testing.assert_close(model.generate(prompts[:3], noise[:3], once), whole[:3], rtol=0, atol=2e-5)
+        assert len(told()) == 2 and device.passed[3:] == [2 * passes, passes]  # it is remembered
+        device.samples = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            model.generate(prompts, noise, once)
+    finally:
+        device.handle.remove()
+        model.room.at_once = None
+
+
+@torch.no_grad()
+def test_large_images_are_decoded_one_at_a_time(model: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, decode, small = list[int](), model.vae._decode, Sampling(steps=1, size=32)
+    monkeypatch.setattr(model.vae, "_decode", lambda z, *given: decoded.append(len(z)) or decode(z, *given))
+    whole = model.generate(ASKED, NOISE, small)
+    monkeypatch.setattr("fade.models.LARGE", 32)
+    torch.testing.assert_close(model.generate(ASKED, NOISE, small), whole, rtol=0, atol=2e-5)
+    assert decoded == [2, 1, 1] and not model.vae.use_slicing
+    monkeypatch.setattr("fade.models.LARGE", 64)
+    monkeypatch.setattr(model.vae, "use_slicing", True)  # as the pipeline's owner has it
+    model.generate(ASKED, NOISE, small)
+    assert decoded[3:] == [1, 1] and model.vae.use_slicing
+
+
+@torch.no_grad()
+def test_a_model_says_in_which_precision_its_images_are_made(model: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {kind: Sampling(steps=1, precision=kind) for kind in (None, "float32", "bfloat16")}
+    single, half = (model.generate(ASKED, NOISE, asked[kind]) for kind in ("float32", "bfloat16"))
+    assert torch.equal(model.generate(ASKED, NOISE, asked[None]), single) and not torch.equal(single, half)
+    monkeypatch.setattr(model, "precision", "bfloat16")
+    assert torch.equal(model.generate(ASKED, NOISE, asked[None]), half)
+    assert torch.equal(model.generate(ASKED, NOISE, asked["float32"]), single)
+    assert model.settled(asked["float32"]) == asked[None] and model.settled() == Sampling(precision="bfloat16")
+    assert model.like(model.pipe).precision == "bfloat16"
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ WRONG = [
     ("protocol.sampling.steps=0", "protocol.sampling.steps is 0; it must be a whole number, 1 or more"),
     (
         "protocol.sampling.precision=float64",
-        "protocol.sampling.precision is 'float64'; it must be one of float16, bfloat16 or null",
+        "protocol.sampling.precision is 'float64'; it must be one of float32, float16, bfloat16 or null",
     ),
     ("protocol.prompt=5", "protocol.prompt is 5; it must be text"),
     ("protocol.judge_floor=90", "protocol.judge_floor is 90; it must be a number, from 0 to 1"),

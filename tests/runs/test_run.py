@@ -69,6 +69,7 @@ def test_the_main_job_and_its_second_call(tmp_path: Path, run: Command, monkeypa
         "versions",
         "base_sha256",
         "protocol_version",
+        "sampling",
     } <= results.keys()
     assert results["sha256"] == digest(results) != digest({**results, "target": "pencil_sketch"})
     track = [results[key] for key in ("dataset", "protocol", "protocol_version", "base_sha256")]

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.measure.answers import answers
+from benchmarks.measure.judging import look
 from benchmarks.studies import _speed as speed
+from benchmarks.studies import _whole as whole
 from benchmarks.studies._clock import Row
 from benchmarks.studies._locating import all_at_once, held, one_at_a_time
-from benchmarks.studies.speed import beside, page, read, slower, text
+from benchmarks.studies.speed import beside, page, read, sections, slower, text
+from fade.adapters.stored import Stored
 from fade.errors import BadInput
-from fade.files import write_json
+from fade.files import shipped, write_json
+from fade.judges import Judge
+from fade.models import Sampling
 from fade.sparsity import Neuron
+from fade.tensors import tensors_hash
 
 ROW = Row("a step", "ours", 383.0, 1.04, 1.02, 1.06, 12, "a bare loop", {"passes": 2.0})
 
@@ -75,3 +82,37 @@ def test_stage_one_holds_the_model_its_sums_and_little_else() -> None:
     """Of Stable Diffusion 1.5's size, without values: the sums of 93.5 M candidates in 4 bytes each are 0.088 of it."""
     now, before = held(one_at_a_time, 64), held(all_at_once, 64)
     assert now["of base"] <= 1.1 < 1.17 < before["of base"]
+
+
+def test_the_official_way_is_a_call_a_prompt_and_a_look_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dataset, seen = speed.embedded(), speed.canvas(), list[int]()
+    judges = {domain: Judge.load(shipped(f"canvas/judges/{domain}")) for domain in dataset.domains}
+    wanted = answers(dataset, [dataset.caption(cell) for cell in dataset.cells()], [188], "seed")[:3]
+    monkeypatch.setattr(whole, "look", lambda read_by, pixels: seen.append(len(pixels)) or look(read_by, pixels))
+    alone = speed.counted(model.network, lambda: whole.one_by_one(model, judges, wanted, 2))
+    assert (alone["passes"], alone["samples"], seen) == (6, 12, [1] * 6)
+    batch = speed.counted(model.network, lambda: whole.together(model, judges, wanted, Sampling(steps=2)))
+    assert (batch["passes"], batch["samples"], seen[6:]) == (2, 12, [3])
+
+
+def test_a_datasets_size_is_what_a_run_reads_and_draws_from(tmp_path: Path) -> None:
+    pairs = whole.pairs_of(speed.canvas(train=2), 32, tmp_path)
+    pairs.prepare(speed.embedded())
+    assert {side: len(latents) for side, latents in pairs.latents.items()} == {"forget": 8, "retain": 24}
+
+
+def test_a_late_request_takes_the_passes_of_the_first_and_leaves_the_model_as_it_was() -> None:
+    model = whole.after(2)
+    before, base = tensors_hash(model.network.state_dict()), model.sha256()
+    adapter = speed.put_on(model, 8, Neuron(0.1), "now", frozen=False)
+    late = speed.counted(model.network, speed.stepping(adapter, 1))
+    alone = speed.put_on(speed.embedded(), 8, Neuron(0.1), "now", frozen=False)
+    assert late == speed.counted(alone.model.network, speed.stepping(alone, 1))
+    adapter.detach()
+    whole.on_and_off(model, Stored.of(alone, {}))
+    assert tensors_hash(model.network.state_dict()) == before and model.sha256() == base
+
+
+def test_parts_are_apart_whoever_measured_them_together() -> None:
+    other = replace(ROW, part="another step")
+    assert sections([ROW, other, ROW]) == [[ROW, ROW], [other]]
