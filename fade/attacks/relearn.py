@@ -22,8 +22,8 @@ from fade.errors import BadInput
 from fade.models import Diffusion, Noise
 
 NAME = "attack"
-# What is trained, and AdamW's rate there: on the canvas, of four tried on development targets the largest that leaves the
-# rest of the image right (docs/attacks.md, "How strong is the attack?"). Stable Diffusion's are 1e-5 and 1e-4.
+# What is trained, and AdamW's rate there: on the canvas, of four tried on development targets the largest that leaves
+# the rest of the image right (docs/attacks.md, "How strong is the attack?"). Stable Diffusion's are 1e-5 and 1e-4.
 OVER = {"weights": 3e-4, "lora": 3e-3}
 
 
