@@ -12,7 +12,7 @@ import transformers
 from fade.adapters import check_scale, history
 from fade.adapters.export import by_part, changed_weights, export, export_factors
 from fade.adapters.factors import PROMPT
-from fade.adapters.folder import stock
+from fade.adapters.folder import called, stock
 from fade.adapters.merging import folded
 from fade.adapters.patch import Patch
 from fade.adapters.stored import Stored
@@ -55,7 +55,8 @@ def merge(given: argparse.Namespace) -> None:
     refuse_existing(given.out)
     check_scale(given.scale)
     model = base_of(given)
-    adapter = Stored.read(given.folder).attach(model, force=given.force)
+    stored = Stored.read(given.folder)
+    adapter = stored.attach(model, force=given.force)
     if not adapter.mergeable:
         raise BadInput(PROMPT)
     adapter.scale = given.scale
@@ -70,10 +71,8 @@ def merge(given: argparse.Namespace) -> None:
         weights[name].data = value
     with atomic_folder(given.out, (), bool, "pipeline") as temporary:
         model.pipe.save_pretrained(temporary)
-    print(
-        f"{given.out}/: {len(values)} tensors changed, {given.dtype}; load it with "
-        f'{model.pipeline.__name__}.from_pretrained("{given.out}")'
-    )
+    how = [f'{model.pipeline.__name__}.from_pretrained("{given.out}")', *called(stored.about.get("text_length"))]
+    print(f"{given.out}/: {len(values)} tensors changed, {given.dtype}; load it with {', then '.join(how)}")
 
 
 def fold(given: argparse.Namespace) -> None:

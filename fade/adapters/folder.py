@@ -37,10 +37,14 @@ HOW = {  # what an export is read with, by its form; {part}: the name in the pip
 
 
 def stock(to: str, part: str, length: int | None) -> list[str]:
-    """The lines of Python that read an export without this package and call the pipeline. length: rows of text that a
-    language model makes of a caption, where it is a setting: the adapter's, for the pipeline's own may be another."""
-    called = [f'pipe("...", max_sequence_length={length})'] if length else []
-    return [HOW[to].format(part=part), *called]
+    """The lines of Python that read an export without this package and call the pipeline."""
+    return [HOW[to].format(part=part), *called(length)]
+
+
+def called(length: int | None) -> list[str]:
+    """How the pipeline is called then. length: rows of text that a language model makes of a caption, where it is a
+    setting: the adapter's, for the pipeline's own may be another."""
+    return [f'pipe("...", max_sequence_length={length})'] if length else []
 
 
 def read_card(folder: Path | str) -> dict[str, Any]:

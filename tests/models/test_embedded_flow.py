@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from command import SHORT, Command, complaint
+from command import SHIPPED, SHORT, Command, complaint
+
+from fade.cli import main as fade_command
 
 
 @pytest.mark.processes
-def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_path: Path, run: Command) -> None:
+def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(
+    tmp_path: Path, run: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("model=canvas_flow", "target=pencil_sketch", *(o for o in SHORT if o != "model.steps=2"), "model.steps=10")
     (folder,) = (tmp_path / "outputs").iterdir()
     results = json.loads((folder / "results.json").read_text())
@@ -19,6 +23,9 @@ def test_the_embedded_flow_draws_what_it_is_asked_for_and_can_be_unlearned(tmp_p
     assert results["base"]["cra"]["value"] >= 0.8
     card = json.loads((folder / "adapter" / "adapter.json").read_text())
     assert card["text_length"] == 24
+    base = str(SHIPPED.parent / "canvas_flow" / "pipeline")
+    assert fade_command(["merge", str(folder / "adapter"), "--base", base, "--out", str(tmp_path / "merged")]) == 0
+    assert capsys.readouterr().out.strip().endswith('merged"), then pipe("...", max_sequence_length=24)')
 
 
 @pytest.mark.parametrize("model", ["canvas_flow", "flux_dev", "sd35_medium"])
