@@ -151,6 +151,7 @@ noises: list[set[int]] = []
 
 
 def test_the_report_draws_what_the_attacker_never_saw(meter: Meter, base: Subject) -> None:
+    noises.clear()  # of the tests before this one
     meter.measured("seen", Seen(2), replace(base, identity="seen"))
     tried, again, reported = noises
     assert len(tried) == 4 and tried == again and len(reported) == 4 and not tried & reported
