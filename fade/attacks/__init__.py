@@ -76,6 +76,7 @@ class Scene:
 
     prompt: a cell's caption. off: the optimiser takes no step, for the control.
     altered: what is done to the real images, for the control that never saw the concept; None: nothing.
+    masked: the model whose change says where an attack goes that knows its mask; None: the one under attack.
     shared: what attacks on all models start from alike, made once, with the units that it cost.
     """
 
@@ -90,6 +91,7 @@ class Scene:
     seed: int = 0
     off: bool = False
     altered: Callable[[Tensor], Tensor] | None = None
+    masked: Diffusion | None = None
     shared: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     @property
@@ -170,6 +172,7 @@ class Attack(ABC):
     """level: of LEVELS. optimises: whether there is an optimiser to switch off. fixed: whether it tries the same list
     on every model, so that what fails on the base is left out. shown: whether it learns from real images. starts:
     whether it needs one of every cell. seeded: whether anything that it finds is drawn from the attacker's seed.
+    placed: whether it goes by the places of the change.
 
     The constructor takes its settings, which become attributes: they are what a result is remembered by.
     """
@@ -180,6 +183,7 @@ class Attack(ABC):
     shown: ClassVar[bool] = False
     starts: ClassVar[bool] = False
     seeded: ClassVar[bool] = True
+    placed: ClassVar[bool] = False
 
     def suits(self, model: Diffusion) -> None:  # noqa: B027 - most attacks can be made on any
         """Raises BadInput, before any work, for a model that the attack cannot be made on."""

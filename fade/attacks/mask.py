@@ -24,9 +24,10 @@ SETTLED = 1e-5  # relative change at which the completion stops (released)
 
 
 def changed(scene: Scene) -> Masks:
-    """Where each weight of the model under attack is another than the base's."""
-    own = untouched_weights(scene.base.network)
-    return {name: weight != own[name] for name, weight in present_weights(scene.model.network).items()}
+    """Where each weight is another than the base's: of the model whose mask is known, which a model that never saw the
+    concept, another than the base everywhere, is attacked by too."""
+    own, model = untouched_weights(scene.base.network), scene.masked or scene.model
+    return {name: weight != own[name] for name, weight in present_weights(model.network).items()}
 
 
 class Refill(Attack):
@@ -40,6 +41,7 @@ class Refill(Attack):
 
     level = "T3"
     seeded = False
+    placed = True
 
     def __init__(self, iterations: Count = 500, kept: Portion = 0.6) -> None:
         self.iterations, self.kept = iterations, kept
@@ -89,6 +91,8 @@ def enlarged(weight: Tensor, filled: Tensor, kept: float) -> Tensor:
 class Within(Relearn):
     """where: relearning moves the changed weights alone (inside), all others (outside), or as many of each weight as
     were changed, at random. Where nothing was changed, as on the base, it moves them all."""
+
+    placed = True
 
     def __init__(
         self,

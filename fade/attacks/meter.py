@@ -41,18 +41,21 @@ SHOWN, SIDE = 8, 64  # images of a strip, and their side
 @dataclass(frozen=True)
 class Subject:
     """A model that an attack is made on. identity: of all its weights and of what is attached to it. off: without its
-    optimiser. never: in place of the target's images and its judge, those of a concept that nobody ever saw."""
+    optimiser. never: in place of the target's images and its judge, those of a concept that nobody ever saw. places: of
+    whose change an attack knows the mask; its own where None."""
 
     name: str
     model: Diffusion
     identity: str
     off: bool = False
     never: Never | None = None
+    places: Subject | None = None
 
     @property
     def known(self) -> Any:
         """What a result depends on."""
-        return self.identity if self.never is None else [self.identity, self.never.identity]
+        others = [one.identity for one in (self.never, self.places) if one is not None]
+        return [self.identity, *others] if others else self.identity
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ class Meter:
         began, counter = time.monotonic(), Counter()
         altered = None if subject.never is None else subject.never.altered
         likes = self._liked if subject.never is None else self.unseen.share  # made here, where nothing is counted yet
+        masked = None if subject.places is None else subject.places.model
         scene = replace(self._of(attack), model=subject.model, off=subject.off, counter=counter, altered=altered)
+        scene.masked = masked
         with untouched(subject.model), torch.random.fork_rng(devices=[]), counter.on(scene.model, scene.base):
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]

@@ -109,7 +109,7 @@ def _subjects(
     if attack.shown and never is not None:
         found["never"] = measured(replace(base, name="base, unseen concept", never=never))
     if oracle is not None:
-        found["oracle"] = measured(oracle, kept)
+        found["oracle"] = measured(replace(oracle, places=attacked) if attack.placed else oracle, kept)
     return found
 
 

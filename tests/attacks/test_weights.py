@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from torch import Tensor
 from fade.adapters.lora import Lora
 from fade.adapters.merging import ties
 from fade.adapters.stored import Stored
-from fade.attacks import Scene
+from fade.attacks import Attack, Scene
 from fade.attacks.benign import Benign
 from fade.attacks.foreign import Foreign, PutBack
 from fade.attacks.mask import Refill, Within, changed, completed, enlarged, shuffled
 from fade.attacks.merge import Merge
+from fade.attacks.meter import Subject
 from fade.attacks.numerics import BLOCK, LEVELS, Numerics, nf4
 from fade.attacks.relearn import Relearn
+from fade.attacks.suite import _subjects
+from fade.console import Stage
 from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
@@ -144,6 +148,35 @@ def test_relearning_stays_where_it_may_move(shown: Shown, where: Any) -> None:
     moved = {name: found[name] != now[name] for name in now}
     assert any(m.any() for m in moved.values()) and not any((m & ~allowed[n]).any() for n, m in moved.items())
     assert where != "random" or not torch.equal(shuffled(torch.arange(9) < 4, 0), torch.arange(9) < 4)
+
+
+def test_a_model_that_never_saw_the_concept_is_attacked_by_the_mask_of_the_one_that_forgot_it(shown: Shown) -> None:
+    other = StableDiffusion(copy.deepcopy(shown.base.pipe), 2, 3.0)
+    for weight in other.network.parameters():
+        weight.data += 0.01
+    masks, asked = changed(shown), replace(shown, model=other, masked=shown.model)
+    assert all(torch.equal(mask, masks[name]) for name, mask in changed(asked).items())
+    now, found = weights(other), Within("outside", images=2, marks=[2], batch=2, rate=1e-2).finds(asked)[0]
+    drawn: Any = found.draw([], [])
+    moved = {name: drawn[name] != now[name] for name in now}
+    assert any(m.any() for m in moved.values()) and not any((m & masks[n]).any() for n, m in moved.items())
+
+
+def test_the_control_of_an_attack_that_knows_the_mask_is_given_it(shown: Shown) -> None:
+    attacked, base, oracle = (Subject(name, shown.model, name) for name in ("attacked", "base", "oracle"))
+    asked: list[Subject] = []
+
+    class Asking:
+        def measured(self, name: str, attack: Attack, subject: Subject, kept: list[str] | None) -> dict[str, Any]:
+            asked.append(subject)
+            return {"tried": []}
+
+    for attack in (Refill(), Within(), Relearn()):
+        stage: Any = Stage("attacks", 4, "while attacking, after measurement")
+        _subjects(Asking(), stage, "x", attack, attacked, base, oracle, None)  # type: ignore[arg-type]
+    places = [one.places and one.places.name for one in asked if one.name == "oracle"]
+    assert places == ["attacked", "attacked", None]
+    assert replace(oracle, places=attacked).known == ["oracle", "attacked"] and oracle.known == "oracle"
 
 
 def test_changes_are_merged_with_others(shown: Shown, tmp_path: Path) -> None:
