@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,8 +15,25 @@ from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.tensors import tensors_hash
 
-Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
+Masks = Mapping[str, Tensor]  # name of a weight -> bool, its shape
+Of = TypeVar("Of")
 LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
+
+
+class Formed(Mapping[str, Tensor], Generic[Of]):
+    """Masks of which each is formed when it is asked for, of what is kept in its place: FLUX's at once are 2.5 GB."""
+
+    def __init__(self, kept: Mapping[str, Of], form: Callable[[Of], Tensor]) -> None:
+        self.kept, self.form = kept, form
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.form(self.kept[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
 
 
 class Adapter(ABC):
