@@ -15,6 +15,7 @@ from fade.models.embedding import Embedding
 from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
+from fade.models.quantization import Quantization
 from fade.models.stable_diffusion_3 import BOTH_STREAMS
 
 
@@ -31,6 +32,7 @@ class Flux(LongText):
     encoders = ("text_encoder", "text_encoder_2")
     pipeline = FluxPipeline
     pipelines = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+    quantised = ("transformer", "text_encoder_2")
     forward = Flowing
     preset = "flux_dev"
     causal = False
@@ -66,8 +68,10 @@ class Flux(LongText):
         gradient_checkpointing: bool = False,
         text_length: Count | None = None,
         told: NonNegative = 3.5,
+        quantization: Quantization | None = None,
     ) -> Self:
-        return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, text_length, told)
+        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing, quantization)
+        return cls(pipe, steps, guidance, size, text_length, told)
 
     def like(self, pipe: DiffusionPipeline) -> Self:
         made = super().like(pipe)
