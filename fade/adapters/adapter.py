@@ -157,7 +157,7 @@ class Adapter(ABC):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the change applies at the lowest cost: merged where it can be, attached where not."""
-        if not self.mergeable:
+        if not self.writable:
             yield
             return
         self.merge()
@@ -175,6 +175,11 @@ class Adapter(ABC):
     def overwrites(self) -> dict[str, nn.Parameter]:
         """The weights of the U-Net that the change is of, by the U-Net's own names."""
         return {}
+
+    @property
+    def writable(self) -> bool:
+        """Whether the weights can take the change: it does not depend on the prompt, and none of them is packed."""
+        return self.mergeable and all(weight.is_floating_point() for weight in self.overwrites().values())
 
     def exact(self, name: str) -> Tensor | None:
         """s·ΔW of one of `overwrites` to the last bit, None where it is nothing."""
