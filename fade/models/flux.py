@@ -67,8 +67,8 @@ class Flux(LongText):
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
         text_length: Count | None = None,
-        told: NonNegative = 3.5,
         quantization: Quantization | None = None,
+        told: NonNegative = 3.5,
     ) -> Self:
         pipe = cls.read(path, dtype, subfolder, gradient_checkpointing, quantization)
         return cls(pipe, steps, guidance, size, text_length, told)
