@@ -67,7 +67,8 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        with torch.autocast(g.device.type, enabled=False):
+        kind = g.device.type if torch.amp.is_autocast_available(g.device.type) else "cpu"  # the meta device has none
+        with torch.autocast(kind, enabled=False):
             return g, None, g.flatten(0, -2).float().T @ x.flatten(0, -2).float()
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fade.adapters import Adapter, Masks
+from fade.adapters import Adapter, Formed, Masks
 from fade.checked import Seed, Share
 from fade.errors import BadInput
 from fade.largest import largest
@@ -61,7 +61,8 @@ class Module(Sparsity):
 
     def __call__(self, saliency: Saliency) -> Masks:
         kept = set(sorted(saliency, key=lambda n: -saliency[n].mean().item())[: max(1, int(len(saliency) * self.p))])
-        return {name: torch.full(s.shape, name in kept, device=s.device) for name, s in saliency.items()}
+        layers = {name: (s.shape, name in kept, s.device) for name, s in saliency.items()}
+        return Formed(layers, lambda layer: torch.full(layer[0], layer[1], device=layer[2]))
 
 
 class Weight(Sparsity):
@@ -87,7 +88,8 @@ class Neuron(Sparsity):
     sides = True
 
     def __call__(self, saliency: Saliency) -> Masks:
-        return {name: torch.outer(self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
+        sides = {name: (self._top(s.sum(1)), self._top(s.sum(0))) for name, s in saliency.items()}
+        return Formed(sides, lambda kept: torch.outer(*kept))
 
     def suits(self, weights: dict[str, Tensor]) -> None:
         odd = [name for name, weight in weights.items() if weight.dim() != 2]
@@ -123,7 +125,8 @@ class Random(Sparsity):
         drawn = ((name, torch.rand(s.shape, generator=generator)) for name, s in saliency.items())
         if not self.sides:
             return self.shape(dict(drawn))
-        return {name: self.shape({name: scores})[name] for name, scores in drawn}  # a layer's scores at a time
+        alone = {name: self.shape({name: scores}) for name, scores in drawn}  # a layer's scores at a time
+        return Formed(alone, lambda one: next(iter(one.values())))
 
 
 def summed(sparsity: Sparsity, adapter: Adapter) -> bool:

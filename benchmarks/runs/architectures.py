@@ -42,6 +42,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from benchmarks.runs._packed import pack
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.published import located, settings
@@ -228,7 +229,8 @@ def without_weights(model: dict[str, Any]) -> Diffusion:
     model: the values of the file's `model`. Raises BadInput for a path that is none of ARCHITECTURES.
     """
     given = settings(model)
-    path, dtype, checkpointing = (given.pop(key, None) for key in ("path", "dtype", "gradient_checkpointing"))
+    own = ("path", "dtype", "gradient_checkpointing", "quantization")
+    path, dtype, checkpointing, quantization = (given.pop(key, None) for key in own)
     if path not in ARCHITECTURES:
         raise BadInput(f"no architecture of model.path={path!r} is known without its weights; give a folder of them")
     given.pop("subfolder", None)
@@ -238,6 +240,8 @@ def without_weights(model: dict[str, Any]) -> Diffusion:
             if isinstance(part, nn.Module):
                 nn.Module.to(part, getattr(torch, dtype or "float32"))  # diffusers' own warns of parts that are none
         family = located(model["_target_"].removesuffix(".load"))
+        for name in family.quantised if quantization else ():
+            pack(getattr(pipe, name))
         if checkpointing:
             getattr(pipe, family.denoiser).enable_gradient_checkpointing()
         found: Diffusion = family(pipe, **given)

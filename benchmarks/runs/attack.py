@@ -56,7 +56,7 @@ class Victim:
         attached = []
         for k, one in enumerate(stored, 1):  # merged one by one, as they were when the next was trained
             attached.append(one.attach(model, f"request{k}"))
-            if attached[-1].mergeable:  # a LoRA with a gate is not
+            if attached[-1].writable:  # a LoRA with a gate is not
                 attached[-1].merge()
         known = [before.sha256(), *(one.about["sha256"] for one in stored)]
         if self.requests:

@@ -13,6 +13,7 @@ import torch
 from benchmarks.runs.rules import check_asked, check_folder, check_node
 from fade.data.pairs import Pairs
 from fade.errors import BadInput
+from fade.models.quantization import check_packing
 from fade.training.unlearner import Unlearner
 
 CALLED: dict[str, Callable[..., Any]] = {"pairs": Pairs, "optimizer.schedule": Unlearner}  # nodes without a _target_
@@ -24,9 +25,20 @@ def check_options(config: Mapping[str, Any]) -> None:
     check_asked(config)
     check_device(str(config["device"]))
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
+    check_quantization(config)
     for key in ("output_dir", "cache_dir", "out"):
         if config[key] is not None:
             check_folder(key, Path(config[key]))
+
+
+def check_quantization(config: Mapping[str, Any]) -> None:
+    """Packed weights, of a task that reads them: not without what packs them, nor on a CPU."""
+    if not config["model"].get("quantization") or config["task"] in ("plan", "score", "pretrain"):
+        return
+    check_packing()
+    for key, value in (("device", config["device"]), ("trainer.accelerator", config["trainer"]["accelerator"])):
+        if value == "cpu":
+            raise BadInput(f"{key} is cpu, and weights in 4 bits need a GPU; leave {key} away, or model.quantization")
 
 
 def check_device(device: str) -> None:

@@ -18,7 +18,7 @@ from benchmarks.measure.judging import look
 from benchmarks.measure.shared import made_of
 from benchmarks.measure.tiers import Questions
 from benchmarks.runs.architectures import ARCHITECTURES, without_weights
-from benchmarks.runs.size import said, sized
+from benchmarks.runs.size import precision, said, sized
 from benchmarks.runs.task import Task
 from fade.data.pairs import Request
 from fade.errors import BadInput
@@ -102,7 +102,7 @@ def planned(task: Task) -> None:
     if path in ARCHITECTURES:
         model = without_weights(task.values("model"))
         recipe.check(model, [step])
-        print(f"{model.title} without its weights:", said(sized(model, recipe), model.network.dtype), sep="\n")
+        print(f"{model.title} without its weights:", said(sized(model, recipe), precision(model)), sep="\n")
         if not here(path):
             print(f"no seconds: the weights of {path} are not on this machine")
             return

@@ -225,7 +225,7 @@ class Continual:
                 self.on[i] = Stored.read(self.folder(i) / "adapter").attach(self.model, f"request{i + 1}")
             except BadInput as error:  # what came after was trained on it, so that it cannot be made again alone
                 raise BadInput(f"{error}; put it back, or begin anew in another out=FOLDER") from error
-            if self.on[i].mergeable:
+            if self.on[i].writable:
                 self.on[i].merge()
 
     def clear(self) -> None:

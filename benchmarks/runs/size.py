@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from benchmarks.runs._memory import Peak, fused_attention
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
+from fade.adapters.masked import shape_of
 from fade.adapters.matrix import Matrix
 from fade.data.pairs import Batch, Example
 from fade.methods.fade import Fade
@@ -44,7 +46,7 @@ class Size:
 
 def sized(model: Diffusion, recipe: Recipe) -> Size:
     """Of a model on the meta device, which is left as it was. A step is counted where what denoises is trained."""
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parts = {name: parameters(part) for name, part in model.named_children()}
     peak = Peak([*model.parameters(), *model.buffers()])
     weights = peak.now
     with peak:
@@ -68,17 +70,22 @@ def sized(model: Diffusion, recipe: Recipe) -> Size:
         adapter.detach()
 
 
+def parameters(part: nn.Module) -> int:
+    """How many there are, packed ones by what they stand for."""
+    linear = {id(m.weight): math.prod(shape_of(m)) for m in part.modules() if isinstance(m, nn.Linear)}
+    return sum(linear.get(id(p), p.numel()) for p in part.parameters())
+
+
 def file_bytes(adapter: Adapter, sparsity: str, p: float) -> int:
     """Of the tensors of its file: numbers of 4 bytes; places of kept rows and columns of 2; a bit for each weight under
     a mask of single ones, which leaves nearly all rows and columns."""
-    weights = adapter.weights().values()
-    every = sum(weight.numel() for weight in weights)
+    every = adapter.candidates()
     bits = every // 8 if sparsity == "weight" else 0
     if isinstance(adapter, Matrix):
-        return 4 * max(weight.shape[1] for weight in weights) ** 2
+        return 4 * max(weight.shape[1] for weight in adapter.weights().values()) ** 2
     if not isinstance(adapter, Lora):
         return round(4 * p * every) + (every // 8 if p < 1 else 0)
-    sides = sum(sum(weight.shape) for weight in weights)
+    sides = sum(sum(shape_of(layer)) for layer in adapter.layers.values())
     share = {"module": p, "neuron": math.sqrt(p)}.get(sparsity, 1.0)
     places = 2 * sides * share if sparsity == "neuron" else 0
     return round(4 * adapter.rank * sides * share + places) + bits
@@ -126,7 +133,13 @@ def batch(model: Diffusion, n: int) -> Batch:
     return Batch(forget=example, retain=example, anchor=example)
 
 
-def said(size: Size, dtype: torch.dtype) -> str:
+def precision(model: Diffusion) -> str:
+    """ "bfloat16", or "NF4 and bfloat16"."""
+    packed = any(not p.is_floating_point() for p in model.parameters())
+    return "NF4 and " * packed + str(model.network.dtype).removeprefix("torch.")
+
+
+def said(size: Size, precision: str) -> str:
     """In lines, as task=plan prints it."""
     parts = ", ".join(f"{name} {counted(n)}" for name, n in size.parts.items())
     memory = [
@@ -135,7 +148,7 @@ def said(size: Size, dtype: torch.dtype) -> str:
         if n is not None
     ]
     lines = [
-        f"parameters: {parts}; all of them {size_of(size.weights)} in {str(dtype).removeprefix('torch.')}",
+        f"parameters: {parts}; all of them {size_of(size.weights)} in {precision}",
         f"under the adapter: {size.layers} weights of {counted(size.candidates)} numbers; trained: "
         f"{counted(size.trained)} numbers; its file: about {size_of(size.file)}, without masks {size_of(size.dense)}",
     ]

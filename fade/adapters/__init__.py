@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fade.adapters.adapter import Adapter, Masks, check_scale, check_shapes
+    from fade.adapters.adapter import Adapter, Formed, Masks, check_scale, check_shapes
 
-__all__ = ["Adapter", "Masks", "check_scale", "check_shapes"]
+__all__ = ["Adapter", "Formed", "Masks", "check_scale", "check_shapes"]
 
 
 def __getattr__(name: str) -> Any:

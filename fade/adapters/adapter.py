@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,8 +15,25 @@ from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.tensors import tensors_hash
 
-Masks = dict[str, Tensor]  # name of a weight -> bool, its shape
+Masks = Mapping[str, Tensor]  # name of a weight -> bool, its shape
+Of = TypeVar("Of")
 LARGEST_SCALE = 1000.0  # far above any use; what lies beyond is a slip
+
+
+class Formed(Mapping[str, Tensor], Generic[Of]):
+    """Masks of which each is formed when it is asked for, of what is kept in its place: FLUX's at once are 2.5 GB."""
+
+    def __init__(self, kept: Mapping[str, Of], form: Callable[[Of], Tensor]) -> None:
+        self.kept, self.form = kept, form
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.form(self.kept[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
 
 
 class Adapter(ABC):
@@ -140,7 +157,7 @@ class Adapter(ABC):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the change applies at the lowest cost: merged where it can be, attached where not."""
-        if not self.mergeable:
+        if not self.writable:
             yield
             return
         self.merge()
@@ -158,6 +175,11 @@ class Adapter(ABC):
     def overwrites(self) -> dict[str, nn.Parameter]:
         """The weights of the U-Net that the change is of, by the U-Net's own names."""
         return {}
+
+    @property
+    def writable(self) -> bool:
+        """Whether the weights can take the change: it does not depend on the prompt, and none of them is packed."""
+        return self.mergeable and all(weight.is_floating_point() for weight in self.overwrites().values())
 
     def exact(self, name: str) -> Tensor | None:
         """s·ΔW of one of `overwrites` to the last bit, None where it is nothing."""

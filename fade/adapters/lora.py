@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from pydantic import Field
 from torch import Tensor, nn
 
-from fade.adapters import Adapter, Masks, check_scale, check_shapes
+from fade.adapters import Adapter, Formed, Masks, check_scale, check_shapes
 from fade.adapters.factors import PROMPT, Factors
 from fade.adapters.gate import Gate
 from fade.adapters.masked import Kept, MaskedLinear, shape_of
@@ -163,7 +163,7 @@ class Lora(Adapter):
         return self.layers[name].delta(self.name)
 
     def masks(self) -> Masks:
-        return {name: layer.kept[self.name].mask for name, layer in self.layers.items()}
+        return Formed({name: layer.kept[self.name] for name, layer in self.layers.items()}, lambda kept: kept.mask)
 
     def density(self) -> float:
         return sum(layer.kept[self.name].count() for layer in self.layers.values()) / self.candidates()
@@ -254,18 +254,22 @@ class Lora(Adapter):
             parameter.requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """A and B of every layer, whole, with their masks."""
+        """A and B of every layer, whole, with the rows and columns that are kept, or a mask that is no rectangle."""
         tensors = {}
         for name, layer in self.layers.items():
+            kept = layer.kept[self.name]
             tensors[f"{name}.A"] = layer.lora_A[self.name].weight.detach()
             tensors[f"{name}.B"] = layer.lora_B[self.name].weight.detach()
-            tensors[f"{name}.mask"] = layer.kept[self.name].mask
+            sides = {"rows": kept.rows, "cols": kept.cols} if kept.part is None else {"mask": kept.part}
+            tensors |= {f"{name}.{side}": places for side, places in sides.items()}
         return tensors
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.set_masks({name: tensors[f"{name}.mask"] for name in self.layers})
         for name, layer in self.layers.items():
+            mask = tensors.get(f"{name}.mask")  # of rectangles too where the checkpoint is an older version's
+            kept = Kept.crossed(tensors[f"{name}.rows"], tensors[f"{name}.cols"]) if mask is None else Kept.of(mask)
+            layer.kept[self.name] = kept.to(layer.get_base_layer().weight.device)
             layer.lora_A[self.name].weight.copy_(tensors[f"{name}.A"])
             layer.lora_B[self.name].weight.copy_(tensors[f"{name}.B"])
 

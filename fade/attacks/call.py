@@ -128,7 +128,7 @@ def sampled(models: Sequence[Diffusion | None], steps: int, guidance: float) -> 
 def merged(model: Diffusion) -> Iterator[None]:
     """Inside, what can be merged is, so that the weights are what they do."""
     adapters = [handle.adapter for handle in model.handles if handle.adapter is not None]
-    apart = [a for a in adapters if a.mergeable and not getattr(a, "merged", True)]
+    apart = [a for a in adapters if a.writable and not getattr(a, "merged", True)]
     for adapter in apart:
         adapter.merge()
     try:

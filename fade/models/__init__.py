@@ -24,6 +24,7 @@ from fade.models.ledger import ledger, plain
 from fade.models.noise import Noise
 from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
+from fade.models.quantization import Quantization, packing
 from fade.models.sampling import Room, Sampling, begin_lower
 from fade.tensors import Digests
 
@@ -53,6 +54,7 @@ class Diffusion(nn.Module, ABC):
     pipeline: ClassVar[type[DiffusionPipeline]]
     pipelines: ClassVar[tuple[str, ...]]
     without: ClassVar[dict[str, Any]] = {}  # parts of the pipeline that are not read
+    quantised: ClassVar[tuple[str, ...]] = ()  # parts that a quantization packs
     forward: ClassVar[type[Process]] = Diffusing
     text_keys: ClassVar[str]
     pooled_keys: ClassVar[str] = ""
@@ -106,17 +108,25 @@ class Diffusion(nn.Module, ABC):
         return cls(cls.read(path, dtype, subfolder, gradient_checkpointing), steps, guidance, size, precision)
 
     @classmethod
-    def read(cls, path: str, dtype: str, subfolder: str | None, gradient_checkpointing: bool) -> DiffusionPipeline:
+    def read(
+        cls,
+        path: str,
+        dtype: str,
+        subfolder: str | None,
+        gradient_checkpointing: bool,
+        quantization: Quantization | None = None,
+    ) -> DiffusionPipeline:
         """The family's pipeline, as `load` says."""
         local = path.startswith((".", "/", "~", "pretrained")) or Path(path).suffix in (".ckpt", ".safetensors")
         where = Path(path, subfolder or "") if local or Path(path).exists() else path
         if local and not Path(where).exists():
             raise BadInput(f"no pipeline at {where}; train one with task=pretrain, or give model.path=FOLDER")
         single = isinstance(where, Path) and where.is_file()
+        given = cls.without | packing(Path(where), cls.denoiser, cls.quantised, dtype, quantization)
         read = cls.pipeline.from_single_file if single else cls.pipeline.from_pretrained
         try:
-            pipe = read(str(where), dtype=getattr(torch, dtype), **cls.without)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            pipe = read(str(where), dtype=getattr(torch, dtype), **given)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise BadInput(f"cannot load the pipeline {where}: {' '.join(lines)[:300]}") from error
         if gradient_checkpointing:

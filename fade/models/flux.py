@@ -15,6 +15,7 @@ from fade.models.embedding import Embedding
 from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
+from fade.models.quantization import Quantization
 from fade.models.stable_diffusion_3 import BOTH_STREAMS
 
 
@@ -31,6 +32,7 @@ class Flux(LongText):
     encoders = ("text_encoder", "text_encoder_2")
     pipeline = FluxPipeline
     pipelines = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+    quantised = ("transformer", "text_encoder_2")
     forward = Flowing
     preset = "flux_dev"
     causal = False
@@ -67,9 +69,10 @@ class Flux(LongText):
         gradient_checkpointing: bool = False,
         precision: Literal["float16", "bfloat16"] | None = None,
         text_length: Count | None = None,
+        quantization: Quantization | None = None,
         told: NonNegative = 3.5,
     ) -> Self:
-        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing)
+        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing, quantization)
         return cls(pipe, steps, guidance, size, precision, text_length, told)
 
     def like(self, pipe: DiffusionPipeline) -> Self:

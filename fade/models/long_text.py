@@ -10,11 +10,13 @@ from diffusers import DiffusionPipeline
 from fade.checked import Count, Word
 from fade.errors import BadInput
 from fade.models import Diffusion
+from fade.models.quantization import Quantization
 
 
 class LongText(Diffusion, ABC):
     """text_length: of the language model's rows, in training and in `generate`; None is `usual_length`, or what its
-    tokenizer was made for. A family says: long_tokenizer, its name in the pipeline; usual_length."""
+    tokenizer was made for. quantization: of the network and the language model, while they are read. A family says:
+    long_tokenizer, its name in the pipeline; usual_length."""
 
     long_tokenizer: ClassVar[str]
     usual_length: ClassVar[int]
@@ -48,8 +50,9 @@ class LongText(Diffusion, ABC):
         gradient_checkpointing: bool = False,
         precision: Literal["float16", "bfloat16"] | None = None,
         text_length: Count | None = None,
+        quantization: Quantization | None = None,
     ) -> Self:
-        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing)
+        pipe = cls.read(path, dtype, subfolder, gradient_checkpointing, quantization)
         return cls(pipe, steps, guidance, size, precision, text_length)
 
     def like(self, pipe: DiffusionPipeline) -> Self:

@@ -29,6 +29,7 @@ class Sana(LongText):
     denoiser = "transformer"
     pipeline = SanaPipeline
     pipelines = ("SanaPipeline",)
+    quantised = ("transformer", "text_encoder")
     forward = Flowing
     preset = "sana"
     text_keys = r"^caption_projection\.linear_1"

@@ -31,6 +31,7 @@ class StableDiffusion3(LongText):
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     pipeline = StableDiffusion3Pipeline
     pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
+    quantised = ("transformer", "text_encoder_3")
     forward = Flowing
     preset = "sd35_medium"
     causal = False

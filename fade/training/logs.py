@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def wandb(save_dir: Path, offline: bool, **settings: Any) -> WandbLogger:
     return WandbLogger(save_dir=save_dir, offline=mode == "offline" if mode else offline, **settings)
 
 
-def layers(saliency: Saliency, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
+def layers(saliency: Saliency, masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """What stage one found in each masked layer: its mean score, its share of all scores (none where the method does
     not locate), and the kept fraction."""
     total = sum(float(scores.sum()) for scores in saliency.values()) or 1.0

@@ -16,6 +16,7 @@ from fade.data.dataset import Dataset
 from fade.data.pairs import Pairs, Request, tiers_of
 from fade.methods import Method
 from fade.models import Diffusion
+from fade.models.quantization import check_gradients
 from fade.sparsity import Sparsity
 from fade.strategies import Step
 from fade.timesteps import Timesteps
@@ -60,6 +61,7 @@ class Recipe:
     def attach(self, model: Diffusion, name: str = "fade") -> Adapter:
         """A new adapter on the model; the same values each time. Raises BadInput where the method has no meaning."""
         self.method.check_family(type(model))
+        check_gradients(model.network)
         torch.manual_seed(self.seed)
         return self.adapter.attach(model, name=name, **self.settings)  # type: ignore[attr-defined]  # each kind's own
 

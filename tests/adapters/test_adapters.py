@@ -10,13 +10,15 @@ import torch
 from adapting import KINDS, inputs, predict, shake, sparsify
 from diffusers import StableDiffusionPipeline
 
+from benchmarks.runs._memory import Peak
 from fade.adapters import Adapter
 from fade.adapters.export import export
 from fade.adapters.lora import Lora
 from fade.adapters.stored import Stored
 from fade.errors import BadInput
 from fade.models import Diffusion
-from fade.sparsity import Dense, Module, Neuron, Sparsity
+from fade.saliency import Sides
+from fade.sparsity import Dense, Module, Neuron, Random, Sparsity
 
 
 def test_attached_it_changes_nothing_and_detached_it_leaves_no_trace(model: Diffusion) -> None:
@@ -74,6 +76,38 @@ def test_the_change_that_trains_is_the_one_that_is_merged_and_lies_within_the_ma
         change, merged = adapter.delta(name), adapter.exact(f"{name}.weight")
         assert not change[~mask].any() and bool(change.any()) == bool(mask.any())
         torch.testing.assert_close(change.double(), torch.zeros_like(change).double() if merged is None else merged)
+
+
+@pytest.mark.parametrize("sparsity", [Module(0.3), Neuron(0.1), Random(0.1, 0)], ids=lambda s: s.kind)
+def test_rectangles_are_formed_a_layer_at_a_time(model: Diffusion, sparsity: Sparsity) -> None:
+    """From the scores' sums to what a checkpoint holds: all masks of FLUX at once would be 2.5 GB."""
+    scores = {f"layer {i}": torch.rand(64, 64) for i in range(50)}
+    sides = {name: Sides(s.sum(1), s.sum(0)) for name, s in scores.items()}
+    with Peak() as peak:
+        masks = sparsity(sides)
+        kept = sum(float(mask.float().mean()) for mask in masks.values()) / len(masks)
+    assert 0.05 < kept < 0.4 and peak.most < 20 * 64 * 64
+    wanted = sparsity(scores)
+    assert all(torch.equal(mask, wanted[name]) for name, mask in masks.items())
+    adapter = Lora.attach(model, rank=2, alpha=3)
+    sparsify(adapter, sparsity)
+    bools = [value for value in adapter.state().values() if value.dtype == torch.bool]
+    assert {value.dim() for value in bools} == {1} and len(bools) == 2 * len(adapter.layers)
+
+
+@pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)
+def test_a_checkpoint_gives_masks_back_also_an_older_versions(model: Diffusion, sparsity: Sparsity) -> None:
+    adapter = Lora.attach(model, rank=2, alpha=3)
+    sparsify(adapter, sparsity)
+    shake(adapter)
+    now, masks, wanted = adapter.state(), dict(adapter.masks()), predict(model)
+    whole = {f"{name}.mask": mask for name, mask in masks.items()}
+    older = {name: value for name, value in now.items() if name.rpartition(".")[2] in ("A", "B")} | whole
+    for state in ({name: value.clone() for name, value in each.items()} for each in (now, older)):
+        adapter.set_masks({name: torch.zeros_like(mask) for name, mask in masks.items()})
+        adapter.load_state(state)
+        assert all(torch.equal(mask, masks[name]) for name, mask in adapter.masks().items())
+        assert torch.equal(predict(model), wanted)
 
 
 @pytest.mark.parametrize("sparsity", KINDS, ids=lambda s: s.kind)

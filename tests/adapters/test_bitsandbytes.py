@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import families
 import pytest
 import torch
+from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
 from families import CAPTIONS, tiny
 from torch import Tensor, nn
 
 import fade
+from benchmarks.runs import architectures
+from benchmarks.runs._packed import Packed
 from fade.errors import BadInput
-from fade.models import Diffusion, Noise
+from fade.models import Diffusion, Noise, quantization
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -64,3 +68,33 @@ def test_masks_are_those_of_what_the_layers_stand_for(tmp_path: Path, sparsity: 
         with pytest.raises(BadInput, match="is quantised, and nothing can be written into packed weights"):
             loaded.merge()
     assert torch.equal(model.generate(CAPTIONS[:1], [Noise(0)]), before)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
+def test_the_loader_packs_what_a_plan_counts(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same layers in the same bytes. Without a GPU diffusers' check for one is off, and ours, and bitsandbytes'
+    format for a CPU, which has no room for layers this small."""
+    if not torch.accelerator.is_available():
+        monkeypatch.setattr(quantization, "check_packing", lambda: None)
+        monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: False)
+        monkeypatch.setattr(BnB4BitDiffusersQuantizer, "validate_environment", lambda *_, **__: None)
+        monkeypatch.setattr(BnB4BitDiffusersQuantizer, "update_device_map", lambda *_: {"": "cpu"})
+    model = tiny(family)
+    model.pipe.save_pretrained(tmp_path)
+    monkeypatch.setitem(architectures.ARCHITECTURES, str(tmp_path), getattr(families, family))
+    kind = type(model)
+    how = {"steps": 2, "guidance": 1.0, "dtype": "bfloat16", "text_length": families.LENGTH, "quantization": "nf4"}
+    read = kind.load(str(tmp_path), **how)
+    target = f"{kind.__module__}.{kind.__name__}.load"
+    planned = architectures.without_weights({"_target_": target, "path": str(tmp_path), **how})
+
+    def taken(model: Diffusion, packed: type[nn.Module]) -> dict[str, int]:
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, packed)}
+        state = {name: getattr(layer.weight, "quant_state", layer) for name, layer in layers.items()}
+        return {name: layer.weight.nbytes + state[name].absmax.nbytes for name, layer in layers.items()}
+
+    found = taken(read, bnb.nn.Linear4bit)
+    assert len(found) > 20 and found == taken(planned, Packed)
+    assert {name.partition(".")[0] for name in found} == set(kind.quantised)
+    images = read.generate(CAPTIONS[:1], [Noise(0)])
+    assert torch.isfinite(images).all() and images.std() > 0

@@ -60,6 +60,9 @@ def test_an_adapter_trains_on_a_packed_base_as_on_what_it_stands_for(tmp_path: P
     Stored.of(wanted, {"target": "neon"}).write(tmp_path / "dense")
     with pytest.raises(BadInput, match=r"is quantised.*attach the adapter without merging it"):
         adapter.merge()
+    with adapter.applied(), wanted.applied(), torch.no_grad():  # as a run measures it
+        assert not adapter.merged and wanted.merged
+        assert torch.equal(model.predict(z, t, model.embed(CAPTIONS[:2])), found)
     adapter.detach()
     with torch.no_grad():
         assert torch.equal(model.predict(z, t, model.embed(CAPTIONS[:2])), before)

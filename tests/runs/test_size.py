@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from command import Command
-from families import CAPTIONS, TINY, tiny
+from families import CAPTIONS, TINY, sd3, tiny
 
 from benchmarks.runs._memory import Peak, fused_attention
-from benchmarks.runs.size import batch, counted, file_bytes, locating_bytes, size_of, step_bytes
+from benchmarks.runs._packed import Packed
+from benchmarks.runs.architectures import ARCHITECTURES, without_weights
+from benchmarks.runs.size import batch, counted, file_bytes, locating_bytes, precision, said, size_of, sized, step_bytes
 from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
@@ -128,6 +130,37 @@ def test_every_methods_adapter_has_a_size_without_values(family: str) -> None:
             continue
         assert (file_bytes(adapter, "dense", 1.0) > 0) == bool(adapter.weights()), name
         adapter.detach()
+
+
+def test_a_packed_layer_takes_four_and_a_half_bits_a_number_and_what_it_unpacks() -> None:
+    layer = Packed(torch.nn.Linear(256, 512, dtype=torch.bfloat16, device="meta"))
+    assert 8 * (layer.weight.nbytes + layer.absmax.nbytes) == 4.5 * 256 * 512
+    with Peak([*layer.parameters(), *layer.buffers()]) as peak:
+        x = torch.empty(4, 256, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        before = peak.now
+        y = layer(x)
+        assert y.shape == (4, 512) and y.dtype == torch.bfloat16
+        assert peak.now - before == y.nbytes and peak.most - before == y.nbytes + 2 * 256 * 512
+        peak.most = peak.now
+        y.backward(torch.empty_like(y))
+        assert peak.most - peak.now >= 2 * 256 * 512
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
+def test_a_packed_base_is_counted_by_what_it_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, the same file, fewer bytes; of T5 the layers that its class keeps stay as they are."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", sd3)
+    given = {"_target_": "fade.models.stable_diffusion_3.StableDiffusion3.load", "path": "tiny", "dtype": "bfloat16"}
+    whole, model = (without_weights({**given, "steps": 2, "guidance": 1.0, **q}) for q in ({}, {"quantization": "nf4"}))
+    kept = {n.split(".")[-1] for n, m in model.text_encoder_3.named_modules() if type(m) is torch.nn.Linear}
+    assert kept == {"wo"} and not any(type(m) is torch.nn.Linear for m in model.transformer.modules())
+    assert not any(isinstance(m, Packed) for part in (model.vae, model.text_encoder) for m in part.modules())
+    found, wanted = (sized(each, recipe(tmp_path)) for each in (model, whole))
+    for name in ("parts", "layers", "candidates", "trained", "dense", "file"):
+        assert getattr(found, name) == getattr(wanted, name), name
+    assert found.weights < wanted.weights and found.step < wanted.step and found.locating < wanted.locating
+    assert "in NF4 and bfloat16" in said(found, precision(model)) and "GB in bfloat16" not in said(found, "")
+    assert precision(whole) == "bfloat16"
 
 
 def test_numbers_are_said_as_people_say_them() -> None:
