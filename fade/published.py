@@ -96,15 +96,18 @@ def guidance_of(preset: str) -> float:
 
 def embedded(path: str | None = None) -> dict[str, Any] | None:
     """name, model, dataset, judges and target, as plain values, of the embedded pipeline in the folder `path`, or of
-    the one that run.py takes by default; None where the folder holds another. target: run.py's, None of any but its
-    own."""
+    the one that run.py takes by default; None where the folder holds another. dataset, judges: run.py's, for all of
+    them draw its grid; target: run.py's, None of any but its own."""
     config = _read("config")
-    default = dict(_choices(config))["model"]
-    for name in sorted(p.stem for p in (CONF / "model").glob("*.yaml") if (CONF / "dataset" / p.name).is_file()):
-        parts = OmegaConf.merge(_read(f"model/{name}"), _read(f"dataset/{name}"))
-        if name == default if path is None else Path(parts["model"]["path"]).resolve() == Path(path).resolve():
+    default = dict(_choices(config))
+    for name in sorted(p.stem for p in (CONF / "model").glob("*.yaml")):
+        parts = OmegaConf.merge(*_line(f"model/{name}"), _read(f"dataset/{default['dataset']}"))
+        own, place = name == default["model"], Path(parts["model"]["path"]).resolve()
+        if not place.is_relative_to(Path(shipped("")).resolve()):  # on a hub, by a name that may be a folder's too
+            continue
+        if own if path is None else place == Path(path).resolve():
             found = filled(parts, ("model", "dataset", "judges"))
-            return {"name": name, "target": config["target"] if name == default else None, **found}
+            return {"name": name, "target": config["target"] if own else None, **found}
     return None
 
 

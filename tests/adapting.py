@@ -56,7 +56,7 @@ def made(model: Diffusion, name: str, sparsity: Sparsity | None, seed: int, patc
 
 
 def state(model: Diffusion) -> str:
-    return tensors_hash(model.unet.state_dict())
+    return tensors_hash(model.network.state_dict())
 
 
 @torch.no_grad()

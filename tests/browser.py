@@ -92,6 +92,13 @@ class Browser:
         while not self.loaded:
             self._heard(self._next())
 
+    def seconds(self) -> float:
+        """Of the processor, in the processes that show pages, so far: what else the machine does changes it little."""
+        session, self._session = self._session, ""  # of the browser, not of the page
+        found = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        self._session = session
+        return sum(process["cpuTime"] for process in found if process["type"] == "renderer")
+
     def value(self, expression: str) -> Any:
         """What JavaScript says; a promise is waited for."""
         found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
@@ -145,6 +152,17 @@ def checked(page: Path, profile: Path, width: int) -> tuple[Browser, dict[str, A
     with browser(profile) as found:
         found.open(page, width)
         return found, json.loads(found.until("document.body.dataset.checked"))
+
+
+def opening(page: Path, profile: Path) -> tuple[float, float]:
+    """Seconds of the processor until a report's page is loaded, and until its charts are drawn too."""
+    with browser(profile) as found:
+        found.open("data:text/html,", 1280)
+        before = found.seconds()
+        found.open(page, 1280)
+        loaded = found.seconds() - before
+        found.until("document.body.dataset.charts")
+        return loaded, found.seconds() - before
 
 
 @contextmanager

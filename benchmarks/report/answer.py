@@ -175,10 +175,15 @@ def _attacked(one: Reached, shows: tuple[str, str] | None) -> Number:
 
 
 def strongest(runs: Sequence[Run]) -> tuple[Reached, Run] | None:
-    """The attack that brings back most over its control on any of the runs, a decided one before any that is not; None
-    where none was run."""
+    """The attack that brings back most over its control on any of the runs, a decided one before any that is not, and
+    of equal ones that on the run whose target was gone the most; None where none was run."""
     found = [(one, run) for run in runs for one in run.reached.values() if one.tries]
-    return max(found, key=lambda pair: (pair[0].decided, pair[0].excess["value"])) if found else None
+    return max(found, key=_strength) if found else None
+
+
+def _strength(pair: tuple[Reached, Run]) -> tuple[bool, float, float]:
+    one, run = pair
+    return one.decided, one.excess["value"], run.value("ua") or 0.0
 
 
 def _told(one: Reached) -> str:
@@ -193,9 +198,10 @@ def brought(runs: Sequence[Run]) -> str:
     if best is None:
         return ""
     (one, run), over = best, OVER[best[0].over]
-    most = (
-        f"{run.gone} in {of_percent(one.success)} of the images, by {one.attack}; {over}: {of_percent(one.control)}; "
-    )
+    names = called(list(by_setting(runs)))
+    removed = f", removed by {names[run.setting]}," if len(names) > 1 else ""
+    most = f"{run.gone}{removed} in {of_percent(one.success)} of the images, by {one.attack}; "
+    most += f"{over}: {of_percent(one.control)}; "
     most += f"the difference: {points(one.excess)} points"
     told = "Nothing over" if one.excess["high"] < 0 else "Undecided: nothing that is told from"
     yes = "Drawn again, with no model that never saw it to compare: " if one.over == "off" else "Yes: "

@@ -268,9 +268,10 @@ def differences(runs: Sequence[Run]) -> list[Figure]:
             }
         )
         y += 2.4
+    spread = ", with Student's 95 % intervals" if any("low" in mark for mark in marks) else ", too few for an interval"
     title = (
-        f"Mean of UA, IRA and CRA against {names[other]}, over the targets that both have, with Student's 95 % "
-        f"intervals; filled where the sign-flip test decides, by Holm at {100 * LEVEL:.0f} %"
+        f"Mean of UA, IRA and CRA against {names[other]}, over the targets that both have{spread}; filled where the "
+        f"sign-flip test decides, by Holm at {100 * LEVEL:.0f} %"
     )
     return [Figure("differences", title, _apart(marks, y, title))]
 

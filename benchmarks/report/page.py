@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fade.files import write_text
 
 HERE = Path(__file__).parent
 PICTURES = 3_000_000  # bytes for all pictures together, before base64
+RUNGS = ((1.0, 80), (1.0, 50), (0.6, 60), (0.6, 35), (0.4, 40), (0.3, 25))  # share of a side, and quality, of a picture
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,30 @@ class Shot:
 def shots(runs: Sequence[Run]) -> list[Shot]:
     """Before and after of every run, one picture each, small enough that all of them fit the page's budget."""
     pictures = [(run, path) for run in runs if (path := run.picture)]
-    return [
-        Shot(run.target, run.surrogate, run.setting, base64.b64encode(shrunk(path, PICTURES // len(pictures))).decode())
-        for run, path in pictures
-    ]
+    found, rung = [], 0
+    for run, path in pictures:
+        data, rung = shrunk(path, PICTURES // len(pictures), rung)  # pictures of runs are alike: the last one's is near
+        found.append(Shot(run.target, run.surrogate, run.setting, base64.b64encode(data).decode()))
+    return found
 
 
-def shrunk(path: Path, budget: int) -> bytes:
-    """A WebP of at most `budget` bytes where that can be had: quality falls first, then size."""
+def shrunk(path: Path, budget: int, near: int = 0) -> tuple[bytes, int]:
+    """A WebP of at most `budget` bytes where that can be had, by the first of RUNGS that gives one, and which that is;
+    looked for from `near` on, for each rung gives fewer bytes than the one before."""
     with Image.open(path) as file:
         image = file.convert("RGB")
-    for side, quality in ((1.0, 80), (1.0, 50), (0.6, 60), (0.6, 35), (0.4, 40), (0.3, 25)):
-        buffer = io.BytesIO()
-        small = image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
-        small.save(buffer, format="webp", quality=quality)
-        if buffer.tell() <= budget:
-            break
+    made = cache(lambda rung: _webp(image, *RUNGS[rung]))
+    while near + 1 < len(RUNGS) and len(made(near)) > budget:
+        near += 1
+    while near and len(made(near - 1)) <= budget:
+        near -= 1
+    return made(near), near
+
+
+def _webp(image: Image.Image, side: float, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    small = image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
+    small.save(buffer, format="webp", quality=quality)
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -25,7 +26,9 @@ from fade.demo.filled import Training, of_another, of_embedded
 from fade.demo.studio import Cancelled, Progress, Studio, said
 from fade.errors import BadInput
 from fade.files import shipped
+from fade.judges import Judge
 from fade.models import Diffusion
+from fade.models.families import family_at
 from fade.published import embedded
 
 PROMPT = "A cat image in neon style."
@@ -177,6 +180,27 @@ def test_what_the_boxes_hold_of_an_embedded_pipeline_can_be_trained() -> None:
         assert without(asked.retain, concept) == asked.retain and asked.surrogate != concept
     assert (filled.sampling_steps, filled.guidance) == (15, 4.0) and filled.training.options["rank"] == 8
     assert filled.asking("a word that no judge knows") is filled
+
+
+def test_the_embedded_transformer_is_drawn_trained_and_attacked_like_the_default() -> None:
+    """Its boxes hold captions of the grid that it draws, and what cannot be done on its family is one line."""
+    found = embedded(shipped("canvas_flow/pipeline"))
+    assert found and found["name"] == "canvas_flow" and found["target"] is None
+    filled = of_embedded(found).sampled(sampling_steps=2)
+    path, judges = found["model"]["path"], [Judge.load(folder) for folder in found["judges"].values()]
+    studio = Studio(family_at(path).read(path, "float32", None, False), 2, filled.guidance, judges, filled.dataset)
+    clean, asked = state(studio.model), filled.training
+    few = replace(asked, steps=2, templates=asked.templates[:1], retain=asked.retain[:1])
+    *_, last = studio.train(replace(few, options={**few.options, "images": 2}), filled.prompt, 1)
+    assert last.label == f"without {asked.concept}" and len(last.losses) == 2 and asked.concept in filled.concepts
+    strip = studio.strip(filled.prompt, 1, [last.label])
+    before, after = studio.before_after(filled.prompt, 1, [last.label], 1.0, True, False)
+    assert same(strip[0][0], before) and same(strip[-1][0], after) and not same(before, after)
+    *_, (rows, drawn) = studio.attacks(last.label, ["closed"], 2)
+    assert [row[0] for row in rows] == ["none", "closed"] and drawn and state(studio.model) == clean
+    with pytest.raises(BadInput, match="has no single text encoder") as refused:
+        list(studio.attacks(last.label, ["bypass"], 2))
+    assert "\n" not in str(refused.value)
 
 
 def test_the_default_is_that_of_run_py_and_of_another_pipeline_nothing_is_known(tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_an_attack_that_was_run_is_told_and_one_that_was_not_has_its_command(tmp
     assert brought([run, made(tmp_path / "b", "cat")]).endswith("of 2 attacks on 1 of 2 runs; decided on 1 of them.")
 
 
+def test_of_equal_attacks_that_on_what_was_gone_is_told_and_of_several_settings_which(tmp_path: Path) -> None:
+    ua = {"low": 0.0, "high": 1.0, "n": 16}
+    runs = [made(tmp_path / f"{share}", "neon", ua={"value": share, **ua}) for share in (0.0, 1.0)]
+    runs = [changed(run, method=name) for run, name in zip(runs, ("fmn", "speed"), strict=True)]
+    for run in runs:
+        give(run, "closed", 16, 0)
+    assert brought(runs).startswith("Yes: neon, removed by speed, in 100.0 %")
+
+
 def give(run: Run, name: str, hits: int, unseen: int | None, level: str = "T2") -> None:
     """Write an attack beside a run: of 16 images `hits` are read as the target, and `unseen` on the oracle."""
     row = {"attack": name, "level": level, "success": share_of(hits, 16), "off": share_of(0, 16)}

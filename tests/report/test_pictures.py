@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from itertools import product
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from benchmarks.measure.answers import Answer
 from benchmarks.measure.answers import answers as asked_of
+from benchmarks.report.page import RUNGS, shrunk
 from benchmarks.report.pictures import COLUMNS, GAP, HEAD, LEFT, SIDE, comparison, spread
 from fade.data.canvas.dataset import Canvas
 from fade.data.pairs import Request
@@ -47,3 +50,21 @@ def test_nothing_is_left_out_between_two_images(dataset: Canvas, tmp_path: Path)
                 y = block * (HEAD + 2 * (SIDE + GAP) + 8) + HEAD + line * (SIDE + GAP) + SIDE // 2
                 seen = [sheet.getpixel((LEFT + k * (SIDE + GAP) + SIDE // 2, y)) for k in range(counts[0])]
                 assert seen == [colour] * count + [(255, 255, 255)] * (counts[0] - count)
+
+
+@pytest.mark.parametrize("near", range(len(RUNGS)))
+def test_a_picture_of_the_page_is_the_best_that_fits_wherever_one_begins_to_look(tmp_path: Path, near: int) -> None:
+    Image.effect_noise((200, 150), 60).save(tmp_path / "a.png")
+    for budget in (0, 1000, 2000, 4000, 10_000, 1_000_000):
+        best = next((k for k in range(len(RUNGS)) if len(rung(tmp_path / "a.png", k)) <= budget), len(RUNGS) - 1)
+        assert shrunk(tmp_path / "a.png", budget, near) == (rung(tmp_path / "a.png", best), best)
+
+
+def rung(path: Path, place: int) -> bytes:
+    side, quality = RUNGS[place]
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    small = image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="webp", quality=quality)
+    return buffer.getvalue()

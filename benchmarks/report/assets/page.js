@@ -45,8 +45,14 @@ function draw(figure) {
   return vegaEmbed(figure.querySelector(".drawing"), spec, { renderer: "svg", actions: false, tooltip: { theme: dark.matches ? "dark" : "light" } });
 }
 const seen = () => [...document.querySelectorAll("figure.chart")].filter((f) => !f.closest("details:not([open])"));
-const redraw = () => Promise.all(seen().map(draw));
-redraw().then((views) => { document.body.dataset.charts = views.length; });
+const pause = () => new Promise((go) => setTimeout(go));
+// One at a time, the page answering in between: what is read first is there first, and a printer gets them all
+async function redraw() {
+  const views = [];
+  for (const figure of seen()) { await pause(); views.push(await draw(figure)); }
+  document.body.dataset.charts = views.length;
+}
+redraw();
 dark.addEventListener("change", redraw);
 for (const part of document.querySelectorAll("details")) {
   part.addEventListener("toggle", () => { if (part.open) part.querySelectorAll("figure.chart").forEach(draw); });
