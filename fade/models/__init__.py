@@ -25,6 +25,7 @@ from fade.models.noise import Noise
 from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
 from fade.models.quantization import Quantization, packing
+from fade.models.reading import loaded, place
 from fade.models.sampling import Room, Sampling, begin_lower
 from fade.tensors import Digests
 
@@ -117,18 +118,9 @@ class Diffusion(nn.Module, ABC):
         quantization: Quantization | None = None,
     ) -> DiffusionPipeline:
         """The family's pipeline, as `load` says."""
-        local = path.startswith((".", "/", "~", "pretrained")) or Path(path).suffix in (".ckpt", ".safetensors")
-        where = Path(path, subfolder or "") if local or Path(path).exists() else path
-        if local and not Path(where).exists():
-            raise BadInput(f"no pipeline at {where}; train one with task=pretrain, or give model.path=FOLDER")
-        single = isinstance(where, Path) and where.is_file()
-        given = cls.without | packing(Path(where), cls.denoiser, cls.quantised, dtype, quantization)
-        read = cls.pipeline.from_single_file if single else cls.pipeline.from_pretrained
-        try:
-            pipe = read(str(where), dtype=getattr(torch, dtype), **given)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise BadInput(f"cannot load the pipeline {where}: {' '.join(lines)[:300]}") from error
+        where = place(path, subfolder)
+        packed = packing(Path(where), cls.denoiser, cls.quantised, dtype, quantization)
+        pipe: DiffusionPipeline = loaded(cls.pipeline, where, dtype, cls.without | packed)
         if gradient_checkpointing:
             getattr(pipe, cls.denoiser).enable_gradient_checkpointing()
         return pipe
