@@ -83,13 +83,18 @@ def _brought_back(run: SequenceRun) -> str:
     tried = [(one, target) for target, own in run.reached.items() for one in own.values() if one.tries]
     if not tried:
         return "Nothing was tried that is an attack."
-    back = [target for target, own in run.reached.items() if any(one.tries and one.decided for one in own.values())]
     one, target = max(tried, key=lambda pair: (pair[0].decided, pair[0].excess["value"]))
     return (
-        f"Decided over the control on {len(back)} of the {len(run.reached)} requests that were attacked. The most: "
+        f"{_decided(run)}. The most: "
         f"{words(target)} in {cell_text(one.success)} % of the images, by {one.attack}, its control in "
         f"{cell_text(one.control)} %."
     )
+
+
+def _decided(run: SequenceRun) -> str:
+    """On how many of its requests an attack brings back more than its control."""
+    back = [own for own in run.reached.values() if any(one.tries and one.decided for one in own.values())]
+    return f"Decided over the control on {len(back)} of the {len(run.reached)} requests that were attacked"
 
 
 def attacked(run: SequenceRun) -> Table | None:
@@ -115,7 +120,9 @@ def _of_several(runs: Sequence[SequenceRun]) -> list[tuple[str, str]]:
     }
     found = [(question, _ends({run.name: value(run) for run in runs})) for question, value in asked.items()]
     back = "After which request does the first come back? (its UA below {:.0f} %)"
-    return [*found, *((back.format(100 * below), _first_backs(runs, below)) for below in BACK)]
+    found += [(back.format(100 * below), _first_backs(runs, below)) for below in BACK]
+    attacked = [f"{_decided(run)}, {run.name}" for run in runs if run.reached]
+    return [*found, *([("Can they be brought back?", f"{'; '.join(attacked)}.")] if attacked else [])]
 
 
 def _ends(shares: dict[str, float]) -> str:

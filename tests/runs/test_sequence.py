@@ -311,6 +311,10 @@ def test_the_report_of_a_sequence() -> None:
     miss = Reached("prefix", "T2", share_of(2, 16), share_of(3, 16), "off", 1)
     one.__dict__["reached"] = {"neon_glow": {"closed": hit, "prefix": miss}, "pencil_sketch": {"prefix": miss}}
     assert answers([one])[-1][1].startswith("Decided over the control on 1 of the 2 requests that were attacked. The")
+    (question, said) = answers([one, SequenceRun(Path("b"), {**run, "strategy": "stack"})])[-1]
+    assert question == "Can they be brought back?" and said.startswith(
+        "Decided over the control on 1 of the 2 requests"
+    )
     assert "neon glow in 75.0 [50.5, 89.8] % of the images, by closed, its control in 6.2 [" in answers([one])[-1][1]
     table = page(of_sequences([one]), "a sequence").split('id="attacked0"')[1].split("</table>")[0]
     assert "+68.8" in table and "= 75.0 − 6.2" in table and table.count("<tr") == 3
