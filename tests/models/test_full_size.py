@@ -79,7 +79,7 @@ def test_the_presets_names_are_the_published_models(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["sdxl", "sd35_medium", "sana", "flux_dev"])
 def test_what_a_method_trains_is_found_there(preset: str) -> None:
-    """Every method's names find weights; two change none, two a text encoder's, and three name cross-attention, which
+    """Every method's names find weights; two change none, two a text encoder's, and four name cross-attention, which
     FLUX has none of."""
     weights = [name for name, _ in at(preset).network.named_parameters()]
     for method in names():
@@ -87,7 +87,7 @@ def test_what_a_method_trains_is_found_there(preset: str) -> None:
         low_rank = "lora" in adapter["_target_"]
         targets = [f"{re.escape(t)}\\.weight$" if low_rank else t for t in adapter.get("targets", [])]
         missed = not any(re.search(target, weight) for target in targets for weight in weights)
-        apart = method in ("stereo", "rece", "speed") and preset == "flux_dev"
+        apart = method in ("stereo", "rece", "speed", "fmn") and preset == "flux_dev"
         assert missed == (method in ("seot", "safree", "diff_quickfix", "advunlearn") or apart), method
 
 
