@@ -27,6 +27,7 @@ from fade.models import Noise, Sampling
 from fade.models.stable_diffusion import StableDiffusion
 from fade.pretrain.diffusion import make_tokenizer
 from fade.sparsity import Weight
+from fade.timesteps import Uniform, with_timesteps
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_both_stages_and_one_image(pipe: StableDiffusionPipeline, dataset: Canva
     masks = Weight(0.5)(method.locate(model, adapter, pairs.sweep(8, torch.Generator().manual_seed(0))))
     adapter.set_masks(masks)
     assert adapter.density() == pytest.approx(0.5, abs=0.01)
-    batch = pairs.draw(torch.Generator().manual_seed(0))
+    batch = with_timesteps(pairs.draw(torch.Generator().manual_seed(0)), Uniform(), torch.zeros(0), model.process)
     losses = method.losses(model, adapter, batch)
     (0.3 * losses["forget"] + losses["retain"]).backward()
     grads = {name: layer.lora_B["fade"].weight.grad for name, layer in adapter.layers.items()}
