@@ -22,7 +22,8 @@ def trainable(model: Diffusion, weights: dict[str, Tensor]) -> Iterator[dict[str
     """Inside, gradients flow to what is yielded: the weights, and a stand-in for each that is packed, which has no
     gradient of its own. After it, to those that they flowed to before."""
     own = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
-    packed = {name: layer_of(model, weight) for name, weight in weights.items() if name not in own}
+    layers = {} if len(own) == len(weights) else linear_layers(model)
+    packed = {name: layers[id(weight)] for name, weight in weights.items() if name not in own}
     before = {name: weight.requires_grad for name, weight in own.items()}
     standing = {name: stand_in(layer) for name, layer in packed.items()}
     handles = [layer.register_forward_hook(partial(_beside, standing[name])) for name, layer in packed.items()]
@@ -37,9 +38,9 @@ def trainable(model: Diffusion, weights: dict[str, Tensor]) -> Iterator[dict[str
             weight.requires_grad_(before[name])
 
 
-def layer_of(model: Diffusion, weight: Tensor) -> nn.Linear:
-    """The linear layer that a weight is of."""
-    return next(m for m in model.network.modules() if isinstance(m, nn.Linear) and m.weight is weight)
+def linear_layers(model: Diffusion) -> dict[int, nn.Linear]:
+    """The linear layers, by the ids of their weights."""
+    return {id(m.weight): m for m in model.network.modules() if isinstance(m, nn.Linear)}
 
 
 def stand_in(layer: nn.Linear) -> Tensor:

@@ -51,6 +51,11 @@ class Reached:
         """Whether it brings back more than its control, by an interval that lies above 0."""
         return self.excess["low"] > 0
 
+    @property
+    def strength(self) -> tuple[bool, float]:
+        """By which the strongest is told: what is decided before what is not, then by the excess."""
+        return self.decided, self.excess["value"]
+
 
 def read_attacks(folder: Path, within: str = "**") -> list[Row]:
     """The rows below a folder, each with its picture, without those that repeat the images of another seed; nothing of

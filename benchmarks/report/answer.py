@@ -178,12 +178,7 @@ def strongest(runs: Sequence[Run]) -> tuple[Reached, Run] | None:
     """The attack that brings back most over its control on any of the runs, a decided one before any that is not, and
     of equal ones that on the run whose target was gone the most; None where none was run."""
     found = [(one, run) for run in runs for one in run.reached.values() if one.tries]
-    return max(found, key=_strength) if found else None
-
-
-def _strength(pair: tuple[Reached, Run]) -> tuple[bool, float, float]:
-    one, run = pair
-    return one.decided, one.excess["value"], run.value("ua") or 0.0
+    return max(found, key=lambda pair: (pair[0].strength, pair[1].value("ua") or 0.0)) if found else None
 
 
 def _told(one: Reached) -> str:

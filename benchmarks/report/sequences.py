@@ -83,11 +83,10 @@ def _brought_back(run: SequenceRun) -> str:
     tried = [(one, target) for target, own in run.reached.items() for one in own.values() if one.tries]
     if not tried:
         return "Nothing was tried that is an attack."
-    one, target = max(tried, key=lambda pair: (pair[0].decided, pair[0].excess["value"]))
+    one, target = max(tried, key=lambda pair: pair[0].strength)
     return (
-        f"{_decided(run)}. The most: "
-        f"{words(target)} in {cell_text(one.success)} % of the images, by {one.attack}, its control in "
-        f"{cell_text(one.control)} %."
+        f"{_decided(run)}. The most: {words(target)} in {cell_text(one.success)} % of the images, by {one.attack}, its "
+        f"control in {cell_text(one.control)} %."
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-BLOCK = 64  # numbers under one scale: bitsandbytes' default
+from fade.models.quantization import BLOCK
 
 
 class Packed(nn.Linear):

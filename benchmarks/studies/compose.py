@@ -66,7 +66,7 @@ def composed(model: Diffusion, members: tuple[Target, ...], rule: str, keep: flo
                 on.pop().detach()
             on.append(Patch.of(model, ties(changes, keep, scale), "ties"))
         for adapter in on:
-            if adapter.mergeable:
+            if adapter.writable:
                 adapter.merge()
         yield
     finally:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fade.adapters import Adapter, check_scale
 from fade.errors import BadInput
+from fade.largest import largest
 
 Changes = dict[str, Tensor]  # name of a weight -> ΔW
 
@@ -32,13 +33,8 @@ def folded(adapters: Sequence[Adapter]) -> Changes:
 
 def trimmed(change: Changes, keep: float) -> Changes:
     """Of each weight's non-zero entries the fraction `keep` that is largest in magnitude; the rest is zero."""
-    return {name: _largest(delta, max(1, round(keep * int(delta.count_nonzero())))) for name, delta in change.items()}
-
-
-def _largest(delta: Tensor, n: int) -> Tensor:
-    kept = torch.zeros(delta.numel(), dtype=torch.bool, device=delta.device)
-    kept[delta.flatten().abs().topk(n).indices] = True
-    return delta * kept.view_as(delta)
+    counts = {name: max(1, round(keep * int(delta.count_nonzero()))) for name, delta in change.items()}
+    return {name: delta * largest({name: delta.abs()}, counts[name])[name] for name, delta in change.items()}
 
 
 def check_ties(keep: float, scale: float) -> None:

@@ -114,8 +114,9 @@ class Meter:
         altered = None if subject.never is None else subject.never.altered
         likes = self._liked if subject.never is None else self.unseen.share  # made here, where nothing is counted yet
         masked = None if subject.places is None else subject.places.model
-        scene = replace(self._of(attack), model=subject.model, off=subject.off, counter=counter, altered=altered)
-        scene.masked = masked
+        scene = replace(
+            self._of(attack), model=subject.model, off=subject.off, counter=counter, altered=altered, masked=masked
+        )
         with untouched(subject.model), torch.random.fork_rng(devices=[]), counter.on(scene.model, scene.base):
             torch.manual_seed(scene.seed)
             finds = [find for find in attack.finds(scene) if kept is None or find.name in kept]

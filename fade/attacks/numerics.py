@@ -18,6 +18,7 @@ from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
 from fade.models.ledger import ledger, untouched_weights
+from fade.models.quantization import BLOCK
 
 Change = Callable[[str, Tensor], Tensor]  # (name of a weight, its values) -> values
 
@@ -35,7 +36,6 @@ LEVELS = (  # the quantiles of a normal distribution, by their published values
     *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
     *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
-BLOCK = 64  # weights that share a scale: bitsandbytes' default
 
 
 class Numerics(Attack):

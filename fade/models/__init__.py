@@ -26,7 +26,7 @@ from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
 from fade.models.quantization import Quantization, packing
 from fade.models.reading import loaded, place
-from fade.models.sampling import Room, Sampling, begin_lower
+from fade.models.sampling import Precision, Room, Sampling, begin_lower
 from fade.tensors import Digests
 
 LARGE = 512  # pixels of a side, from which on images are decoded one at a time
@@ -74,7 +74,7 @@ class Diffusion(nn.Module, ABC):
         steps: int,
         guidance: float,
         size: int | None = None,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
     ) -> None:
         super().__init__()
         self.pipe = pipe
@@ -100,7 +100,7 @@ class Diffusion(nn.Module, ABC):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
     ) -> Self:
         """Read a pipeline's folder, a hub name, or a .ckpt or .safetensors through diffusers' own converter.
 

@@ -16,6 +16,7 @@ from fade.models.long_text import LongText
 from fade.models.processes import Flowing
 from fade.models.prompts import Text
 from fade.models.quantization import Quantization
+from fade.models.sampling import Precision
 from fade.models.stable_diffusion_3 import BOTH_STREAMS
 
 
@@ -50,7 +51,7 @@ class Flux(LongText):
         steps: int,
         guidance: float,
         size: int | None = None,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         text_length: int | None = None,
         told: float = 3.5,
     ) -> None:
@@ -67,7 +68,7 @@ class Flux(LongText):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         text_length: Count | None = None,
         quantization: Quantization | None = None,
         told: NonNegative = 3.5,

@@ -11,6 +11,7 @@ from fade.checked import Count, Word
 from fade.errors import BadInput
 from fade.models import Diffusion
 from fade.models.quantization import Quantization
+from fade.models.sampling import Precision
 
 
 class LongText(Diffusion, ABC):
@@ -28,7 +29,7 @@ class LongText(Diffusion, ABC):
         steps: int,
         guidance: float,
         size: int | None = None,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         text_length: int | None = None,
     ) -> None:
         super().__init__(pipe, steps, guidance, size, precision)
@@ -48,7 +49,7 @@ class LongText(Diffusion, ABC):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         subfolder: str | None = None,
         gradient_checkpointing: bool = False,
-        precision: Literal["float16", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         text_length: Count | None = None,
         quantization: Quantization | None = None,
     ) -> Self:

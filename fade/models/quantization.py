@@ -15,6 +15,7 @@ from fade.errors import BadInput
 from fade.files import read_json
 
 Quantization = Literal["nf4"]
+BLOCK = 64  # numbers that share a scale: bitsandbytes' default
 
 
 def nf4(parts: Sequence[str], dtype: str) -> PipelineQuantizationConfig:

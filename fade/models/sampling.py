@@ -13,6 +13,7 @@ from torch import Tensor
 from fade.checked import Count
 
 log = logging.getLogger(__name__)
+Precision = Literal["float16", "bfloat16"]  # of autocast while images are made
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Sampling:
     guidance: float | None = None
     sampler: str | None = None
     size: Count | None = None
-    precision: Literal["float32", "float16", "bfloat16"] | None = None
+    precision: Precision | Literal["float32"] | None = None
     negative: str = ""
     noise_device: str = "cpu"
     skip: int = 0

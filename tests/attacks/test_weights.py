@@ -21,7 +21,7 @@ from fade.attacks.foreign import Foreign, PutBack
 from fade.attacks.mask import Refill, Within, changed, completed, enlarged, shuffled
 from fade.attacks.merge import Merge
 from fade.attacks.meter import Subject
-from fade.attacks.numerics import BLOCK, LEVELS, Numerics, nf4
+from fade.attacks.numerics import LEVELS, Numerics, nf4
 from fade.attacks.relearn import Relearn
 from fade.attacks.suite import _subjects
 from fade.console import Stage
@@ -29,6 +29,7 @@ from fade.data.prompts import Cell
 from fade.errors import BadInput
 from fade.models import Diffusion, Noise
 from fade.models.ledger import plain
+from fade.models.quantization import BLOCK
 from fade.models.stable_diffusion import StableDiffusion
 from fade.sparsity import Weight
 
