@@ -30,7 +30,7 @@ class Sampling:
     guidance: float | None = None
     sampler: str | None = None
     size: Count | None = None
-    precision: Precision | Literal["float32"] | None = None
+    precision: Literal["float32", "float16", "bfloat16"] | None = None
     negative: str = ""
     noise_device: str = "cpu"
     skip: int = 0
