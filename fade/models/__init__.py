@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
@@ -26,7 +25,7 @@ from fade.models.processes import Diffusing, Process, flowing
 from fade.models.prompts import Places, PromptHook, Text
 from fade.models.quantization import Quantization, packing
 from fade.models.reading import loaded, place
-from fade.models.sampling import Precision, Room, Sampling, begin_lower
+from fade.models.sampling import Precision, Room, Sampling, begun_lower
 from fade.tensors import Digests
 
 LARGE = 512  # pixels of a side, from which on images are decoded one at a time
@@ -345,10 +344,10 @@ class Diffusion(nn.Module, ABC):
         return z, sampler.timesteps[min(stop, steps - 1)].expand(len(z))
 
     def settled(self, sampling: Sampling | None = None) -> Sampling:
-        """The same with the precision that it comes to on this model: None is no autocast."""
+        """The same with the sampler and the precision that it comes to on this model: None is no autocast."""
         s = sampling or Sampling()
-        precision = s.precision or self.precision
-        return replace(s, precision=None if precision == "float32" else precision)
+        own, said = type(self.pipe.scheduler).__name__, s.precision or self.precision
+        return replace(s, sampler=s.sampler or own, precision=None if said == "float32" else said)
 
     @torch.no_grad()
     def generate(self, prompts: list[str], noise: list[Noise], sampling: Sampling | None = None) -> Tensor:
@@ -361,7 +360,8 @@ class Diffusion(nn.Module, ABC):
         latents = torch.cat([self.latent(n, s.size, s.noise_device) for n in noise]).to(self.device, self.network.dtype)
         height, width = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
         scheduler, slicing = self.pipe.scheduler, self.vae.use_slicing
-        self.pipe.scheduler = self.scheduler(s.sampler, s.skip) if s.sampler or s.skip else scheduler
+        if s.skip or s.sampler != type(scheduler).__name__:
+            self.pipe.scheduler = self.scheduler(s.sampler, s.skip)
         self.vae.use_slicing = slicing or max(height, width) >= LARGE
         self.prompts.asked = list(prompts)  # a new one each time: what gates and edits remember is of this call
         try:
@@ -389,12 +389,9 @@ class Diffusion(nn.Module, ABC):
         }
 
     def scheduler(self, name: str | None, skip: int = 0) -> Any:
-        """A diffusers scheduler with the pipeline's own settings. Raises BadInput for a name unknown to diffusers, and
-        for one that samples the other process."""
-        kind = getattr(diffusers, name, None) if name else type(self.pipe.scheduler)
+        """One with the pipeline's settings. Raises BadInput where diffusers has none, or of the other process only."""
+        own = type(self.pipe.scheduler)
+        kind = getattr(diffusers, name, None) if name and name != own.__name__ else own
         if kind is None or not hasattr(kind, "set_timesteps"):
             raise BadInput(f"diffusers has no scheduler {name!r}; name one of its classes, for example DDIMScheduler")
-        made = self.process.adopted(kind)
-        if skip:
-            made.set_timesteps = partial(begin_lower, made, made.set_timesteps, skip)
-        return made
+        return begun_lower(self.process.adopted(kind), skip)

@@ -74,12 +74,12 @@ def flowing(scheduler: Any) -> bool:
 
 class Diffusing(Process):
     """z_t = √ᾱ_t z_0 + √(1−ᾱ_t) ε, t in 0..T−1 (DDPM, arXiv 2006.11239); ε, or v = √ᾱ_t ε − √(1−ᾱ_t) z_0 (arXiv
-    2202.00512)."""
+    2202.00512). Latents have no range: no sampler clips them, as DDIM does where no setting says otherwise."""
 
     whole = True
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(config)
+        super().__init__({"clip_sample": False, **config})
         ddpm = DDPMScheduler.from_config(config)
         self.prediction, self.alphas = str(ddpm.config.prediction_type), ddpm.alphas_cumprod
 

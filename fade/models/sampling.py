@@ -68,7 +68,14 @@ def _unless_full(draw: Callable[[slice], Tensor], part: slice) -> Tensor | None:
         return None
 
 
-def begin_lower(scheduler: Any, set_timesteps: Callable[..., None], skip: int, *args: Any, **settings: Any) -> None:
-    """The steps keep their width, and the highest `skip` of them are not taken."""
-    set_timesteps(*args, **settings)
-    scheduler.timesteps = scheduler.timesteps[skip:]
+def begun_lower(scheduler: Any, skip: int) -> Any:
+    """The same one: its steps keep their width, and the highest `skip` of them are not taken."""
+    set_timesteps = scheduler.set_timesteps
+
+    def fewer(*args: Any, **settings: Any) -> None:
+        set_timesteps(*args, **settings)
+        scheduler.timesteps = scheduler.timesteps[skip:]
+
+    if skip:
+        scheduler.set_timesteps = fewer
+    return scheduler

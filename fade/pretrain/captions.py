@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 from fade.data.canvas.dataset import Canvas
 from fade.data.language import PAIR
 from fade.errors import BadInput
+from fade.models.processes import Diffusing
 from fade.pretrain.diffusion import DiffusionSettings
 from fade.pretrain.stage import Loss
 
@@ -96,6 +97,7 @@ def tiered_loss(
 ) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); owner (N,): the cell of each latent, of those that `captions`
     holds; chance (N,): how often each is drawn."""
+    process = Diffusing(pipe.scheduler.config)
 
     def loss(device: torch.device) -> Tensor:
         index = torch.multinomial(chance, s.batch, replacement=True)
@@ -103,7 +105,7 @@ def tiered_loss(
         t = (1000 * torch.rand(len(z), device=device) ** s.time_power).long().clamp(max=999)
         noise = torch.randn_like(z)
         embedding = pipe.text_encoder(captions.draw(owner[index]).to(device))[0]
-        guess = pipe.unet(pipe.scheduler.add_noise(z, noise, t), t, embedding).sample
-        return mse_loss(guess, pipe.scheduler.get_velocity(z, noise, t))
+        guess = pipe.unet(process.noised(z, t, noise), t, embedding).sample
+        return mse_loss(guess, process.target(z, t, noise))
 
     return loss

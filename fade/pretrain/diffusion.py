@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fade.checked import Count, Portion, Positive
+from fade.models.processes import Diffusing
 from fade.pretrain.stage import Loss, Schedule, pick
 
 
@@ -35,15 +42,15 @@ class DiffusionSettings(Schedule):
     guidance: float
 
 
-def make_scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
+def make_scheduler() -> DPMSolverMultistepScheduler:
+    """What fewest steps serve best (docs/performance.md, at the edge)."""
+    return DPMSolverMultistepScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
-        clip_sample=False,
         steps_offset=1,
     )
 
@@ -58,7 +65,7 @@ def diffusion_loss(
 ) -> Loss:
     """‖v − v_θ(z_t, t, c)‖². latents (N, C, h, w); tokens (cells, kinds, L): each cell's caption, the empty one, its
     partial ones; owner (N,): the cell of each latent."""
-    shares = caption_shares(tokens.shape[1], s.empty, s.partial)
+    shares, process = caption_shares(tokens.shape[1], s.empty, s.partial), Diffusing(pipe.scheduler.config)
 
     def loss(device: torch.device) -> Tensor:
         index = pick(len(latents), s.batch)
@@ -67,8 +74,8 @@ def diffusion_loss(
         t = (1000 * torch.rand(len(z), device=device) ** s.time_power).long().clamp(max=999)
         noise = torch.randn_like(z)
         embedding = pipe.text_encoder(tokens[owner[index], kind].to(device))[0]
-        guess = pipe.unet(pipe.scheduler.add_noise(z, noise, t), t, embedding).sample
-        return mse_loss(guess, pipe.scheduler.get_velocity(z, noise, t))
+        guess = pipe.unet(process.noised(z, t, noise), t, embedding).sample
+        return mse_loss(guess, process.target(z, t, noise))
 
     return loss
 
@@ -136,7 +143,7 @@ def make_pipeline(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
 ) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
