@@ -61,11 +61,11 @@ def load_oracle(folder: Path, base: Diffusion, target: str) -> Diffusion:
             "pretrain.base=FOLDER of this model"
         )
     oracle = base.like(pipe)
-    pipe.scheduler = base.scheduler(None)
     if oracle.prediction != base.prediction:
         raise BadInput(
             f"the oracle {folder} is of another base: it predicts {oracle.prediction}, not {base.prediction}"
         )
+    pipe.scheduler = oracle.scheduler(type(base.pipe.scheduler).__name__)
     return oracle.to(torch.device(base.device)).eval()
 
 

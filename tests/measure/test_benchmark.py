@@ -384,18 +384,26 @@ def test_the_protocols_version_says_what_was_asked_and_read(
     model.precision = "bfloat16"  # as if the protocol asked for it
     assert version(plain) == version(Protocol("p", [1, 2], sampling=Sampling(precision="bfloat16"))) != single
     assert version(Protocol("p", [1, 2], sampling=Sampling(precision="float32"))) == single
+    model.pipe.scheduler = model.scheduler("DPMSolverMultistepScheduler")
+    asked = [Sampling(sampler=name, precision="float32") for name in ("DPMSolverMultistepScheduler", "DDIMScheduler")]
+    theirs, before = (version(Protocol("p", [1, 2], sampling=said)) for said in asked)
+    assert version(Protocol("p", [1, 2], sampling=Sampling(precision="float32"))) == theirs != single == before
 
 
-def test_the_bases_images_are_kept_by_the_precision_that_they_are_made_in(
+def test_the_bases_images_are_kept_by_the_precision_and_the_sampler_that_they_are_made_by(
     dataset: Canvas, judges: dict[str, Judge], model: Diffusion, tmp_path: Path
 ) -> None:
     benchmark = Benchmark(dataset, judges, Protocol("p", [1]), tmp_path)
     single = benchmark._base_names(model, "base")
     assert benchmark.sampling(model)["precision"] == "float32"
     model.precision = "bfloat16"
-    assert benchmark._base_names(model, "base")[0] != single[0] and benchmark._base_names(model, "base")[1] == single[1]
+    own = benchmark._base_names(model, "base")[0]
+    assert own != single[0] and benchmark._base_names(model, "base")[1] == single[1]
     said = {"sampler": "DDIMScheduler", "steps": 2, "guidance": 3.0, "size": 32, "precision": "bfloat16"}
     assert benchmark.sampling(model) == said
+    model.pipe.scheduler = model.scheduler("DPMSolverMultistepScheduler")
+    assert benchmark._base_names(model, "base")[0] not in (single[0], own)
+    assert benchmark.sampling(model) == {**said, "sampler": "DPMSolverMultistepScheduler"}
 
 
 def test_a_precision_that_the_gpu_does_not_have_is_refused(

@@ -78,6 +78,16 @@ def test_an_oracle_of_another_concept_or_another_base_is_refused(model: Diffusio
         load_oracle(folder, model, "neon_glow")
 
 
+def test_an_oracle_is_sampled_as_its_base_and_predicts_as_it(model: Diffusion, folder: Path) -> None:
+    model.pipe.scheduler = model.scheduler("DPMSolverMultistepScheduler")
+    found = load_oracle(folder, model, "neon_glow")  # its folder says DDIM
+    assert type(found.pipe.scheduler) is type(model.pipe.scheduler) and found.pipe.scheduler is not model.pipe.scheduler
+    settings = folder / "pipeline" / "scheduler" / "scheduler_config.json"
+    write_json(settings, {**read_json(settings), "prediction_type": "v_prediction"})
+    with pytest.raises(BadInput, match="is of another base: it predicts v_prediction, not epsilon"):
+        load_oracle(folder, model, "neon_glow")
+
+
 def flow_oracle(base: Diffusion, folder: Path) -> Path:
     """Another transformer and other text encoders on the same autoencoder, of a Stable Diffusion 3."""
     made = copy.deepcopy(base.pipe)

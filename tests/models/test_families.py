@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from adapting import shake
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from families import CAPTIONS, LENGTH, TINY, tiny
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from fade.errors import BadInput
 from fade.models import Diffusion, Noise, Sampling
 from fade.models.embedding import Embedding
 from fade.models.flux import packed, unpacked
+from fade.models.processes import Diffusing
 from fade.sparsity import Neuron, Sparsity, Weight
 from fade.tensors import tensors_hash
 
@@ -143,7 +145,9 @@ def test_a_model_says_in_which_precision_its_images_are_made(model: Diffusion, m
     monkeypatch.setattr(model, "precision", "bfloat16")
     assert torch.equal(model.generate(ASKED, NOISE, asked[None]), half)
     assert torch.equal(model.generate(ASKED, NOISE, asked["float32"]), single)
-    assert model.settled(asked["float32"]) == asked[None] and model.settled() == Sampling(precision="bfloat16")
+    sampler = type(model.pipe.scheduler).__name__
+    assert model.settled(asked["float32"]) == Sampling(steps=1, sampler=sampler)
+    assert model.settled() == Sampling(sampler=sampler, precision="bfloat16")
     assert model.like(model.pipe).precision == "bfloat16"
 
 
@@ -358,3 +362,14 @@ def test_factors_are_in_single_precision_on_a_base_in_half() -> None:
     model.predict(z, torch.tensor([300.0, 800.0]), e).square().mean().backward()
     assert all(p.dtype == p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in adapter.parameters())  # type: ignore[union-attr]
     assert {p.dtype for n, p in model.network.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
+
+
+def test_no_sampler_clips_latents() -> None:
+    """A DPM++ says nothing of it in its settings, and DDIM would then keep latents between -1 and 1."""
+    settings = DPMSolverMultistepScheduler(prediction_type="sample").config
+    assert DDIMScheduler.from_config(settings).config.clip_sample
+    process = Diffusing(settings)
+    z = torch.full((1, 1, 1, 1), 5.0)
+    for sampler in (process.sampler(2, z.device), process.adopted(DDIMScheduler)):
+        sampler.set_timesteps(1)
+        assert sampler.step(z, sampler.timesteps[0], z).prev_sample.item() > 4
