@@ -13,11 +13,12 @@ import numpy as np
 
 from benchmarks.measure.predictions import Row
 from benchmarks.record.format import Metric
-from benchmarks.record.results import Run, by_setting, short
+from benchmarks.record.results import Run, by_setting, called, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from benchmarks.report.alike import by_likeness
 from benchmarks.report.tables import KEPT, mean_of
 from fade.files import atomic
+from fade.training.beside import base_images
 
 if TYPE_CHECKING:
     import altair as alt
@@ -27,6 +28,7 @@ COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6
 SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}  # and in a legend's text
 HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: black text reads on each
 SWEPT = {"ua": "UA, %", "kept": "retention: mean of IRA and CRA, %"}
+UNTOUCHED = "base (nothing done)"
 APART = 5  # pixels from one series' marks to another's of the same place
 
 
@@ -47,10 +49,11 @@ class HeatCell(NamedTuple):
 
 @dataclass(frozen=True)
 class Heat:
-    """A grid of accuracies, for the page: a row for each forgotten concept, with the names of its runs' images, and a
-    column for each concept that was asked for."""
+    """A grid of accuracies, for the page: a row for each forgotten concept, or each setting, with the names of its
+    runs' images, and a column for each concept that was asked for. apart: of runs that forgot another concept alone."""
 
     domain: str
+    apart: bool
     columns: list[str]
     rows: list[tuple[str, list[str], list[HeatCell | None]]]
 
@@ -293,34 +296,74 @@ def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _beside(table: pd.DataFrame, runs: Sequence[Run], domain: str) -> pd.DataFrame:
-    """The same, its rows and columns so that what looks alike is near."""
-    order = by_likeness(runs, domain, list(dict.fromkeys(table["column"])))
-    return table.sort_values(["row", "column"], key=lambda names: names.map(order.index), kind="stable")
+def of_others(runs: Sequence[Run], domain: str) -> pd.DataFrame:
+    """column: the evaluated concept; value: the judge's accuracy in percent on all images of it in the runs that forgot
+    another one."""
+    table = accuracies(runs, domain)
+    table = table[~table["own"]].assign(right=table["value"] * table["images"])
+    found = table.groupby("column", as_index=False)[["right", "images"]].sum()
+    return found.assign(value=found["right"] / found["images"], own=False).drop(columns="right")
 
 
-def heat(table: pd.DataFrame, domain: str, runs: Sequence[Run], names: Mapping[Path, str]) -> Heat:
-    """The same as a table of the page."""
+def _beside(table: pd.DataFrame, runs: Sequence[Run], domain: str, rows: Sequence[str] = ()) -> pd.DataFrame:
+    """The same, its columns, and its rows where no order of them is given, so that what looks alike is near."""
+    order = by_likeness(runs, domain, sorted(set(table["column"])))
+    ranks = {"row": list(rows) or order, "column": order}
+    return table.sort_values(list(ranks), key=lambda names: names.map(ranks[names.name].index), kind="stable")
+
+
+def heat(table: pd.DataFrame, domain: str, rows: Mapping[str, Sequence[Run]], names: Mapping[Path, str]) -> Heat:
+    """The same as a table of the page. rows: the runs of each."""
     columns = list(dict.fromkeys(table["column"]))
-    rows = []
-    for target, part in table.groupby("row", sort=False):
-        own = [names[run.folder] for run in runs if run.target == target and run.folder in names]
+    found = []
+    for name, part in table.groupby("row", sort=False):
+        images = [names[run.folder] for run in rows[str(name)] if run.folder in names]
         cells = {row["column"]: HeatCell(row["value"], row["own"]) for row in part.to_dict("records")}
-        rows.append((str(target), own, [cells.get(column) for column in columns]))
-    return Heat(domain, columns, rows)
+        found.append((str(name), images, [cells.get(column) for column in columns]))
+    return Heat(domain, not table["own"].any(), columns, found)
+
+
+def untouched(runs: Sequence[Run]) -> list[Run]:
+    """What the base model answers to each target's questions, as a run of it; nothing where some of it is gone."""
+    found = dict[str, Run]()
+    for run in runs:
+        images = base_images(run.base_answers, run.folder)
+        if images and (images.parent / "predictions.csv").is_file():
+            found.setdefault(run.target, Run(images.parent, run.results))
+    return list(found.values()) if len(found) == len({run.target for run in runs}) else []
+
+
+def together(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
+    """For each domain, what every setting leaves of each concept where it forgot another: the base first, then who
+    keeps most."""
+    import pandas as pd
+
+    found, brief = [], called(list(by_setting(runs)))
+    for domain in sorted({run.domain for run in runs}):
+        read = [run for run in runs if run.domain == domain and run.predictions]
+        kinds = {brief[name]: own for name, own in by_setting(read).items()}
+        if len(kinds) < 2:
+            continue
+        rows = {name: own for name, own in [(UNTOUCHED, untouched(read)), *kinds.items()] if own}
+        tables = {name: of_others(own, domain).assign(row=name) for name, own in rows.items()}
+        best = sorted(tables, key=lambda name: (name in kinds, -tables[name]["value"].mean()))
+        table = _beside(pd.concat(tables.values()), read, domain, best)
+        title = f"every setting: what is left of each {domain} where another was forgotten"
+        found.append(grid(f"accuracy-{domain}", title, table, heat(table, domain, rows, names)))
+    return found
 
 
 def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
-    """What else moved: for each setting and domain, the accuracy on each concept after forgetting one. names: of the
-    runs' images, by their folders."""
-    found = []
-    kinds = by_setting(runs)
+    """What else moved: all settings beside each other, then for each setting and domain the accuracy on each concept
+    after forgetting one. names: of the runs' images, by their folders."""
+    found, kinds = together(runs, names), by_setting(runs)
     for number, (name, own) in enumerate(zip(short(list(kinds)), kinds.values(), strict=True), 1):
         for domain in sorted({run.domain for run in own}):
             read = [run for run in own if run.domain == domain and run.predictions]
             if read:
                 table = _beside(accuracies(read, domain), read, domain)
-                cells = heat(table, domain, read, names)
+                rows = {target: [run for run in read if run.target == target] for target in table["row"]}
+                cells = heat(table, domain, rows, names)
                 found.append(grid(f"accuracy-{number}-{domain}", f"{name}: {domain}s forgotten", table, cells))
     return found
 

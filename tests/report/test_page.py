@@ -73,6 +73,23 @@ def test_a_number_opens_its_images_by_keyboard_and_a_cell_by_click(tmp_path: Pat
     assert window.value("document.documentElement.scrollWidth") <= width
 
 
+def test_a_cell_of_a_setting_opens_the_images_of_the_runs_that_forgot_another(tmp_path: Path, window: Browser) -> None:
+    for kind, target in (("neuron", "neon"), ("neuron", "glass"), ("weight", "neon")):
+        finished(tmp_path / "runs" / f"{kind}-{target}", target, kind)
+        illustrated(tmp_path / "runs" / f"{kind}-{target}", tmp_path / "cache")
+    write([tmp_path / "runs"], tmp_path / "out")
+    window.open(tmp_path / "out" / "report.html", 1280)
+    row = (
+        "[...document.querySelectorAll('.heat[data-apart] tbody tr')].find((r) => r.cells[0].textContent === 'neuron')"
+    )
+    window.value(f"{row}.querySelector('button').click()")  # glass is the first style
+    rows = read_rows(tmp_path / "runs" / "neuron-neon" / "predictions.csv")
+    glass = [row["style_predicted"] == "glass" for row in rows if row["style"] == "glass"]
+    assert window.until(SAID).startswith(f"{sum(glass)} of {len(glass)} are read right")
+    assert "neon was forgotten" in window.value("document.getElementById('album-title').textContent")
+    assert window.errors == []
+
+
 def test_the_pictures_of_a_pair_are_those_of_its_row(tmp_path: Path, window: Browser) -> None:
     """The base's on the left, green, the run's on the right, red, both as grey as their row's place in the table."""
     finished(tmp_path / "runs" / "a", "neon")

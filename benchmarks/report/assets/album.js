@@ -54,9 +54,10 @@ function tile({ found, place, domain, right }) {
   item.append(pair, made("p", `${found.prompts[row[0]]} Seed ${row[1]}.`));
   return item;
 }
-function named(found, what, asked) {
+function named(list, what, asked) {
+  const found = list[0], gone = [...new Set(list.map((one) => one.gone))].join(" or ");
   const others = found.domains.filter((d) => d !== found.domain).map((d) => `${d}s`).join(", ");
-  if (asked) return `“${asked.replaceAll("_", " ")}” was asked for, ${found.gone} was forgotten`;
+  if (asked) return `“${asked.replaceAll("_", " ")}” was asked for, ${gone} was forgotten`;
   return { ua: `Is ${found.gone} gone? (UA)`, ira: `Are other ${found.domain}s kept? (IRA)`, cra: `Are ${others} kept? (CRA)`, cra_target: `Are ${others} right where ${found.gone} was asked for?` }[what];
 }
 // An attack: what is drawn without it beside what is drawn under it
@@ -78,7 +79,7 @@ function show(list, what, asked) {
   if (what === "attack") return attacked(list);
   const tiles = list.flatMap((found) => { const { domain, right, places } = counted(found, what, asked); return places.map((place) => ({ found, place, domain, right })); });
   const wrong = tiles.filter((t) => !t.right(t.found.rows[t.place], 1)), good = tiles.filter((t) => !wrong.includes(t));
-  document.getElementById("album-title").textContent = named(list[0], what, asked);
+  document.getElementById("album-title").textContent = named(list, what, asked);
   document.getElementById("album-of").textContent = list[0].setting;
   const count = what === "ua" ? `${good.length} of ${tiles.length} are no longer read as it` : `${good.length} of ${tiles.length} are read right`;
   const part = list.some((found) => found.rows.length < found.images) ? " Only some of the images are shown here: all that are read wrong, and few of the others." : "";
@@ -95,7 +96,8 @@ document.addEventListener("click", async (event) => {
   const cell = button.closest("td"), table = button.closest(".heat"); // a cell's row has the runs, its column the concept
   const { images } = table ? cell.parentElement.dataset : button.dataset, { what } = (table ?? button).dataset;
   const asked = table ? table.tHead.rows[0].cells[cell.cellIndex].textContent : undefined;
-  try { show(await Promise.all(images.split(" ").map(fetched)), what, asked); }
+  const counts = (found) => table?.dataset.apart === undefined || found.target !== asked; // a concept that others' runs forgot
+  try { show((await Promise.all(images.split(" ").map(fetched))).filter(counts), what, asked); }
   catch (error) {
     document.getElementById("album-title").textContent = "No images";
     document.getElementById("album-said").textContent = error.message;
