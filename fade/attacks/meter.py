@@ -31,7 +31,7 @@ from fade.models import Diffusion, Noise
 from fade.untouched import untouched
 
 log = logging.getLogger(__name__)
-VERSION = 4  # of what is measured: a cached entry of another one is not read
+VERSION = 5  # of what is measured: a cached entry of another one is not read
 NOTHING = "nothing to try: the attack found nothing, or nothing that works on the base"
 LESS = 0.01  # what a judge's scores weigh beside its verdicts
 HALF = 0.5  # what an attack must reach on the base, and a prompt too
@@ -187,9 +187,9 @@ def _share(hits: Sequence[bool]) -> dict[str, Any]:
 
 
 def best(tried: Sequence[dict[str, Any]]) -> int:
-    """What the attacker's judge likes best; where it reads the target in no image of any, the longest search, for its
-    scores there say how sure it is that something else is shown."""
-    seen = [one["liked"] if one["liked"] > LESS else 0.0 for one in tried]
+    """What the attacker's judge reads as the target in most images; of as many, and of none, the longest search, for
+    its scores over a few images say little; of equally long ones the highest scores."""
+    seen = [int(one["n"] * one["liked"] + LESS / 2) for one in tried]  # of fewer than a hundred scores add no image
     return max(range(len(tried)), key=lambda k: (seen[k], tried[k]["units"], tried[k]["liked"]))
 
 

@@ -218,11 +218,21 @@ def test_a_start_without_a_real_image_is_refused_before_any_work(
             suite(meter, {"image": Image([0.5])}, attacked, base)
 
 
-def test_the_attacker_keeps_what_its_judge_reads_and_the_longest_search_where_that_is_nothing() -> None:
-    liked = [{"liked": 0.0071, "units": 10}, {"liked": 0.003, "units": 90}, {"liked": 0.0, "units": 40}]
-    assert best(liked) == 1
-    assert best([*liked, {"liked": 0.25, "units": 20}]) == 3
-    assert best([{"liked": 0.004, "units": 0}, {"liked": 0.009, "units": 0}, {"liked": 0.0, "units": 0}]) == 1  # a list
+@pytest.mark.parametrize(
+    "liked, units, kept",
+    [
+        ([0.0071, 0.003, 0.0], [10, 90, 40], 1),  # read in nothing
+        ([0.0071, 0.003, 0.0, 0.25], [10, 90, 40, 20], 3),
+        ([1.009, 1.001, 0.751], [10, 40, 90], 1),  # in as many: a relearning of 5 steps and one of 20
+        ([2 / 3, 2 / 3 + 0.004, 1 / 3 + 0.01], [90, 10, 95], 0),
+        ([0.004, 0.009, 0.0], [0, 0, 0], 1),  # a list
+    ],
+)
+def test_the_attacker_keeps_what_its_judge_reads_and_the_longest_search_of_equals(
+    liked: list[float], units: list[int], kept: int
+) -> None:
+    n = 3 if liked[0] == 2 / 3 else 4
+    assert best([{"liked": a, "units": b, "n": n} for a, b in zip(liked, units, strict=True)]) == kept
 
 
 class Deceived(Never):
