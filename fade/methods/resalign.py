@@ -20,6 +20,7 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.checked import Count, NonNegative, Rate
 from fade.data.pairs import Batch, Example, Pairs
+from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
 from fade.methods.fade_robust import answered
 from fade.models import Diffusion
@@ -63,6 +64,13 @@ class ResAlign(Method):
         self.loss, self.eta, self.images = loss, eta, images
         self.shown, self.tuning_steps, self.rates, self.optimizers = shown, tuning_steps, rates, optimizers
         self.variant, self.terms = loss, self.weighted(terms)
+
+    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
+        if self.images > pairs.batch:
+            raise BadInput(
+                f"method.images={self.images} of a batch of {pairs.batch}: the simulated fine-tuning takes its images "
+                f"from one; give at most {pairs.batch}, or a larger pairs.batch"
+            )
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.pairs, self.empty = pairs, model.negative()

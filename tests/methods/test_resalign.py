@@ -15,6 +15,7 @@ from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.data.pairs import Batch, Pairs
+from fade.errors import BadInput
 from fade.methods.resalign import ResAlign
 from fade.models import Diffusion
 from fade.timesteps import Uniform, with_timesteps
@@ -44,6 +45,13 @@ def test_the_parameters_and_their_gradients_are_put_back(model: Diffusion, pairs
     for k, (parameter, value) in enumerate(zip(adapter.parameters(), before, strict=True)):
         assert torch.equal(parameter, value)
         assert (parameter.grad == k).all() if k else parameter.grad is None  # type: ignore[union-attr]
+
+
+def test_more_images_than_a_batch_has_are_refused(model: Diffusion, pairs: Pairs) -> None:
+    adapter, most = Lora.attach(model, 2, 2), pairs.batch
+    ResAlign(images=most).suits(model, adapter, pairs)
+    with pytest.raises(BadInput, match=f"method.images={most + 1} of a batch of {most}: .* give at most {most}"):
+        ResAlign(images=most + 1).suits(model, adapter, pairs)
 
 
 @pytest.mark.parametrize(("optimizer", "far"), [("adam", 0.1), ("gd", None)])
