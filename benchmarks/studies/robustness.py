@@ -1,0 +1,110 @@
+"""Who falls to what: every attack on every setting, target by target.
+
+python -m benchmarks.studies.robustness FOLDER...      runs that task=attack was run on
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.record.attacks import NONE, Reached
+from benchmarks.record.results import Run, by_setting, called, read
+from benchmarks.report.attacks import over_targets
+from benchmarks.report.tables import DASH, NEVER, Table
+from fade.console import command, one_line
+from fade.errors import BadInput
+
+SAID = (
+    "percent of the images that are read as the target; **bold**: more than on the control by a 95 % interval above "
+    f"0; {DASH}: void, or not made. Control, the last row: {{}}"
+)
+HELD = {
+    "oracle": "a model that never saw the target",
+    "never": "the base, taught a concept that nobody saw",
+    "off": "the optimiser off, or no attack",
+}
+
+
+def columns(runs: Sequence[Run]) -> list[str]:
+    """The attacks: none first, then by level and name."""
+    levels = {name: one.level for run in runs for name, one in run.reached.items()}
+    return sorted(levels, key=lambda name: (name != NONE, levels[name], name))
+
+
+def reached(runs: Sequence[Run], attack: str) -> list[Reached]:
+    return [run.reached[attack] for run in runs if attack in run.reached]
+
+
+def decided(runs: Sequence[Run], attack: str) -> bool:
+    """Whether it brings back more than its control, over these runs."""
+    excess = over_targets(runs, attack)
+    return excess is not None and excess["low"] > 0
+
+
+def cell(runs: Sequence[Run], attack: str) -> str:
+    found = reached(runs, attack)
+    if not found:
+        return DASH
+    text = f"{100 * np.mean([one.success['value'] for one in found]):.0f}"
+    return f"**{text}**" if decided(runs, attack) else text
+
+
+def control(runs: Sequence[Run], attack: str) -> str:
+    """Its mean over the runs: what knows the attacked change's places is another for each."""
+    found = [one.control["value"] for one in reached(runs, attack)]
+    return f"{100 * np.mean(found):.0f}" if found else DASH
+
+
+def of_target(target: str, runs: Sequence[Run], names: dict[str, str]) -> Table:
+    """One row a setting, the one with the fewest decided first; then the control."""
+    kinds, attacks = by_setting(runs), columns(runs)
+    order = sorted(kinds, key=lambda name: (len(fallen(kinds[name])), mean_excess(kinds[name])))
+    rows = [[target, names[name], *(cell(kinds[name], one) for one in attacks)] for name in order]
+    over = sorted({one.over for run in runs for one in run.reached.values()}, key=list(HELD).index)
+    last = [target, f"*{NEVER}*" if over == ["oracle"] else "*control*", *(control(runs, one) for one in attacks)]
+    return Table.of(["target", "setting", *attacks], [*rows, last], SAID.format("; ".join(HELD[one] for one in over)))
+
+
+def fallen(runs: Sequence[Run]) -> list[str]:
+    """The attacks that bring back more than their control."""
+    tried = {name for run in runs for name, one in run.reached.items() if one.tries}
+    return sorted(name for name in tried if decided(runs, name))
+
+
+def mean_excess(runs: Sequence[Run]) -> float:
+    return float(np.mean([one.excess["value"] for run in runs for one in run.reached.values() if one.tries]))
+
+
+def nowhere(runs: Sequence[Run]) -> list[str]:
+    """The settings of which no attack brings back more than its control on any of their targets."""
+    found = []
+    for name, own in by_setting(runs).items():
+        targets = [[run for run in own if run.target == target] for target in {run.target for run in own}]
+        if not any(map(fallen, targets)):
+            found.append(name)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    given = parser.parse_args()
+    with one_line():
+        runs = [run for run in read(given.folders)[0] if run.reached]
+        if not runs:
+            raise BadInput(
+                f"no run in {', '.join(map(str, given.folders))} was attacked; python run.py task=attack run=FOLDER"
+            )
+    names = called(list(by_setting(runs)))
+    for target in sorted({run.target for run in runs}):
+        found = of_target(target, [run for run in runs if run.target == target], names)
+        print(found.markdown(), found.caption, sep="\n", end="\n\n")
+    print("over the control nowhere:", ", ".join(names[name] for name in nowhere(runs)) or "none")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,62 @@
+"""Who falls to what, from rows written by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from finished import finished
+
+from benchmarks.studies.robustness import main
+from fade.files import write_json
+from fade.intervals import share_of
+
+
+def attacked(folder: Path, name: str, level: str, hits: int, control: int, over: str = "oracle") -> None:
+    row = {"attack": name, "level": level, "success": share_of(hits, 16), "off": share_of(0, 16)}
+    write_json(folder / "attacks" / f"{name}.json", {**row, over: share_of(control, 16)})
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """neuron falls to prefix on the dog alone, weight to nothing; its scale is no attack."""
+    for kind, target, prefix in (("neuron", "dog", 16), ("neuron", "cat", 4), ("weight", "dog", 5)):
+        folder = tmp_path / "runs" / f"{kind}-{target}"
+        finished(folder, target, kind)
+        attacked(folder, "none", "T0", 0, 0)
+        attacked(folder, "prefix", "T2", prefix, 4)
+        attacked(folder, "scale", "T4", 16, 0)
+    attacked(tmp_path / "runs" / "neuron-cat", "prompts", "T0", 1, 0, "never")
+    return tmp_path / "runs"
+
+
+def test_a_row_says_what_an_attack_reaches_and_what_is_decided(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["robustness", str(runs)])
+    main()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    cat, dog = cells[: cells.index(["target", "setting", "none", "prefix", "scale"])], cells[4:]
+    assert cat[0] == ["target", "setting", "none", "prompts", "prefix", "scale"] and len(cat) == 4
+    assert cat[2:] == [["cat", "neuron", "0", "6", "25", "**100**"], ["cat", "*control*", "0", "0", "25", "0"]]
+    assert dog[2:] == [
+        ["dog", "weight", "0", "31", "**100**"],
+        ["dog", "neuron", "0", "**100**", "**100**"],
+        ["dog", "*never saw it*", "0", "25", "0"],
+    ]
+
+
+def test_who_falls_to_nothing_is_said(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["robustness", str(runs)])
+    main()
+    assert capsys.readouterr().out.endswith("over the control nowhere: weight\n")
+
+
+def test_runs_that_nobody_attacked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path / "runs" / "a", "dog")
+    monkeypatch.setattr(sys, "argv", ["robustness", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match="was attacked; python run.py task=attack"):
+        main()
