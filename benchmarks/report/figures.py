@@ -16,7 +16,7 @@ from benchmarks.record.format import Metric
 from benchmarks.record.results import Run, by_setting, called, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from benchmarks.report.alike import by_likeness
-from benchmarks.report.tables import KEPT, mean_of
+from benchmarks.report.tables import KEPT, UNTOUCHED, mean_of
 from fade.files import atomic
 from fade.training.beside import base_images
 
@@ -28,7 +28,6 @@ COLOURS = ("#0b6bcb", "#d1480b", "#2f7d32", "#8e24aa", "#c2185b", "#00838f", "#6
 SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚"}  # and in a legend's text
 HEAT = ("#e8796b", "#f7d794", "#e6eef5")  # of an accuracy of 0, 50 and 100 %: black text reads on each
 SWEPT = {"ua": "UA, %", "kept": "retention: mean of IRA and CRA, %"}
-UNTOUCHED = "base (nothing done)"
 APART = 5  # pixels from one series' marks to another's of the same place
 
 

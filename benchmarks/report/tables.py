@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DASH = "–"
 NEVER = "never saw it"  # the model that was pretrained without the target
+UNTOUCHED = "base (nothing done)"
 
 
 class Cell(NamedTuple):

@@ -18,7 +18,7 @@ from benchmarks.report.answer import largest
 from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, harmonic, holm, sign_flip, stratified, told_apart
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
-from benchmarks.report.tables import DASH, NEVER, Table, asked_harder, mean_value, published, table
+from benchmarks.report.tables import DASH, NEVER, UNTOUCHED, Table, asked_harder, mean_value, published, table
 from benchmarks.studies._agreement import agreement
 from fade.console import command, one_line
 from fade.errors import BadInput
@@ -146,7 +146,7 @@ def _untrained(runs: Sequence[Run], domains: Sequence[str], also: Sequence[str],
     """The rows of the base, and of the models that never saw a target, as cells."""
     found = {}
     if all(r.base for r in runs):
-        found["base (nothing done)"] = measured(runs, domains, also, base=True)[1]
+        found[UNTOUCHED] = measured(runs, domains, also, base=True)[1]
     if never := never_saw(runs):
         own, targets = len({r.target for r in never}), len({r.target for r in runs})
         of = "" if own == targets else f" ({own} of {targets} targets)"

@@ -76,7 +76,8 @@ def fallen(runs: Sequence[Run]) -> list[str]:
 
 
 def mean_excess(runs: Sequence[Run]) -> float:
-    return float(np.mean([one.excess["value"] for run in runs for one in run.reached.values() if one.tries]))
+    found = [one.excess["value"] for run in runs for one in run.reached.values() if one.tries]
+    return float(np.mean(found)) if found else 0.0
 
 
 def nowhere(runs: Sequence[Run]) -> list[str]:
