@@ -20,10 +20,10 @@ from torch.nn.functional import mse_loss
 from fade.adapters import Adapter
 from fade.checked import Count, NonNegative, Rate
 from fade.data.pairs import Batch, Example, Pairs
-from fade.errors import BadInput
 from fade.methods import Method, denoising, noised
 from fade.methods.fade_robust import answered
 from fade.models import Diffusion
+from fade.models.embedding import Embedding
 from fade.timesteps import Uniform, with_timesteps
 
 OPTIMIZERS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -64,13 +64,6 @@ class ResAlign(Method):
         self.loss, self.eta, self.images = loss, eta, images
         self.shown, self.tuning_steps, self.rates, self.optimizers = shown, tuning_steps, rates, optimizers
         self.variant, self.terms = loss, self.weighted(terms)
-
-    def suits(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
-        if self.images > pairs.batch:
-            raise BadInput(
-                f"method.images={self.images} of a batch of {pairs.batch}: the simulated fine-tuning takes its images "
-                f"from one; give at most {pairs.batch}, or a larger pairs.batch"
-            )
 
     def prepare(self, model: Diffusion, adapter: Adapter, pairs: Pairs) -> None:
         self.pairs, self.empty = pairs, model.negative()
@@ -113,15 +106,23 @@ class ResAlign(Method):
         product = torch.stack(along).sum()
         return there.detach() + (product - product.detach())
 
+    def example(self, model: Diffusion, side: Literal["retain", "forget"]) -> Example:
+        """What a step of the fine-tuning is shown: of as many batches as it takes."""
+        drawn = []
+        for _ in range(-(-self.images // self.pairs.batch)):
+            batch = self.pairs.draw(torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
+            drawn.append(with_timesteps(batch, Uniform(), torch.zeros(0), model.process)[side])
+        return first(drawn, self.images)
+
     def tune(self, model: Diffusion, adapter: Adapter) -> None:
         """Somebody's fine-tuning, of the parameters in place."""
         side, steps = drawn(self.shown), drawn(self.tuning_steps)
         parameters = adapter.parameters()
         optimizer = OPTIMIZERS[drawn(self.optimizers)](parameters, lr=drawn(self.rates))
         for _ in range(steps):
-            batch = self.pairs.draw(torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
-            example = few(with_timesteps(batch, Uniform(), torch.zeros(0), model.process)[side], self.images)
-            slopes = torch.autograd.grad(denoising(model, example, example["prompt"]), parameters, allow_unused=True)
+            example = self.example(model, side)
+            loss = denoising(model, example, example["prompt"])
+            slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, slope in zip(parameters, slopes, strict=True):
                 parameter.grad = slope
             optimizer.step()
@@ -129,9 +130,11 @@ class ResAlign(Method):
             torch.clear_autocast_cache()  # it would go on with the weights as they were
 
 
-def few(example: Example, n: int) -> Example:
-    """Its first n."""
-    return cast(Example, {name: rows[:n] for name, rows in cast(dict[str, Any], example).items()})
+def first(parts: Sequence[Example], n: int) -> Example:
+    """The first n of several."""
+    given = cast(Sequence[dict[str, Any]], parts)
+    kinds = {name: Embedding if isinstance(rows, Embedding) else torch for name, rows in given[0].items()}
+    return cast(Example, {name: kind.cat([part[name] for part in given])[:n] for name, kind in kinds.items()})
 
 
 def drawn(choices: Sequence[T]) -> T:

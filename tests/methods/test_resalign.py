@@ -15,7 +15,6 @@ from fade.adapters import Adapter
 from fade.adapters.lora import Lora
 from fade.adapters.patch import Patch
 from fade.data.pairs import Batch, Pairs
-from fade.errors import BadInput
 from fade.methods.resalign import ResAlign
 from fade.models import Diffusion
 from fade.timesteps import Uniform, with_timesteps
@@ -47,11 +46,12 @@ def test_the_parameters_and_their_gradients_are_put_back(model: Diffusion, pairs
         assert (parameter.grad == k).all() if k else parameter.grad is None  # type: ignore[union-attr]
 
 
-def test_more_images_than_a_batch_has_are_refused(model: Diffusion, pairs: Pairs) -> None:
-    adapter, most = Lora.attach(model, 2, 2), pairs.batch
-    ResAlign(images=most).suits(model, adapter, pairs)
-    with pytest.raises(BadInput, match=f"method.images={most + 1} of a batch of {most}: .* give at most {most}"):
-        ResAlign(images=most + 1).suits(model, adapter, pairs)
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_more_images_than_a_batch_has_are_of_several(model: Diffusion, pairs: Pairs, more: int) -> None:
+    method, _, _ = prepared(model, pairs, images=pairs.batch + more)
+    found = method.example(model, "retain")
+    assert {len(rows) for rows in found.values()} == {pairs.batch + more}  # type: ignore[arg-type]
+    assert len(found["noise"].flatten(1).unique(dim=0)) == pairs.batch + more
 
 
 @pytest.mark.parametrize(("optimizer", "far"), [("adam", 0.1), ("gd", None)])
