@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from fade.data.prompts import words
 from fade.files import atomic
@@ -92,14 +93,15 @@ def grid(
     framed: Container[tuple[int, int]] = (),
 ) -> None:
     """A picture of labelled rows of images; framed: (row, column) of those with a red frame."""
-    left, top, gap = 130, 22, 4
+    font = ImageFont.load_default()
+    left, top, gap = 14 + max(math.ceil(font.getlength(label)) for label, _ in rows), 34, 4
     sheet = Image.new("RGB", (left + len(columns) * (side + gap), top + len(rows) * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for i, name in enumerate(columns):
-        draw.text((left + i * (side + gap) + 4, 5), name, fill="black")
+        draw.text((left + i * (side + gap) + 4, 4), name.replace("_", "\n"), fill="black", font=font, spacing=1)
     for j, (label, files) in enumerate(rows):
         y = top + j * (side + gap)
-        draw.text((6, y + side // 2 - 6), label, fill="black")
+        draw.text((6, y + side // 2 - 6), label, fill="black", font=font)
         for i, file in enumerate(files):
             x = left + i * (side + gap)
             with Image.open(file) as image:
