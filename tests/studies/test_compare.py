@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 from command import ROOT
-from PIL import Image
+from PIL import Image, ImageFont
 from scipy.stats import permutation_test, t, ttest_1samp
 
 from benchmarks.measure.predictions import write_rows
 from benchmarks.record.results import Run
 from benchmarks.report.decided import decided, holm, sign_flip, stratified, student, told_apart
+from benchmarks.report.pictures import grid
 from benchmarks.studies.compare import (
     DEVELOPMENT,
     briefly,
@@ -348,11 +349,12 @@ def test_the_picture_of_what_each_method_leaves(tmp_path: Path) -> None:
         found.append(Run(folder, {**run(method, "block_print", 1.0, seed).results, **about}))
     assert pictures(found, tmp_path) == []
     with Image.open(tmp_path / "block_print.png") as sheet:
-        assert sheet.size == (130 + 2 * 68, 22 + 3 * 68)  # two objects; base and two methods
-        assert sheet.getpixel((200, 22 + 68 + 30)) == (0, 0, 255) and sheet.getpixel((200, 22 + 2 * 68 + 30)) == (
-            255,
-            0,
-            0,
-        )
+        assert sheet.height == 34 + 3 * 68  # base and two methods
+        left = sheet.width - 2 * 68  # two objects
+        assert [sheet.getpixel((left + 100, 34 + row * 68 + 30)) for row in (1, 2)] == [(0, 0, 255), (255, 0, 0)]
+    whole = ImageFont.load_default().getlength(longest := "a method (as its authors released it, one level)")
+    grid(["palm_tree"], [(longest, [tmp_path / "base" / "photo_bird.png"])], tmp_path / "long.png")
+    with Image.open(tmp_path / "long.png") as sheet:  # no image stands on a name
+        assert sheet.width - 68 > 6 + whole
     shutil.rmtree(tmp_path / "base")
     assert "no picture of block_print" in pictures(found, tmp_path)[0]
