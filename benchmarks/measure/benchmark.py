@@ -198,7 +198,7 @@ class Benchmark:
         """How the images are made, with nothing left to the model. precision: of autocast, or of the weights."""
         s = model.settled(self.protocol.sampling)
         return {
-            "sampler": s.sampler or type(model.pipe.scheduler).__name__,
+            "sampler": s.sampler,
             "steps": s.steps or model.steps,
             "guidance": model.guidance if s.guidance is None else s.guidance,
             "size": s.size or model.size,
@@ -230,8 +230,8 @@ class Benchmark:
         """Raises BadInput, before any work, for an unknown sampler, for a precision that the GPU does not have, and for
         prompts that the tokenizer would cut."""
         sampling = model.settled(self.protocol.sampling)
-        if sampling.sampler:
-            model.scheduler(sampling.sampler)
+        if self.protocol.sampling.sampler:
+            model.scheduler(self.protocol.sampling.sampler)
         if sampling.precision == "bfloat16" and self.device.type == "cuda" and not has_bfloat16():
             raise BadInput(
                 "this GPU has no bfloat16, in which images are to be made; give protocol.sampling.precision=float32 or "

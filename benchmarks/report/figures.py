@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.measure.predictions import Row
 from benchmarks.record.format import Metric
-from benchmarks.record.results import Run, by_setting, called, short
+from benchmarks.record.results import Run, by_setting, short
 from benchmarks.record.sequences import SequenceRun, steps_frame
 from benchmarks.report.alike import by_likeness
 from benchmarks.report.tables import KEPT, UNTOUCHED, mean_of
@@ -295,12 +295,21 @@ def accuracies(runs: Sequence[Run], domain: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def of_others(runs: Sequence[Run], domain: str) -> pd.DataFrame:
-    """column: the evaluated concept; value: the judge's accuracy in percent on all images of it in the runs that forgot
-    another one."""
-    table = accuracies(runs, domain)
-    table = table[~table["own"]].assign(right=table["value"] * table["images"])
-    found = table.groupby("column", as_index=False)[["right", "images"]].sum()
+class Part(NamedTuple):
+    """The runs of a setting that forgot concepts of one domain. table: their accuracies."""
+
+    setting: str
+    domain: str
+    runs: list[Run]
+    table: pd.DataFrame
+
+
+def of_others(table: pd.DataFrame) -> pd.DataFrame:
+    """Of accuracies, column: the evaluated concept; value: those of all images of it in the runs that forgot another
+    one."""
+    kept = table[~table["own"]]
+    kept = kept.assign(right=kept["value"] * kept["images"])
+    found = kept.groupby("column", as_index=False)[["right", "images"]].sum()
     return found.assign(value=found["right"] / found["images"], own=False).drop(columns="right")
 
 
@@ -332,21 +341,23 @@ def untouched(runs: Sequence[Run]) -> list[Run]:
     return list(found.values()) if len(found) == len({run.target for run in runs}) else []
 
 
-def together(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
+def together(parts: Sequence[Part], names: Mapping[Path, str]) -> list[Figure]:
     """For each domain, what every setting leaves of each concept where it forgot another: the base first, then who
     keeps most."""
     import pandas as pd
 
-    found, brief = [], called(list(by_setting(runs)))
-    for domain in sorted({run.domain for run in runs}):
-        read = [run for run in runs if run.domain == domain and run.predictions]
-        kinds = {brief[name]: own for name, own in by_setting(read).items()}
-        if len(kinds) < 2:
+    found = []
+    for domain in sorted({part.domain for part in parts}):
+        own = [part for part in parts if part.domain == domain]
+        if len(own) < 2:
             continue
-        rows = {name: own for name, own in [(UNTOUCHED, untouched(read)), *kinds.items()] if own}
-        tables = {name: of_others(own, domain).assign(row=name) for name, own in rows.items()}
-        best = sorted(tables, key=lambda name: (name in kinds, -tables[name]["value"].mean()))
-        table = _beside(pd.concat(tables.values()), read, domain, best)
+        runs = [run for part in own for run in part.runs]
+        rows, tables = {part.setting: part.runs for part in own}, {part.setting: of_others(part.table) for part in own}
+        best = sorted(tables, key=lambda name: -tables[name]["value"].mean())
+        if base := untouched(runs):
+            best, rows[UNTOUCHED] = [UNTOUCHED, *best], base
+            tables[UNTOUCHED] = of_others(accuracies(base, domain))
+        table = _beside(pd.concat([tables[name].assign(row=name) for name in best]), runs, domain, best)
         title = f"every setting: what is left of each {domain} where another was forgotten"
         found.append(grid(f"accuracy-{domain}", title, table, heat(table, domain, rows, names)))
     return found
@@ -355,16 +366,18 @@ def together(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
 def moved(runs: Sequence[Run], names: Mapping[Path, str]) -> list[Figure]:
     """What else moved: all settings beside each other, then for each setting and domain the accuracy on each concept
     after forgetting one. names: of the runs' images, by their folders."""
-    found, kinds = together(runs, names), by_setting(runs)
+    parts, each = list[Part](), list[Figure]()
+    kinds = by_setting(runs)
     for number, (name, own) in enumerate(zip(short(list(kinds)), kinds.values(), strict=True), 1):
         for domain in sorted({run.domain for run in own}):
             read = [run for run in own if run.domain == domain and run.predictions]
             if read:
-                table = _beside(accuracies(read, domain), read, domain)
+                parts.append(Part(name, domain, read, accuracies(read, domain)))
+                table = _beside(parts[-1].table, read, domain)
                 rows = {target: [run for run in read if run.target == target] for target in table["row"]}
                 cells = heat(table, domain, rows, names)
-                found.append(grid(f"accuracy-{number}-{domain}", f"{name}: {domain}s forgotten", table, cells))
-    return found
+                each.append(grid(f"accuracy-{number}-{domain}", f"{name}: {domain}s forgotten", table, cells))
+    return [*together(parts, names), *each]
 
 
 def over_requests(runs: Sequence[SequenceRun]) -> list[Figure]:
