@@ -1,4 +1,4 @@
-"""Who falls to what: every attack on every setting, target by target.
+"""Who falls to what: every attack on every setting, over the targets of each domain and target by target.
 
 python -m benchmarks.studies.robustness FOLDER...      runs that task=attack was run on
 """
@@ -6,7 +6,7 @@ python -m benchmarks.studies.robustness FOLDER...      runs that task=attack was
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from fade.errors import BadInput
 
 SAID = (
     "percent of the images that are read as the target; **bold**: more than on the control by a 95 % interval above "
-    f"0; {DASH}: void, or not made. Control, the last row: {{}}"
+    f"0, over targets where there are several; {DASH}: void, or not made. Control, the last row: {{}}"
 )
+FALLS = "falls on"  # how many of its targets
 HELD = {
     "oracle": "a model that never saw the target",
     "never": "the base, taught a concept that nobody saw",
@@ -59,14 +60,30 @@ def control(runs: Sequence[Run], attack: str) -> str:
     return f"{100 * np.mean(found):.0f}" if found else DASH
 
 
-def of_target(target: str, runs: Sequence[Run], names: dict[str, str]) -> Table:
-    """One row a setting, the one with the fewest decided first; then the control."""
+def of(where: str, runs: Sequence[Run], names: dict[str, str]) -> Table:
+    """One row a setting, the one with the fewest decided first; then the control. where: the target, or what several
+    have in common, of which a last column says on how many something is decided."""
     kinds, attacks = by_setting(runs), columns(runs)
+    several = len({run.target for run in runs}) > 1
     order = sorted(kinds, key=lambda name: (len(fallen(kinds[name])), mean_excess(kinds[name])))
-    rows = [[target, names[name], *(cell(kinds[name], one) for one in attacks)] for name in order]
+    rows = [
+        [where, names[name], *(cell(kinds[name], one) for one in attacks), *[falls(kinds[name])] * several]
+        for name in order
+    ]
     over = sorted({one.over for run in runs for one in run.reached.values()}, key=list(HELD).index)
-    last = [target, f"*{NEVER}*" if over == ["oracle"] else "*control*", *(control(runs, one) for one in attacks)]
-    return Table.of(["target", "setting", *attacks], [*rows, last], SAID.format("; ".join(HELD[one] for one in over)))
+    last = [where, f"*{NEVER}*" if over == ["oracle"] else "*control*", *(control(runs, one) for one in attacks)]
+    header = ["target", "setting", *attacks, *[FALLS] * several]
+    return Table.of(header, [*rows, last + [DASH] * several], SAID.format("; ".join(HELD[one] for one in over)))
+
+
+def by_target(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    return {target: [run for run in runs if run.target == target] for target in sorted({run.target for run in runs})}
+
+
+def falls(runs: Sequence[Run]) -> str:
+    """On how many of the targets of a setting some attack brings back more than its control."""
+    own = by_target(runs)
+    return f"{sum(bool(fallen(runs)) for runs in own.values())} of {len(own)}"
 
 
 def fallen(runs: Sequence[Run]) -> list[str]:
@@ -82,12 +99,18 @@ def mean_excess(runs: Sequence[Run]) -> float:
 
 def nowhere(runs: Sequence[Run]) -> list[str]:
     """The settings of which no attack brings back more than its control on any of their targets."""
-    found = []
-    for name, own in by_setting(runs).items():
-        targets = [[run for run in own if run.target == target] for target in {run.target for run in own}]
-        if not any(map(fallen, targets)):
-            found.append(name)
-    return found
+    return [name for name, own in by_setting(runs).items() if not any(map(fallen, by_target(own).values()))]
+
+
+def tables(runs: Sequence[Run]) -> Iterator[Table]:
+    """Of each domain of which several targets were attacked, then of each target."""
+    names = called(list(by_setting(runs)))
+    for domain in sorted({run.domain for run in runs}, reverse=True):  # style before object, as everywhere
+        own = [run for run in runs if run.domain == domain]
+        if (n := len(by_target(own))) > 1:
+            yield of(f"{n} {domain}s", own, names)
+    for target, own in by_target(runs).items():
+        yield of(target, own, names)
 
 
 def main() -> None:
@@ -101,8 +124,7 @@ def main() -> None:
                 f"no run in {', '.join(map(str, given.folders))} was attacked; python run.py task=attack run=FOLDER"
             )
     names = called(list(by_setting(runs)))
-    for target in sorted({run.target for run in runs}):
-        found = of_target(target, [run for run in runs if run.target == target], names)
+    for found in tables(runs):
         print(found.markdown(), found.caption, sep="\n", end="\n\n")
     print("over the control nowhere:", ", ".join(names[name] for name in nowhere(runs)) or "none")
 

@@ -31,19 +31,42 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def printed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    monkeypatch.setattr(sys, "argv", ["robustness", str(folder)])
+    main()
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+
+
 def test_a_row_says_what_an_attack_reaches_and_what_is_decided(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["robustness", str(runs)])
-    main()
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
-    cat, dog = cells[: cells.index(["target", "setting", "none", "prefix", "scale"])], cells[4:]
-    assert cat[0] == ["target", "setting", "none", "prompts", "prefix", "scale"] and len(cat) == 4
-    assert cat[2:] == [["cat", "neuron", "0", "6", "25", "**100**"], ["cat", "*control*", "0", "0", "25", "0"]]
-    assert dog[2:] == [
+    cells = printed(runs, monkeypatch, capsys)
+    heads = [line for line in cells if line[0] == "target"]
+    assert heads[1:] == [
+        ["target", "setting", "none", "prompts", "prefix", "scale"],
+        ["target", "setting", "none", "prefix", "scale"],
+    ]
+    assert [line for line in cells if line[0] == "cat"] == [
+        ["cat", "neuron", "0", "6", "25", "**100**"],
+        ["cat", "*control*", "0", "0", "25", "0"],
+    ]
+    assert [line for line in cells if line[0] == "dog"] == [
         ["dog", "weight", "0", "31", "**100**"],
         ["dog", "neuron", "0", "**100**", "**100**"],
         ["dog", "*never saw it*", "0", "25", "0"],
+    ]
+
+
+def test_over_several_targets_what_is_decided_is_over_them(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """neuron's prefix is decided on one of two targets, and so not over both."""
+    cells = printed(runs, monkeypatch, capsys)
+    assert cells[0] == ["target", "setting", "none", "prompts", "prefix", "scale", "falls on"]
+    assert [line for line in cells if line[0] == "2 objects"] == [
+        ["2 objects", "weight", "0", "–", "31", "**100**", "0 of 1"],
+        ["2 objects", "neuron", "0", "6", "62", "**100**", "1 of 2"],
+        ["2 objects", "*control*", "0", "0", "25", "0", "–"],
     ]
 
 
