@@ -19,7 +19,7 @@ from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, harmonic, h
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import DASH, NEVER, UNTOUCHED, Table, asked_harder, mean_value, published, table
-from benchmarks.studies._agreement import agreement
+from benchmarks.studies._agreement import agreement, charts
 from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS, usual
@@ -361,7 +361,7 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
         Table.of(*part).write(out, name)
     if out and not tuned:
         problems += pictures(runs, out)
-        for figure in apart(runs):
+        for figure in [*apart(runs), *(charts(runs) if ranked else ())]:
             figure.save(out)
     shown = [table(*part) for part in parts.values()]
     others = (

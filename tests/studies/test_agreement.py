@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.record.results import Run
 from benchmarks.studies import _agreement
-from benchmarks.studies._agreement import METHODS, agreement, check_methods, interval, published_scores
+from benchmarks.studies._agreement import METHODS, agreement, charts, check_methods, interval, published_scores
 from fade.errors import BadInput
 
 
@@ -54,6 +54,21 @@ def test_tau_by_hand_and_its_interval_over_targets() -> None:
     # means 2, 2, 3.67: one tie, two pairs discordant; tau_b = -2 / sqrt(3 * 2)
     assert value == pytest.approx(-2 / np.sqrt(6)) and low == -1 and high == 1
     assert interval(np.ones((3, 2)), ["style"] * 2, [3.0, 2.0, 1.0])[0] == 0
+
+
+def test_a_chart_has_a_mark_for_each_method_at_both_its_places() -> None:
+    made = [
+        run(method, f"{domain}{k}", domain, ua, 1.0)
+        for method, ua in (("esd", 0.5), ("uce", 0.7), ("ca", 0.2))
+        for k, domain in enumerate(("style", "style", "object"))
+    ]
+    made[0] = run("esd", "style0", "style", 0.95, 1.0)  # without it esd is second here, with it first or second
+    figure = next(figure for figure in charts(made) if figure.name == "agreement-ua")
+    marks = {mark["method"].split()[0]: mark for mark in figure.spec["layer"][2]["data"]["values"]}
+    assert sorted(marks) == ["ca", "esd", "uce"] and "tau +1.00" in figure.title
+    assert marks["ca"]["method"] == f"ca 20.0 ({(60.82 + 46.67) / 2:.1f})"
+    assert [marks["ca"][key] for key in ("theirs", "ours", "low", "high")] == [3, 3, 3, 3]
+    assert [marks["esd"][key] for key in ("theirs", "ours", "low", "high")] == [2, 2, 1, 2]
 
 
 def test_too_few_methods_and_one_in_several_settings_are_refused() -> None:
