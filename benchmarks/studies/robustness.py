@@ -18,11 +18,13 @@ from benchmarks.report.tables import DASH, NEVER, Table
 from fade.console import command, one_line
 from fade.errors import BadInput
 
+LEFT = 0.5  # of the images as asked: who leaves as many as that has forgotten nothing that could be brought back
 SAID = (
     "percent of the images that are read as the target; **bold**: more than on the control by a 95 % interval above "
-    f"0, over targets where there are several; {DASH}: void, or not made. Control, the last row: {{}}"
+    f"0, over targets where there are several; {DASH}: void, or not made. Who leaves half of the images as asked "
+    "stands last. Control, the last row: {}"
 )
-FALLS = "falls on"  # how many of its targets
+FALLS = "falls on"  # how many of its targets: what was never gone counts
 HELD = {
     "oracle": "a model that never saw the target",
     "never": "the base, taught a concept that nobody saw",
@@ -54,18 +56,25 @@ def cell(runs: Sequence[Run], attack: str) -> str:
     return f"**{text}**" if decided(runs, attack) else text
 
 
+def left(runs: Sequence[Run]) -> bool:
+    """Whether half of the images are the target without an attack, over these runs."""
+    found = reached(runs, NONE)
+    return bool(found) and float(np.mean([one.success["value"] for one in found])) >= LEFT
+
+
 def control(runs: Sequence[Run], attack: str) -> str:
-    """Its mean over the runs: what knows the attacked change's places is another for each."""
-    found = [one.control["value"] for one in reached(runs, attack)]
+    """Its mean over the runs: what knows the attacked change's places is another for each, and the optimiser off says
+    what a run draws without it, so that runs which forgot nothing are left out."""
+    found = [one.control["value"] for run in runs if not left([run]) for one in reached([run], attack)]
     return f"{100 * np.mean(found):.0f}" if found else DASH
 
 
 def of(where: str, runs: Sequence[Run], names: dict[str, str]) -> Table:
-    """One row a setting, the one with the fewest decided first; then the control. where: the target, or what several
-    have in common, of which a last column says on how many something is decided."""
+    """One row a setting: the fewest decided first, who forgot nothing last; then the control. where: the target, or
+    what several have in common, of which a last column says on how many something is decided."""
     kinds, attacks = by_setting(runs), columns(runs)
     several = len({run.target for run in runs}) > 1
-    order = sorted(kinds, key=lambda name: (len(fallen(kinds[name])), mean_excess(kinds[name])))
+    order = sorted(kinds, key=lambda name: rank(kinds[name]))
     rows = [
         [where, names[name], *(cell(kinds[name], one) for one in attacks), *[falls(kinds[name])] * several]
         for name in order
@@ -81,9 +90,9 @@ def by_target(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def falls(runs: Sequence[Run]) -> str:
-    """On how many of the targets of a setting some attack brings back more than its control."""
+    """On how many of the targets of a setting some attack brings back more than its control, or nothing was gone."""
     own = by_target(runs)
-    return f"{sum(bool(fallen(runs)) for runs in own.values())} of {len(own)}"
+    return f"{sum(left(runs) or bool(fallen(runs)) for runs in own.values())} of {len(own)}"
 
 
 def fallen(runs: Sequence[Run]) -> list[str]:
@@ -92,14 +101,19 @@ def fallen(runs: Sequence[Run]) -> list[str]:
     return sorted(name for name in tried if decided(runs, name))
 
 
+def rank(runs: Sequence[Run]) -> tuple[bool, int, float]:
+    return left(runs), len(fallen(runs)), mean_excess(runs)
+
+
 def mean_excess(runs: Sequence[Run]) -> float:
     found = [one.excess["value"] for run in runs for one in run.reached.values() if one.tries]
     return float(np.mean(found)) if found else 0.0
 
 
 def nowhere(runs: Sequence[Run]) -> list[str]:
-    """The settings of which no attack brings back more than its control on any of their targets."""
-    return [name for name, own in by_setting(runs).items() if not any(map(fallen, by_target(own).values()))]
+    """The settings that forgot all of their targets and of which no attack brings any back over its control."""
+    own = {name: by_target(runs).values() for name, runs in by_setting(runs).items()}
+    return [name for name, targets in own.items() if not any(left(runs) or fallen(runs) for runs in targets)]
 
 
 def tables(runs: Sequence[Run]) -> Iterator[Table]:

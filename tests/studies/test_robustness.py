@@ -70,6 +70,26 @@ def test_over_several_targets_what_is_decided_is_over_them(
     ]
 
 
+def test_who_forgot_nothing_stands_last_and_is_no_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No attack can bring back more than a model without it draws, where that draws the target anyway."""
+    for kind, target, hits, prefix in (("weight", "dog", 16, 16), ("weight", "cat", 0, 1), ("neuron", "dog", 2, 16)):
+        folder = tmp_path / "runs" / f"{kind}-{target}"
+        finished(folder, target, kind)
+        attacked(folder, "none", "T0", hits, hits, "off")
+        attacked(folder, "prefix", "T2", prefix, hits, "off")
+    cells = printed(tmp_path / "runs", monkeypatch, capsys)
+    assert [line for line in cells if line[0] == "dog"] == [
+        ["dog", "neuron", "12", "**100**"],
+        ["dog", "weight", "100", "100"],
+        ["dog", "*control*", "12", "12"],
+    ]
+    assert [line[-1] for line in cells if line[0] == "2 objects"] == ["1 of 1", "1 of 2", "–"]
+    main()
+    assert capsys.readouterr().out.endswith("over the control nowhere: none\n")
+
+
 def test_who_falls_to_nothing_is_said(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
