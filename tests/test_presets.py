@@ -67,15 +67,16 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     "method/fade_robust": (
         {
             "method.start": 200.0,
-            "method.radius": 0.3,
+            "method.radius": 1.0,
             "method.attack_steps": 1,
             "method.saliency": "forget",
             "method.terms.forget": 0.3,
+            "method.terms.adversarial": 0.5,
             "method.terms.closed": 1.0,
             "method.terms.retain": 3.0,
             "method.terms.random": 3.0,
             "method.terms.between": 3.0,
-            **{f"method.terms.{term}": 0.0 for term in ("adversarial", "around", "empty")},
+            **{f"method.terms.{term}": 0.0 for term in ("around", "empty")},
             "pairs.captions": ["all"],
         },
         "ours: docs/tuning.md",
@@ -346,7 +347,7 @@ TABLE: dict[str, tuple[dict[str, Any], str]] = {
     # of the canvas: chosen here (docs/tuning.md), not published
     **{f"tuned/canvas/{name}": (row, "ours") for name, row in CANVAS.items()},
     **{f"tuned/canvas/{name}": ({"optimizer.build.lr": 2e-3}, "docs/tuning.md") for name in ("fade", "spare")},
-    "tuned/canvas/fade_robust": ({"trainer.max_steps": 75, "optimizer.build.lr": 2e-3}, "docs/tuning.md"),
+    "tuned/canvas/fade_robust": ({"trainer.max_steps": 100, "optimizer.build.lr": 2e-3}, "docs/tuning.md"),
     "tuned/canvas/fade_uce": (
         {"trainer.max_steps": 75, "method.terms.retain": 3.0, "optimizer.build.lr": 4e-3},
         "docs/methods.md",
@@ -900,7 +901,7 @@ COMPOSED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("canvas", "fade"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "spare"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "fade_uce"): (4e-3, 1e-2, 75, 16, 1.0, "32-true"),
-    ("canvas", "fade_robust"): (2e-3, 1e-2, 75, 16, 1.0, "32-true"),
+    ("canvas", "fade_robust"): (2e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "ca"): (1e-3, 1e-2, 100, 16, 1.0, "32-true"),
     ("canvas", "esd"): (1e-3, 0.0, 100, 4, None, "32-true"),
     ("canvas", "esd", "method.variant=as_released"): (1e-3, 0.0, 100, 4, None, "32-true"),

@@ -53,7 +53,7 @@ class FadeRobust(Fade):
 
     terms: Mapping[str, float] = {
         "forget": 0.3,
-        "adversarial": 0.0,
+        "adversarial": 0.5,
         "closed": 1.0,
         "retain": 3.0,
         "around": 0.0,
@@ -64,7 +64,7 @@ class FadeRobust(Fade):
 
     def __init__(
         self,
-        radius: Positive = 0.3,
+        radius: Positive = 1.0,
         attack_steps: Count = 1,
         saliency: str = "forget",
         terms: Mapping[str, NonNegative] | None = None,
@@ -74,7 +74,7 @@ class FadeRobust(Fade):
         super().__init__(saliency, "", terms, start)
         at_least(1, method__attack_steps=attack_steps, method__captions=captions)
         if not radius > 0:
-            raise BadInput(f"method.radius is {radius}; it must be above 0, for example 0.3")
+            raise BadInput(f"method.radius is {radius}; it must be above 0, for example 1.0")
         self.radius, self.attack_steps, self.captions = radius, attack_steps, captions
 
     def check(self, kind: str, sparsity: str, steps: int, timesteps: str = "uniform") -> None:
