@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata
@@ -68,94 +69,86 @@ def check_methods(runs: Sequence[Run]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Order:
-    """The methods in one order. table (methods, targets): our scores; domains: of the targets; told (methods,): the
+    """The methods in one order. scores (methods, targets): ours; domains: of the targets; told (methods,): the
     published ones; all in percent."""
 
     name: str
     methods: list[str]
     domains: list[str]
-    table: np.ndarray
+    scores: np.ndarray
     told: list[float]
 
-    @property
+    @cached_property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """(methods,), domains weighing alike; and with the targets of each drawn anew, (draws, methods)."""
+        groups = [np.flatnonzero(np.array(self.domains) == domain) for domain in sorted(set(self.domains))]
+        generator = np.random.default_rng(0)
+
+        def mean(chosen: list[np.ndarray]) -> np.ndarray:
+            return np.mean([self.scores[:, group].mean(axis=1) for group in chosen], axis=0)
+
+        drawn = [mean([generator.choice(group, len(group)) for group in groups]) for _ in range(_DRAWS)]
+        return mean(groups), np.array(drawn)
+
+    @cached_property
     def tau(self) -> tuple[float, float, float]:
-        return interval(self.table, self.domains, self.told)
+        """τ_b of our means with the published scores, and its 95 % bootstrap interval over targets."""
+
+        def tau(means: np.ndarray) -> float:
+            value = kendalltau(means, self.told).statistic
+            return float(np.nan_to_num(value))  # nan where all methods are equal: no order
+
+        own, drawn = self.means
+        low, high = np.quantile([tau(means) for means in drawn], (0.025, 0.975))
+        return tau(own), float(low), float(high)
+
+    @property
+    def said(self) -> tuple[str, str]:
+        value, low, high = self.tau
+        return f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"
 
 
-def orders(runs: Sequence[Run]) -> Iterator[Order]:
+def orders(runs: Sequence[Run]) -> list[Order]:
     """By each of ORDERS."""
-    own = check_methods(runs)
+    own, found = check_methods(runs), []
     for name, numbers in ORDERS.items():
         ours = scores(own, numbers)
-        places, methods = sorted(next(iter(ours.values()))), sorted(ours)
-        domains = [domain for domain, _ in places]
+        targets, methods = sorted(next(iter(ours.values()))), sorted(ours)
+        domains = [domain for domain, _ in targets]
         theirs = published_scores(numbers, sorted(set(domains)))
-        table = np.array([[ours[method][place] for place in places] for method in methods])
-        yield Order(name, methods, domains, table, [theirs[method] for method in methods])
+        table = np.array([[ours[method][target] for target in targets] for method in methods])
+        found.append(Order(name, methods, domains, table, [theirs[method] for method in methods]))
+    return found
 
 
-def agreement(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def agreement(found: Sequence[Order]) -> tuple[list[str], list[list[str]]]:
     """Kendall's τ_b between our order and the published one, with its 95 % bootstrap interval over targets (drawn anew
     within each domain): it says how the choice of targets moves it, and nothing of how nine methods were chosen."""
-    rows = [[order.name, str(len(order.methods)), str(len(order.domains)), *_said(order.tau)] for order in orders(runs)]
+    rows = [[order.name, str(len(order.methods)), str(len(order.domains)), *order.said] for order in found]
     return ["order by", "methods", "targets", "Kendall's tau", "95 % over targets"], rows
 
 
-def _said(tau: tuple[float, float, float]) -> tuple[str, str]:
-    value, low, high = tau
-    return f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"
-
-
-def resampled(table: np.ndarray, domains: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The methods' means (methods,), domains weighing alike; and with targets drawn anew in each (draws, methods)."""
-    groups = [np.flatnonzero(np.array(domains) == domain) for domain in sorted(set(domains))]
-    generator = np.random.default_rng(0)
-
-    def means(chosen: list[np.ndarray]) -> np.ndarray:
-        return np.mean([table[:, group].mean(axis=1) for group in chosen], axis=0)
-
-    drawn = [means([generator.choice(group, len(group)) for group in groups]) for _ in range(_DRAWS)]
-    return means(groups), np.array(drawn)
-
-
-def interval(table: np.ndarray, domains: Sequence[str], told: Sequence[float]) -> tuple[float, float, float]:
-    """τ_b of a table (methods, targets) of scores with the published ones (methods,), and its bootstrap interval."""
-
-    def tau(means: np.ndarray) -> float:
-        return float(np.nan_to_num(kendalltau(means, told).statistic))  # nan where all methods are equal: no order
-
-    own, drawn = resampled(table, domains)
-    low, high = np.quantile([tau(means) for means in drawn], (0.025, 0.975))
-    return tau(own), float(low), float(high)
-
-
-def charts(runs: Sequence[Run]) -> list[Figure]:
-    """For each order, a method's place here over its published one, 1 the best, with its 95 % interval over targets."""
-    return [_chart(order) for order in orders(runs)]
-
-
-def _chart(order: Order) -> Figure:
+def chart(order: Order) -> Figure:
+    """A method's place here over its published one, 1 the best, with its 95 % interval over targets."""
     import altair as alt
 
-    own, drawn = resampled(order.table, order.domains)
+    own, drawn = order.means
     low, high = np.quantile(places(drawn), (0.025, 0.975), axis=0)
+    theirs, ours = places(np.array(order.told)), places(own)
     marks = [
-        {"method": f"{method} {ours:.1f} ({told:.1f})", "theirs": x, "ours": y, "low": a, "high": b}
-        for method, told, ours, x, y, a, b in zip(
-            order.methods, order.told, own, places(np.array(order.told)), places(own), low, high, strict=True
-        )
+        {"method": f"{name} {own[k]:.1f} ({order.told[k]:.1f})", "theirs": theirs[k], "ours": ours[k]}
+        | {"low": low[k], "high": high[k]}
+        for k, name in enumerate(order.methods)
     ]
-    value, spread = _said(order.tau)
+    value, spread = order.said
     title = f"By {order.name}: place here over UnlearnCanvas's. Kendall's tau {value} {spread}, over targets"
-    count = len(order.methods)
-    scale, axis = (
-        alt.Scale(domain=[count + 0.5, 0.5], nice=False),
-        alt.Axis(values=list(range(1, count + 1)), format="d"),
-    )
-    x, y = (alt.X("theirs:Q", scale=scale, axis=axis), alt.Y("ours:Q", scale=scale, axis=axis))
-    x, y = x.title(f"place by {order.name}, published"), y.title(f"place by {order.name}, here")
+    last = len(order.methods)
+    scale = alt.Scale(domain=[last + 0.5, 0.5], nice=False)
+    axis = alt.Axis(values=list(range(1, last + 1)), format="d")
+    x = alt.X("theirs:Q", scale=scale, axis=axis, title=f"place by {order.name}, published")
+    y = alt.Y("ours:Q", scale=scale, axis=axis, title=f"place by {order.name}, here")
     base = alt.Chart(alt.Data(values=marks)).encode(x, y)
-    same = alt.Chart(alt.Data(values=[{"theirs": k, "ours": k} for k in (1, count)])).encode(x, y)
+    same = alt.Chart(alt.Data(values=[{"theirs": k, "ours": k} for k in (1, last)])).encode(x, y)
     spread_here = base.encode(alt.Y("low:Q", scale=scale, axis=axis), y2=alt.Y2("high:Q"))
     layers = [
         same.mark_line(strokeDash=[4, 4], color="grey", opacity=0.6),
@@ -163,10 +156,10 @@ def _chart(order: Order) -> Figure:
         base.mark_point(filled=True, size=80, opacity=1, color=COLOURS[0]),
         base.mark_text(align="left", dx=8, dy=-6, fontSize=11).encode(text=alt.Text("method:N")),
     ]
-    chart = alt.LayerChart(layer=layers).properties(width=480, height=320, description=title)
-    return Figure(f"agreement-{order.name.split()[0].lower()}", title, chart)
+    drawing = alt.LayerChart(layer=layers).properties(width=480, height=320, description=title)
+    return Figure(f"agreement-{order.name.split()[0].lower()}", title, drawing)
 
 
-def places(scores: np.ndarray) -> np.ndarray:
+def places(means: np.ndarray) -> np.ndarray:
     """1 for the best of the last axis; equal ones share the mean of theirs."""
-    return rankdata(-scores, axis=-1)
+    return rankdata(-means, axis=-1)

@@ -19,7 +19,7 @@ from benchmarks.report.decided import LEVEL, NUMBERS, decided, gaps, harmonic, h
 from benchmarks.report.errors import differences as apart
 from benchmarks.report.pictures import grid
 from benchmarks.report.tables import DASH, NEVER, UNTOUCHED, Table, asked_harder, mean_value, published, table
-from benchmarks.studies._agreement import agreement, charts
+from benchmarks.studies._agreement import agreement, chart, orders
 from fade.console import command, one_line
 from fade.errors import BadInput
 from fade.metrics import METRICS, usual
@@ -353,7 +353,8 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
         parts = {"methods": compared(runs), "differences": differences(runs, against), "decided": told_apart(runs)}
         labels = list(dict.fromkeys(run.label for run in runs))
         parts |= {name: briefly(labels, *parts[name]) for name in ("methods", "differences")}
-        parts |= {"agreement": agreement(runs)} if ranked else {}
+        ranks = orders(runs) if ranked else []
+        parts |= {"agreement": agreement(ranks)} if ranked else {}
         parts = {name: ([header[0] + mark_of(runs), *header[1:]], rows) for name, (header, rows) in parts.items()}
         lines = [decided(runs)]
     for name, part in parts.items() if out else ():
@@ -361,7 +362,7 @@ def write(folders: list[Path], against: str, out: Path | None, tuned: bool, rank
         Table.of(*part).write(out, name)
     if out and not tuned:
         problems += pictures(runs, out)
-        for figure in [*apart(runs), *(charts(runs) if ranked else ())]:
+        for figure in [*apart(runs), *map(chart, ranks)]:
             figure.save(out)
     shown = [table(*part) for part in parts.values()]
     others = (

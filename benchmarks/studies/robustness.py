@@ -48,18 +48,22 @@ def decided(runs: Sequence[Run], attack: str) -> bool:
     return excess is not None and excess["low"] > 0
 
 
+def success(runs: Sequence[Run], attack: str) -> float | None:
+    """Its mean over the runs that it was made on."""
+    found = [one.success["value"] for one in reached(runs, attack)]
+    return float(np.mean(found)) if found else None
+
+
 def cell(runs: Sequence[Run], attack: str) -> str:
-    found = reached(runs, attack)
-    if not found:
+    value = success(runs, attack)
+    if value is None:
         return DASH
-    text = f"{100 * np.mean([one.success['value'] for one in found]):.0f}"
-    return f"**{text}**" if decided(runs, attack) else text
+    return f"**{100 * value:.0f}**" if decided(runs, attack) else f"{100 * value:.0f}"
 
 
 def left(runs: Sequence[Run]) -> bool:
     """Whether half of the images are the target without an attack, over these runs."""
-    found = reached(runs, NONE)
-    return bool(found) and float(np.mean([one.success["value"] for one in found])) >= LEFT
+    return (success(runs, NONE) or 0.0) >= LEFT
 
 
 def control(runs: Sequence[Run], attack: str) -> str:
@@ -76,7 +80,7 @@ def of(where: str, runs: Sequence[Run], names: dict[str, str]) -> Table:
     several = len({run.target for run in runs}) > 1
     order = sorted(kinds, key=lambda name: rank(kinds[name]))
     rows = [
-        [where, names[name], *(cell(kinds[name], one) for one in attacks), *[falls(kinds[name])] * several]
+        [where, names[name], *(cell(kinds[name], one) for one in attacks), *[on(kinds[name])] * several]
         for name in order
     ]
     over = sorted({one.over for run in runs for one in run.reached.values()}, key=list(HELD).index)
@@ -89,10 +93,14 @@ def by_target(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {target: [run for run in runs if run.target == target] for target in sorted({run.target for run in runs})}
 
 
-def falls(runs: Sequence[Run]) -> str:
-    """On how many of the targets of a setting some attack brings back more than its control, or nothing was gone."""
-    own = by_target(runs)
-    return f"{sum(left(runs) or bool(fallen(runs)) for runs in own.values())} of {len(own)}"
+def falls(runs: Sequence[Run]) -> list[bool]:
+    """For each target of a setting, whether some attack brings back more than its control, or nothing was gone."""
+    return [left(own) or bool(fallen(own)) for own in by_target(runs).values()]
+
+
+def on(runs: Sequence[Run]) -> str:
+    found = falls(runs)
+    return f"{sum(found)} of {len(found)}"
 
 
 def fallen(runs: Sequence[Run]) -> list[str]:
@@ -102,6 +110,7 @@ def fallen(runs: Sequence[Run]) -> list[str]:
 
 
 def rank(runs: Sequence[Run]) -> tuple[bool, int, float]:
+    """What settings are sorted by, the best first."""
     return left(runs), len(fallen(runs)), mean_excess(runs)
 
 
@@ -112,8 +121,7 @@ def mean_excess(runs: Sequence[Run]) -> float:
 
 def nowhere(runs: Sequence[Run]) -> list[str]:
     """The settings that forgot all of their targets and of which no attack brings any back over its control."""
-    own = {name: by_target(runs).values() for name, runs in by_setting(runs).items()}
-    return [name for name, targets in own.items() if not any(left(runs) or fallen(runs) for runs in targets)]
+    return [name for name, own in by_setting(runs).items() if not any(falls(own))]
 
 
 def tables(runs: Sequence[Run]) -> Iterator[Table]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.record.results import Run
 from benchmarks.studies import _agreement
-from benchmarks.studies._agreement import METHODS, agreement, charts, check_methods, interval, published_scores
+from benchmarks.studies._agreement import METHODS, Order, agreement, chart, check_methods, orders, published_scores
 from fade.errors import BadInput
 
 
@@ -42,18 +42,18 @@ def test_the_published_order_itself_agrees_and_its_reverse_does_not() -> None:
             made += [run(method, target, domain, sign * ua, sign * kept) for target, domain in places]
         return made
 
-    assert [row[:4] for row in agreement(runs(1))[1]] == [
+    assert [row[:4] for row in agreement(orders(runs(1)))[1]] == [
         [name, "9", "6", "+1.00"] for name in ("mean of six", "UA", "retention")
     ]
-    assert {row[4] for row in agreement(runs(-1))[1]} == {"[-1.00, -1.00]"}
+    assert {row[4] for row in agreement(orders(runs(-1)))[1]} == {"[-1.00, -1.00]"}
 
 
 def test_tau_by_hand_and_its_interval_over_targets() -> None:
     table = np.array([[3.0, 3.0, 0.0], [2.0, 2.0, 2.0], [1.0, 1.0, 9.0]])  # the third target turns the order around
-    value, low, high = interval(table, ["style"] * 3, [3.0, 2.0, 1.0])
+    value, low, high = Order("", [], ["style"] * 3, table, [3.0, 2.0, 1.0]).tau
     # means 2, 2, 3.67: one tie, two pairs discordant; tau_b = -2 / sqrt(3 * 2)
     assert value == pytest.approx(-2 / np.sqrt(6)) and low == -1 and high == 1
-    assert interval(np.ones((3, 2)), ["style"] * 2, [3.0, 2.0, 1.0])[0] == 0
+    assert Order("", [], ["style"] * 2, np.ones((3, 2)), [3.0, 2.0, 1.0]).tau[0] == 0
 
 
 def test_a_chart_has_a_mark_for_each_method_at_both_its_places() -> None:
@@ -63,7 +63,7 @@ def test_a_chart_has_a_mark_for_each_method_at_both_its_places() -> None:
         for k, domain in enumerate(("style", "style", "object"))
     ]
     made[0] = run("esd", "style0", "style", 0.95, 1.0)  # without it esd is second here, with it first or second
-    figure = next(figure for figure in charts(made) if figure.name == "agreement-ua")
+    figure = next(figure for figure in map(chart, orders(made)) if figure.name == "agreement-ua")
     marks = {mark["method"].split()[0]: mark for mark in figure.spec["layer"][2]["data"]["values"]}
     assert sorted(marks) == ["ca", "esd", "uce"] and "tau +1.00" in figure.title
     assert marks["ca"]["method"] == f"ca 20.0 ({(60.82 + 46.67) / 2:.1f})"
